@@ -1,0 +1,144 @@
+"""A labelled (or unlabelled) set of images, decoded on access."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tsp_model.data import DataError, masks
+
+__all__ = ["DataError", "ImageSet", "Instance", "Item", "read_image"]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One object. ``label`` is 1..C, the index into the set's classes plus one (0 is background);
+    ``rle`` is the mask in image pixels, a compressed COCO RLE with its counts as a string."""
+
+    label: int
+    rle: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image. ``key`` is unique in its set and stable between runs; ``path`` is a file on this disk."""
+
+    key: str
+    path: Path
+    instances: tuple[Instance, ...] = ()
+
+
+class ImageSet(Dataset):
+    """Images with their instances.
+
+    ``set[i]`` is ``(image, target)``: image uint8 [3, H, W] RGB; target a dict of boxes float32 [N, 4] (XYXY,
+    pixel edges: a one-pixel object is 1 wide), labels int64 [N], masks uint8 [N, H, W] and key str. Images
+    keep their size; the network resizes.
+
+    Args:
+        items: in the order of the set.
+        classes: class names; label i + 1 is ``classes[i]``.
+
+    Raises:
+        DataError: keys or classes repeat, or a label has no class. On access: an image cannot be read, or a
+            mask's size is not the image's.
+    """
+
+    def __init__(self, items: Sequence[Item], classes: Sequence[str]) -> None:
+        self.items = tuple(items)
+        self.classes = tuple(classes)
+        self._index = {item.key: index for index, item in enumerate(self.items)}
+        _refuse_repeated("image keys", [item.key for item in self.items])
+        _refuse_repeated("class names", self.classes)
+        for item in self.items:
+            for instance in item.instances:
+                if not 1 <= instance.label <= len(self.classes):
+                    raise DataError(
+                        f"{item.key}: label {instance.label} has no class; use 1 to {len(self.classes)}"
+                    )
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Every image's key, in order."""
+        return tuple(item.key for item in self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+        item = self.items[index]
+        image = read_image(item.path)
+        size = tuple(image.shape[-2:])
+        rles = [instance.rle for instance in item.instances]
+        try:
+            decoded = masks.decode(rles, size=size)
+        except DataError as error:
+            raise DataError(f"{item.key}: {error}") from error
+        target = {
+            "boxes": torch.from_numpy(masks.boxes(rles)),
+            "labels": torch.tensor([instance.label for instance in item.instances], dtype=torch.int64),
+            "masks": torch.from_numpy(decoded),
+            "key": item.key,
+        }
+        return image, target
+
+    def subset(self, keys: Iterable[str]) -> ImageSet:
+        """The images of ``keys``, in that order. Raises DataError for a key that is not in the set."""
+        wanted = list(keys)
+        unknown = [key for key in wanted if key not in self._index]
+        if unknown:
+            raise DataError(f"{len(unknown)} keys are not in this set of {len(self)} images: {some(unknown)}")
+        return ImageSet([self.items[self._index[key]] for key in wanted], self.classes)
+
+
+def read_image(path: Path | str) -> Tensor:
+    """Read an image file as uint8 [3, H, W], RGB.
+
+    EXIF orientation is applied, grey is repeated on the three channels, transparency is dropped. Samples of
+    more than 8 bits are scaled by the fewest bits (8, 10, 12, 14 or 16) that hold the image's largest value,
+    since scanners store 12-bit data in 16-bit files; of several frames the first is read.
+
+    Raises:
+        DataError: with the path and the reason.
+    """
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I") or image.mode == "F":
+                image = Image.fromarray(_to_8_bits(np.asarray(image)))
+            array = np.array(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"cannot read the image {path}: {reason}; replace or remove it") from error
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+
+def some(names: Sequence[object], most: int = 3) -> str:
+    """The first few of ``names``, for a message."""
+    return ", ".join(str(name) for name in names[:most]) + (", ..." if len(names) > most else "")
+
+
+def _to_8_bits(samples: np.ndarray) -> np.ndarray:
+    fractions = samples.dtype.kind == "f"
+    samples = np.nan_to_num(samples.astype(np.float64)).clip(min=0)
+    largest = samples.max(initial=0)
+    if fractions and largest <= 1:
+        full = 1.0
+    else:
+        full = next((2**bits - 1 for bits in (8, 10, 12, 14, 16) if largest < 2**bits), largest)
+    return np.round(samples * (255 / full)).astype(np.uint8)
+
+
+def _refuse_repeated(what: str, names: Sequence[str]) -> None:
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise DataError(f"{what} repeat: {some(repeated)}; each may appear once")

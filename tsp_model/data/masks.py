@@ -1,0 +1,126 @@
+"""Binary masks and their compressed COCO run-length encoding ("RLE").
+
+An RLE is ``{"size": [height, width], "counts": str}``. The codec is faster_coco_eval's; this module adds
+batching, the string form that JSON wants, and errors that say what is wrong. NumPy only, no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from faster_coco_eval.core import mask as codec
+
+from tsp_model.data import DataError
+
+RLE = dict[str, Any]
+
+
+def encode(masks: Any) -> list[RLE]:
+    """Encode masks, one RLE each.
+
+    Args:
+        masks: [N, H, W], bool or uint8 (array or CPU tensor); what is not zero belongs to the object.
+    """
+    array = np.asarray(masks)
+    if array.ndim != 3:
+        raise DataError(f"masks have shape {list(array.shape)}; give [N, H, W]")
+    # One at a time: the codec wants columns first, and a copy of a single mask stays in the cache.
+    return [_with_text_counts(codec.encode((mask != 0).view(np.uint8))) for mask in array]
+
+
+def decode(rles: Sequence[RLE], size: tuple[int, int] | None = None) -> np.ndarray:
+    """Decode RLEs of one image to uint8 [N, H, W], contiguous, 0 or 1.
+
+    Args:
+        rles: all of one size.
+        size: (H, W); needed only to give an empty list its shape.
+
+    Raises:
+        DataError: a count string is broken, or the sizes differ.
+    """
+    height, width = size if size is not None else (rles[0]["size"] if rles else (0, 0))
+    masks = np.zeros((len(rles), height, width), dtype=np.uint8)
+    for mask, rle, box in zip(masks, rles, boxes(rles).astype(np.int64), strict=True):
+        if list(rle["size"]) != [height, width]:
+            raise DataError(
+                f"a mask of {rle['size']} pixels for {[height, width]} (height, width); make them equal"
+            )
+        # Copying only the object's box out of the codec's column-first result keeps small objects cheap.
+        left, top, right, bottom = box
+        mask[top:bottom, left:right] = _checked(codec.decode, [rle])[top:bottom, left:right, 0]
+    return masks
+
+
+def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> RLE:
+    """Rasterise the union of polygons ``[[x1, y1, x2, y2, ...], ...]`` (pixels, x to the right, y down).
+
+    Parts outside the image are cut off; a polygon of fewer than three points has no area.
+
+    Raises:
+        DataError: an odd number of coordinates, or one that is not a finite number.
+    """
+    usable = []
+    for polygon in polygons:
+        try:
+            points = np.asarray(polygon, dtype=np.float64)
+        except (TypeError, ValueError):
+            points = np.array(np.nan)
+        if points.ndim != 1 or points.size % 2 or not np.isfinite(points).all():
+            raise DataError("a polygon is not a flat list of finite x, y pairs; correct or remove it")
+        # The codec would take four numbers for a box.
+        if points.size >= 6:
+            usable.append(points.tolist())
+    if not usable:
+        return encode(np.zeros((1, height, width), dtype=np.uint8))[0]
+    return _with_text_counts(codec.merge(codec.frPyObjects(usable, height, width)))
+
+
+def from_counts(counts: Sequence[int], height: int, width: int) -> RLE:
+    """Compress uncompressed COCO counts (run lengths, columns first, starting with background).
+
+    Raises:
+        DataError: they are not whole numbers that add up to height x width.
+    """
+    if not all(isinstance(count, int) and count >= 0 for count in counts) or sum(counts) != height * width:
+        raise DataError(f"uncompressed RLE counts are not whole numbers that add up to {height} x {width}")
+    rle = {"size": [height, width], "counts": list(counts)}
+    return _with_text_counts(codec.frPyObjects(rle, height, width))
+
+
+def area(rles: Sequence[RLE]) -> np.ndarray:
+    """Pixels of each mask, int64 [N]."""
+    return np.asarray(_checked(codec.area, rles), dtype=np.int64).reshape(-1)
+
+
+def boxes(rles: Sequence[RLE]) -> np.ndarray:
+    """Tight boxes, float32 [N, 4], XYXY on pixel edges (a one-pixel object is 1 wide); zeros if empty."""
+    xywh = np.asarray(_checked(codec.toBbox, rles), dtype=np.float32).reshape(-1, 4)
+    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+
+
+def iou(first: Sequence[RLE], second: Sequence[RLE]) -> np.ndarray:
+    """Intersection over union of every pair, float64 [len(first), len(second)]."""
+    if not len(first) or not len(second):
+        return np.zeros((len(first), len(second)))
+    return np.asarray(codec.iou(list(first), list(second), [0] * len(second)))
+
+
+def _checked(function: Any, rles: Sequence[RLE]) -> Any:
+    try:
+        return function(list(rles))
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"a mask's RLE is broken ({_first_line(error)}); correct or remove it") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _with_text_counts(rle: RLE) -> RLE:
+    counts = rle["counts"]
+    return {
+        "size": [int(side) for side in rle["size"]],
+        "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
+    }
