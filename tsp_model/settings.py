@@ -19,7 +19,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": ("step", "cosine"),
     "augmentation": ("flip", "flip_rot90", "none"),
     "semi_normaliser": ("sampled", "positive"),
-    "beta_schedule": ("constant", "inverse_labels"),
+    "beta_schedule": ("constant", "unlabelled_share"),
 }
 
 # (lowest, highest) allowed value; None means unbounded on that side.
@@ -88,7 +88,7 @@ class Settings:
     augmentation: str = "flip"
     iou_loss_weight: float = 1.0  # lambda of Eq. 1
     beta: float = 0.01  # weight of the pseudo-labelled images, Eq. 5
-    beta_schedule: str = "constant"  # "inverse_labels": beta x (labels of the first cycle / labels now)
+    beta_schedule: str = "constant"  # "unlabelled_share": beta x the share of images without a label
     semi_normaliser: str = "sampled"  # N_cls of Eq. 4: every sampled anchor/RoI, or the positive ones
     pseudo_ratio: float = 1.0  # pseudo-labelled images drawn beside each labelled one
     warm_start: bool = False  # True: start from the previous model instead of the initial weights
@@ -131,10 +131,10 @@ class Settings:
 
     @staticmethod
     def preset(name: str) -> Settings:
-        """"paper": the experiments' own settings; "tiny": a small network that a CPU trains from nothing.
+        """The experiments' own settings ("paper"), or those of a small network that a CPU trains from nothing ("tiny").
 
         A network trained from nothing rarely passes the paper's box threshold of 0.9 and mask threshold of 0.8, so the
-        tiny preset asks for less of both. Only its schedule and size differ otherwise.
+        tiny preset asks for less of both.
         """
         if name not in PRESETS:
             raise SettingsError(f"preset {name!r} is unknown; use one of {', '.join(PRESETS)}.")

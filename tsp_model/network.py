@@ -1,0 +1,214 @@
+"""Mask R-CNN that scores its own predictions (arXiv 2012.04829, section 3.1), wired from its parts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import MultiScaleRoIAlign
+
+from tsp_model.backbones import TinyBackbone, resnet_fpn
+from tsp_model.heads import IoUHead, TSPRegionProposalNetwork, TSPRoIHeads
+from tsp_model.settings import BACKBONES, SettingsError
+
+# ImageNet's, as torchvision's weights expect
+IMAGE_MEAN, IMAGE_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+MIN_DETECTIONS = 100
+DETECTIONS_HEADROOM = 1.2
+
+
+class TSPMaskRCNN(GeneralizedRCNN):
+    """Mask R-CNN whose detections carry a box score and a mask score.
+
+    Attributes:
+        architecture: the arguments of `tsp_mask_rcnn` that rebuild this network without any download.
+    """
+
+    architecture: dict[str, Any]
+
+    def forward(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None, pseudo: bool = False
+    ) -> Any:
+        """Losses in training mode, detections in evaluation mode.
+
+        Args:
+            images: [3, H, W] float32 RGB in 0..1 each, sizes may differ.
+            targets: boxes [N, 4] XYXY float32 in pixels, labels [N] int64 in 1..C-1, masks [N, H, W] uint8.
+            pseudo: the targets are pseudo labels: the terms of Eq. 4, unweighted, instead of those of Eq. 1.
+
+        Returns:
+            Training: the terms of the loss by torchvision's names, and loss_box_iou and loss_mask_iou unless `pseudo`.
+            Evaluation: a dict an image: boxes [N, 4] XYXY float32 in pixels, labels [N], scores [N], masks
+            [N, 1, H, W] in 0..1, box_scores, mask_scores, instance_scores [N] in 0..1 and max_class_score [], the
+            highest foreground class score before any threshold. Ordered by falling score.
+        """
+        original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        batch, targets = self.transform(images, targets)
+        features = self.backbone(batch.tensors)
+        proposals, rpn_losses = self.rpn(batch, features, targets, pseudo)
+        detections, roi_losses = self.roi_heads(features, proposals, batch.image_sizes, targets, pseudo)
+        if self.training:
+            return rpn_losses | roi_losses
+        return self.transform.postprocess(detections, batch.image_sizes, original_sizes)
+
+
+def detections_needed(largest_count: int, chosen: int | None = None) -> int:
+    """Detections an image: at least 1.2 x the largest count of objects in training, so that AP and S are not cut.
+
+    Raises SettingsError if `chosen` is fewer.
+    """
+    needed = math.ceil(DETECTIONS_HEADROOM * largest_count)
+    if chosen is None:
+        return max(MIN_DETECTIONS, needed)
+    if chosen < needed:
+        raise SettingsError(
+            f"detections_per_image={chosen} is too few for training images with up to {largest_count} objects; "
+            f"use at least {needed} or leave it out."
+        )
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """What a backbone's heads and proposals are made of."""
+
+    anchor_sizes: tuple[int, ...]  # one a feature level, in pixels
+    roi_levels: tuple[str, ...]  # the levels that RoIAlign reads
+    canonical_scale: int  # boxes of this side in pixels are pooled from level 4 (stride 16)
+    box_width: int
+    mask_widths: tuple[int, ...]
+    proposals: dict[str, dict[str, int]]  # before and after NMS, in training and in testing
+    rpn_samples: int
+    roi_samples: int
+
+
+# torchvision's own sizes for a ResNet with FPN
+_RESNET = _Sizes(
+    anchor_sizes=(32, 64, 128, 256, 512),
+    roi_levels=("0", "1", "2", "3"),
+    canonical_scale=224,
+    box_width=1024,
+    mask_widths=(256, 256, 256, 256),
+    proposals={
+        "pre_nms_top_n": {"training": 2000, "testing": 1000},
+        "post_nms_top_n": {"training": 2000, "testing": 1000},
+    },
+    rpn_samples=256,
+    roi_samples=512,
+)
+# slim heads, small anchors and fewer proposals: torchvision's heads would cost more than the tiny backbone
+_TINY = _Sizes(
+    anchor_sizes=(12, 24, 48),
+    roi_levels=("0", "1", "2"),
+    canonical_scale=64,
+    box_width=128,
+    mask_widths=(64, 64),
+    proposals={
+        "pre_nms_top_n": {"training": 500, "testing": 500},
+        "post_nms_top_n": {"training": 300, "testing": 300},
+    },
+    rpn_samples=128,
+    roi_samples=64,
+)
+
+
+def tsp_mask_rcnn(
+    num_classes: int,
+    backbone: str = "resnet50",
+    weights: str = "auto",
+    image_size: int = 512,
+    detections_per_image: int = MIN_DETECTIONS,
+    score_threshold: float = 0.05,
+    nms_threshold: float = 0.5,
+    semi_normaliser: str = "sampled",
+    frozen_norms: bool | None = None,
+) -> TSPMaskRCNN:
+    """The network, in training mode, with random heads.
+
+    Args:
+        num_classes: with background, as torchvision counts.
+        backbone: one of settings.BACKBONES.
+        weights, frozen_norms: see backbones.resnet_fpn.
+        image_size: images are resized so that their longest side has this many pixels.
+        detections_per_image, score_threshold, nms_threshold: what counts as a detection; see detections_needed.
+        semi_normaliser: N_cls of Eq. 4, see losses.classification_normaliser.
+    """
+    if backbone not in BACKBONES:
+        raise SettingsError(f"backbone={backbone!r} is unknown; use one of {', '.join(BACKBONES)}.")
+    if backbone == "tiny":
+        trunk, frozen, sizes = TinyBackbone(), False, _TINY
+    else:
+        trunk, frozen = resnet_fpn(backbone, weights, frozen_norms)
+        sizes = _RESNET
+    transform = GeneralizedRCNNTransform(
+        min_size=image_size, max_size=image_size, image_mean=IMAGE_MEAN, image_std=IMAGE_STD
+    )
+    rpn = _build_rpn(trunk.out_channels, sizes, semi_normaliser)
+    detection = {"score_thresh": score_threshold, "nms_thresh": nms_threshold}
+    roi_heads = _build_roi_heads(
+        trunk.out_channels, num_classes, sizes, semi_normaliser, detections_per_img=detections_per_image, **detection
+    )
+    model = TSPMaskRCNN(trunk, rpn, roi_heads, transform)
+    model.architecture = {
+        "num_classes": num_classes,
+        "backbone": backbone,
+        "image_size": image_size,
+        "detections_per_image": detections_per_image,
+        "score_threshold": score_threshold,
+        "nms_threshold": nms_threshold,
+        "semi_normaliser": semi_normaliser,
+        "frozen_norms": frozen,
+    }
+    return model
+
+
+def _build_rpn(channels: int, sizes: _Sizes, semi_normaliser: str) -> TSPRegionProposalNetwork:
+    anchors = AnchorGenerator(
+        tuple((size,) for size in sizes.anchor_sizes), ((0.5, 1.0, 2.0),) * len(sizes.anchor_sizes)
+    )
+    return TSPRegionProposalNetwork(
+        anchors,
+        RPNHead(channels, anchors.num_anchors_per_location()[0]),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=sizes.rpn_samples,
+        positive_fraction=0.5,
+        nms_thresh=0.7,
+        semi_normaliser=semi_normaliser,
+        **sizes.proposals,
+    )
+
+
+def _build_roi_heads(
+    channels: int, num_classes: int, sizes: _Sizes, semi_normaliser: str, **detection: Any
+) -> TSPRoIHeads:
+    def pool(output_size: int) -> MultiScaleRoIAlign:
+        return MultiScaleRoIAlign(
+            list(sizes.roi_levels), output_size, sampling_ratio=2, canonical_scale=sizes.canonical_scale
+        )
+
+    return TSPRoIHeads(
+        box_roi_pool=pool(7),
+        box_head=TwoMLPHead(channels * 7**2, sizes.box_width),
+        box_predictor=FastRCNNPredictor(sizes.box_width, num_classes),
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=sizes.roi_samples,
+        positive_fraction=0.25,
+        bbox_reg_weights=None,
+        mask_roi_pool=pool(14),
+        mask_head=MaskRCNNHeads(channels, sizes.mask_widths, 1),
+        mask_predictor=MaskRCNNPredictor(sizes.mask_widths[-1], sizes.mask_widths[-1], num_classes),
+        box_iou_head=IoUHead(channels),
+        mask_iou_head=IoUHead(channels),
+        semi_normaliser=semi_normaliser,
+        **detection,
+    )

@@ -1,0 +1,92 @@
+"""Pseudo labels: an unlabelled image's surest predictions train in an annotator's stead (arXiv 2012.04829, 3.2)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsp_model.data.image_set import ImageSet, Instance
+from tsp_model.predictions import Prediction
+from tsp_model.settings import Settings
+
+
+def taken(
+    class_scores: Tensor,
+    box_scores: Tensor,
+    mask_scores: Tensor,
+    class_threshold: float,
+    box_threshold: float,
+    mask_threshold: float,
+    rule: str = "all",
+) -> Tensor:
+    """Which of N instances become pseudo labels: [N] bool.
+
+    rule "all": c > sigma_c and b > sigma_b and m > sigma_m (section 3.2). rule "any": line 10 of Algorithm 1 to the
+    letter, which removes an instance only if all three fall short.
+    """
+    above = torch.stack(
+        (class_scores > class_threshold, box_scores > box_threshold, mask_scores > mask_threshold), dim=-1
+    )
+    return above.all(dim=-1) if rule == "all" else above.any(dim=-1)
+
+
+def select(
+    detections: dict[str, Any],
+    class_threshold: float = 0.9,
+    box_threshold: float = 0.9,
+    mask_threshold: float = 0.8,
+    rule: str = "all",
+) -> dict[str, Any]:
+    """The detections of one image that become pseudo labels.
+
+    Args:
+        detections: boxes [N, 4], labels, scores, box_scores, mask_scores, ... [N]; entries that are not one value an
+            instance (such as max_class_score) are kept as they are.
+    """
+    keep = taken(
+        detections["scores"],
+        detections["box_scores"],
+        detections["mask_scores"],
+        class_threshold,
+        box_threshold,
+        mask_threshold,
+        rule,
+    )
+    return {
+        name: value[keep] if isinstance(value, Tensor) and value.shape[:1] == keep.shape else value
+        for name, value in detections.items()
+    }
+
+
+def pseudo_labelled(unlabelled: ImageSet, predictions: Mapping[str, Prediction], settings: Settings) -> ImageSet:
+    """D_semi: the unlabelled images with the instances that pass the thresholds as their labels.
+
+    An image of which no instance is taken leaves D_semi for this cycle, because its loss would be zero. Images without
+    a prediction are left out.
+    """
+    items = []
+    for item in unlabelled.items:
+        prediction = predictions.get(item.key)
+        if prediction is None:
+            continue
+        keep = taken(
+            torch.tensor(prediction.scores),
+            torch.tensor(prediction.box_scores),
+            torch.tensor(prediction.mask_scores),
+            settings.pseudo_class_threshold,
+            settings.pseudo_box_threshold,
+            settings.pseudo_mask_threshold,
+            settings.pseudo_rule,
+        )
+        size = [prediction.height, prediction.width]
+        instances = tuple(
+            Instance(label=prediction.labels[i], rle={"size": size, "counts": prediction.counts[i]})
+            for i in keep.nonzero().flatten().tolist()
+        )
+        if instances:
+            items.append(dataclasses.replace(item, instances=instances))
+    return ImageSet(items, unlabelled.classes)
