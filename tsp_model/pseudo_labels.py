@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tsp_model.data import masks
 from tsp_model.data.image_set import ImageSet, Instance
 from tsp_model.predictions import Prediction
 from tsp_model.settings import Settings
@@ -62,18 +63,20 @@ def select(
     }
 
 
-def pseudo_labelled(unlabelled: ImageSet, predictions: Mapping[str, Prediction], settings: Settings) -> ImageSet:
-    """D_semi: the unlabelled images with the instances that pass the thresholds as their labels.
+def from_predictions(
+    predictions: Mapping[str, Prediction], unlabelled: ImageSet, settings: Settings
+) -> dict[str, Prediction]:
+    """The taken instances of each unlabelled image, by key.
 
-    An image of which no instance is taken leaves D_semi for this cycle, because its loss would be zero. Images without
-    a prediction are left out.
+    An image of which no instance is taken leaves D_semi for this cycle, because its loss would be zero. Instances
+    whose mask is empty after it was cut have nothing to teach.
     """
-    items = []
-    for item in unlabelled.items:
-        prediction = predictions.get(item.key)
-        if prediction is None:
+    chosen = {}
+    for key in unlabelled.keys:
+        if key not in predictions:
             continue
-        keep = taken(
+        prediction = predictions[key]
+        above = taken(
             torch.tensor(prediction.scores),
             torch.tensor(prediction.box_scores),
             torch.tensor(prediction.mask_scores),
@@ -82,11 +85,18 @@ def pseudo_labelled(unlabelled: ImageSet, predictions: Mapping[str, Prediction],
             settings.pseudo_mask_threshold,
             settings.pseudo_rule,
         )
-        size = [prediction.height, prediction.width]
-        instances = tuple(
-            Instance(label=prediction.labels[i], rle={"size": size, "counts": prediction.counts[i]})
-            for i in keep.nonzero().flatten().tolist()
-        )
-        if instances:
-            items.append(dataclasses.replace(item, instances=instances))
+        kept = prediction.keep(above.nonzero().flatten().tolist())
+        kept = kept.keep([i for i, area in enumerate(masks.area(kept.rles)) if area > 0])
+        if len(kept):
+            chosen[key] = kept
+    return chosen
+
+
+def as_image_set(pseudo_labels: Mapping[str, Prediction], unlabelled: ImageSet) -> ImageSet:
+    """D_semi: the images of `pseudo_labels` with these instances as their labels."""
+    items = []
+    for item in unlabelled.subset(pseudo_labels).items:
+        labels = pseudo_labels[item.key]
+        instances = [Instance(label, rle) for label, rle in zip(labels.labels, labels.rles, strict=True)]
+        items.append(dataclasses.replace(item, instances=tuple(instances)))
     return ImageSet(items, unlabelled.classes)

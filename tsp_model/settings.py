@@ -37,13 +37,13 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "iou_loss_weight": (0, 100),
     "pseudo_ratio": (0, 100),
     "seed": (0, 2**31 - 1),
-} | {
-    name: (0, 1)
-    for name in (
+} | dict.fromkeys(
+    (
         "score_threshold", "ranking_score_threshold", "nms_threshold", "mask_threshold",
         "pseudo_class_threshold", "pseudo_box_threshold", "pseudo_mask_threshold",
-    )
-}  # fmt: skip
+    ),
+    (0, 1),
+)  # fmt: skip
 
 
 class SettingsError(ValueError):

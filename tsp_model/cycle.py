@@ -1,0 +1,143 @@
+"""One cycle of Algorithm 1 (arXiv 2012.04829, section 3.2): train M_k, then let it predict the pool.
+
+    pick b images (an acquisition strategy, or Label Studio's own order), the oracle labels them;
+    D_semi <- the rest of the pool, instances filtered      \\
+    train on D_al + D_semi with Eq. 5 -> M_k                 } `train_cycle`
+    predict every image of the pool with M_k -> S (Eq. 3)      `score_pool`
+
+The prediction pass of one cycle serves the next one's ranking and pseudo labels both. Everything is kept in the
+version's folder, so each half can be repeated or gone on with after a crash.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tsp_model import checkpoints, pseudo_labels
+from tsp_model.data.image_set import ImageSet, read_image
+from tsp_model.inference import default_device, predict
+from tsp_model.network import TSPMaskRCNN, detections_needed, tsp_mask_rcnn
+from tsp_model.predictions import Prediction, write_predictions
+from tsp_model.settings import Settings
+from tsp_model.training import Progress, beta_at, train
+
+log = logging.getLogger(__name__)
+
+PSEUDO_LABELS, PREDICTIONS, TRAINING_STATE = "pseudo_labels.jsonl", "predictions.jsonl", "training.pt"
+FEW_PSEUDO_IMAGES = 0.05  # of the pool; below this share a user should hear of it
+FEW_PSEUDO_LABELS = (
+    "only %d of %d unlabelled images have a pseudo label; lower pseudo_class_threshold, pseudo_box_threshold or "
+    "pseudo_mask_threshold if the precision of pseudo labels allows"
+)
+
+
+def _silent(event: dict[str, Any]) -> None:
+    """Nobody watches."""
+
+
+def train_cycle(
+    labelled: ImageSet,
+    unlabelled: ImageSet,
+    previous: Mapping[str, Prediction] | None,
+    settings: Settings,
+    folder: Path,
+    progress: Progress = _silent,
+    parent: Path | None = None,
+) -> dict[str, Any]:
+    """D_semi from the previous model's predictions, then M_k on D_al + D_semi, saved in `folder`.
+
+    Args:
+        labelled: D_al. unlabelled: what remains of the pool.
+        previous: M_(k-1)'s predictions of the unlabelled images by key; None in the first cycle.
+        folder: where the model, its card and its pseudo labels go; a training that was interrupted there goes on.
+        progress: see training.train.
+        parent: folder of M_(k-1): recorded, and the start of a warm start.
+
+    Returns:
+        The card: classes, settings, counts, metrics, parent, seconds.
+    """
+    start = time.monotonic()
+    chosen = pseudo_labels.from_predictions(previous, unlabelled, settings) if previous and settings.ssl else {}
+    if previous and settings.ssl and len(chosen) < FEW_PSEUDO_IMAGES * len(unlabelled):
+        log.warning(FEW_PSEUDO_LABELS, len(chosen), len(unlabelled))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_predictions(folder / PSEUDO_LABELS, chosen.values())
+    pseudo = pseudo_labels.as_image_set(chosen, unlabelled)
+    model = initial_model(labelled, settings, parent)
+    metrics = train(
+        model.to(default_device()),
+        labelled,
+        pseudo,
+        settings,
+        beta_at(len(labelled), len(unlabelled), settings),
+        folder / TRAINING_STATE,
+        progress,
+    )
+    return checkpoints.save(
+        folder,
+        model,
+        {
+            "classes": list(labelled.classes),
+            "settings": settings.to_dict(),
+            "counts": _counts(labelled, unlabelled, pseudo),
+            "labelled": list(labelled.keys),
+            "metrics": metrics,
+            "parent": parent.name if parent else None,
+            "train_seconds": round(time.monotonic() - start, 3),
+        },
+    )
+
+
+def score_pool(folder: Path, pool: ImageSet, progress: Progress = _silent) -> Iterator[Prediction]:
+    """Every image of the pool as `folder`'s model sees it, in order, as a stream; labels are not looked at."""
+    model, card = checkpoints.load(folder, default_device())
+    settings = Settings.from_dict(card["settings"])
+    start = time.monotonic()
+    images = (read_image(item.path) for item in pool.items)
+    for done, (key, detections) in enumerate(zip(pool.keys, predict(model, images), strict=True), start=1):
+        yield Prediction.from_detections(key, detections, settings)
+        pace = (time.monotonic() - start) / done
+        left = round(pace * (len(pool) - done), 1)
+        progress({"phase": "score", "done": done, "total": len(pool), "eta_seconds": left})
+
+
+def initial_model(labelled: ImageSet, settings: Settings, parent: Path | None = None) -> TSPMaskRCNN:
+    """M_k before training: the same initial weights in every cycle, or the parent's with `warm_start`."""
+    largest = max((len(item.instances) for item in labelled.items), default=0)
+    detections = detections_needed(largest, settings.detections_per_image)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        model = tsp_mask_rcnn(
+            len(labelled.classes) + 1,
+            settings.backbone,
+            settings.weights,
+            settings.image_size,
+            detections,
+            settings.score_threshold,
+            settings.nms_threshold,
+            settings.semi_normaliser,
+        )
+    if settings.warm_start and parent is not None:
+        warm, card = checkpoints.load(parent)
+        if card["classes"] == list(labelled.classes) and card["settings"]["backbone"] == settings.backbone:
+            model.load_state_dict(warm.state_dict())
+        else:
+            log.warning("classes or backbone changed since %s: no warm start, initial weights instead", parent.name)
+    return model
+
+
+def _counts(labelled: ImageSet, unlabelled: ImageSet, pseudo: ImageSet) -> dict[str, int]:
+    return {
+        "labelled_images": len(labelled),
+        "labelled_objects": sum(len(item.instances) for item in labelled.items),
+        "unlabelled_images": len(unlabelled),
+        "pseudo_images": len(pseudo),
+        "pseudo_objects": sum(len(item.instances) for item in pseudo.items),
+    }
+

@@ -1,0 +1,259 @@
+"""Training on labelled and pseudo-labelled images: Eq. 5 of arXiv 2012.04829, one readable loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsp_model.data.augmentation import augment
+from tsp_model.data.image_set import ImageSet
+from tsp_model.files import write_atomically
+from tsp_model.inference import to_input
+from tsp_model.losses import semi_supervised_loss, supervised_loss, total_loss
+from tsp_model.network import TSPMaskRCNN
+from tsp_model.settings import Settings
+
+Progress = Callable[[dict[str, Any]], None]
+Batch = tuple[list[Tensor], list[dict[str, Tensor]], list[str]]
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss is no number any more; the message names the images of the step and the terms."""
+
+
+def learning_rate_at(step: int, steps_per_epoch: int, settings: Settings) -> float:
+    """The learning rate of a step; a function of the step alone, so that a resumed run needs no scheduler state."""
+    rate = settings.learning_rate * min(1.0, (step + 1) / max(settings.warmup_iterations, 1))
+    if settings.schedule == "cosine":
+        return rate * 0.5 * (1 + math.cos(math.pi * step / (steps_per_epoch * settings.epochs)))
+    return rate * 0.1 ** sum(step // steps_per_epoch >= milestone for milestone in settings.milestones)
+
+
+def beta_at(labelled: int, unlabelled: int, settings: Settings) -> float:
+    """beta of Eq. 5. "unlabelled_share" lets it fall as D_al grows, which the paper's discussion recommends."""
+    if settings.beta_schedule == "unlabelled_share":
+        return settings.beta * unlabelled / max(labelled + unlabelled, 1)
+    return settings.beta
+
+
+def train(
+    model: TSPMaskRCNN,
+    labelled: ImageSet,
+    pseudo: ImageSet,
+    settings: Settings,
+    beta: float,
+    checkpoint: Path | None = None,
+    progress: Progress = lambda event: None,
+) -> dict[str, Any]:
+    """Train `model` in place with Eq. 5; left in evaluation mode.
+
+    An epoch is one pass over `labelled`. Beside each labelled batch, pseudo-labelled images are drawn at the ratio
+    `settings.pseudo_ratio`; they take part as a forward pass of their own, so each group keeps its own normalisers.
+
+    Args:
+        labelled: at least one image; an image without objects teaches background.
+        pseudo: may be empty.
+        beta: weight of the pseudo-labelled images.
+        checkpoint: where the state is kept after each epoch; an unfinished training goes on from there and ends as
+            an unbroken one would. Removed at the end.
+        progress: told after each step what is done, the loss and an estimate of the time left.
+
+    Returns:
+        Metrics: loss (mean of the last epoch), its terms, semi_gradient_share (||beta grad L_semi|| / ||grad L_sup||,
+        mean over the first step of each epoch; None without pseudo labels), steps.
+
+    Raises:
+        ValueError: nothing labelled. NonFiniteLossError.
+    """
+    if len(labelled) == 0:
+        raise ValueError("there is no labelled image to train on; label at least one.")
+    run = _Run(model, labelled, pseudo, settings, beta)
+    first = run.resume(checkpoint) if checkpoint else 0
+    reporter = _Reporter(progress, run.steps_per_epoch, settings.epochs, first)
+    with torch.random.fork_rng():
+        for epoch in range(first, settings.epochs):
+            run.epoch(epoch, reporter)
+            if checkpoint and epoch + 1 < settings.epochs:
+                run.save(checkpoint, epoch + 1)
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
+    model.eval()
+    return run.metrics()
+
+
+class _Run:
+    """The state of one training."""
+
+    def __init__(
+        self, model: TSPMaskRCNN, labelled: ImageSet, pseudo: ImageSet, settings: Settings, beta: float
+    ) -> None:
+        self.model, self.labelled, self.pseudo, self.settings, self.beta = model, labelled, pseudo, settings, beta
+        self.device = next(model.parameters()).device
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = _optimizer(self.parameters, settings)
+        self.steps_per_epoch = math.ceil(len(labelled) / settings.batch_size)
+        self.terms: dict[str, float] = {}
+        self.gradient_shares: list[float] = []
+
+    def epoch(self, epoch: int, reporter: _Reporter) -> None:
+        # Everything random in an epoch comes from its own seed: a resumed run repeats an unbroken one.
+        generator = torch.Generator().manual_seed(self.settings.seed * 100_003 + epoch)
+        torch.manual_seed(self.settings.seed * 100_003 + epoch)
+        self.model.train()
+        sums: dict[str, float] = defaultdict(float)
+        for index, (keys, pseudo_keys) in enumerate(self._schedule(generator)):
+            step = epoch * self.steps_per_epoch + index
+            rate = learning_rate_at(step, self.steps_per_epoch, self.settings)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            terms = self._step(
+                self._load(self.labelled, keys, generator),
+                self._load(self.pseudo, pseudo_keys, generator) if pseudo_keys else None,
+                measure=index == 0,
+            )
+            for name, value in terms.items():
+                sums[name] += value / self.steps_per_epoch
+            reporter(step, terms["loss"])
+        self.terms = dict(sums)
+
+    def _schedule(self, generator: torch.Generator) -> Iterator[tuple[list[int], list[int]]]:
+        """Indices of the labelled and of the pseudo-labelled images of each step."""
+        size = self.settings.batch_size
+        order = torch.randperm(len(self.labelled), generator=generator).tolist()
+        wanted = round(len(order) * self.settings.pseudo_ratio) if len(self.pseudo) else 0
+        drawn: list[int] = []
+        while len(drawn) < wanted:  # without repetition until every pseudo-labelled image was seen
+            drawn += torch.randperm(len(self.pseudo), generator=generator).tolist()
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            first, last = (round(n * self.settings.pseudo_ratio) for n in (start, start + len(chosen)))
+            yield chosen, drawn[first:last] if wanted else []
+
+    def _load(self, images: ImageSet, indices: list[int], generator: torch.Generator) -> Batch:
+        inputs, targets, keys = [], [], []
+        for index in indices:
+            image, target = images[index]
+            keys.append(target.pop("key"))
+            image, target = augment(image, target, self.settings.augmentation, generator)
+            inputs.append(to_input(image, self.device))
+            targets.append({name: value.to(self.device) for name, value in target.items()})
+        return inputs, targets, keys
+
+    def _step(self, batch: Batch, pseudo_batch: Batch | None, measure: bool) -> dict[str, float]:
+        """One update; returns the loss and its terms.
+
+        The two groups of images share only the weights, so Eq. 5's gradient is gathered by one backward pass after
+        the other, which keeps one graph in memory at a time.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        images, targets, keys = batch
+        terms = self.model(images, targets)
+        supervised = supervised_loss(terms, self.settings.iou_loss_weight)
+        values = _refuse_non_finite(terms, keys)
+        supervised.backward()
+        semi = torch.zeros((), device=self.device)
+        if pseudo_batch is not None:
+            images, targets, keys = pseudo_batch
+            terms = self.model(images, targets, pseudo=True)
+            semi = semi_supervised_loss(terms)
+            values |= {f"semi_{name}": value for name, value in _refuse_non_finite(terms, keys).items()}
+            before = [None if p.grad is None else p.grad.clone() for p in self.parameters] if measure else []
+            (self.beta * semi).backward()
+            if measure:
+                self.gradient_shares.append(gradient_share(before, [p.grad for p in self.parameters]))
+        if self.settings.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.gradient_clip)
+        self.optimizer.step()
+        return values | {"loss": float(total_loss(supervised.detach(), semi.detach(), self.beta))}
+
+    def save(self, path: Path, epochs_done: int) -> None:
+        state = {
+            "epochs_done": epochs_done,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "terms": self.terms,
+            "gradient_shares": self.gradient_shares,
+        }
+        write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+    def resume(self, path: Path) -> int:
+        """Take up the state at `path` where there is one; returns the epochs that are done."""
+        if not path.exists():
+            return 0
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.terms, self.gradient_shares = state["terms"], state["gradient_shares"]
+        return state["epochs_done"]
+
+    def metrics(self) -> dict[str, Any]:
+        shares = self.gradient_shares
+        return {
+            "loss": self.terms.get("loss"),
+            "loss_terms": {name: value for name, value in self.terms.items() if name != "loss"},
+            "semi_gradient_share": sum(shares) / len(shares) if shares else None,
+            "steps": self.steps_per_epoch * self.settings.epochs,
+        }
+
+
+class _Reporter:
+    """Tells `progress` after each step how far the training is and when it will end."""
+
+    def __init__(self, progress: Progress, steps_per_epoch: int, epochs: int, first_epoch: int) -> None:
+        self.progress, self.steps_per_epoch, self.epochs = progress, steps_per_epoch, epochs
+        self.first_step, self.total = first_epoch * steps_per_epoch, steps_per_epoch * epochs
+        self.start = time.monotonic()
+
+    def __call__(self, step: int, loss: float) -> None:
+        done = step + 1
+        pace = (time.monotonic() - self.start) / (done - self.first_step)
+        self.progress(
+            {
+                "phase": "train",
+                "done": done,
+                "total": self.total,
+                "epoch": step // self.steps_per_epoch + 1,
+                "epochs": self.epochs,
+                "loss": loss,
+                "eta_seconds": round(pace * (self.total - done), 1),
+            }
+        )
+
+
+def gradient_share(supervised: list[Tensor | None], both: list[Tensor | None]) -> float:
+    """||beta grad L_semi|| / ||grad L_sup||: how much the pseudo labels have to say.
+
+    Args:
+        supervised: the gradient of L_sup for each parameter, None where it has none.
+        both: the gradient of L_sup + beta L_semi.
+    """
+    semi = [b if s is None else b - s for s, b in zip(supervised, both, strict=True) if b is not None]
+    norms = [torch.nn.utils.get_total_norm(group) for group in (semi, [s for s in supervised if s is not None])]
+    return float(norms[0] / norms[1].clamp(min=1e-12))
+
+
+def _optimizer(parameters: list[Tensor], settings: Settings) -> torch.optim.Optimizer:
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        parameters, settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+
+
+def _refuse_non_finite(terms: dict[str, Tensor], keys: list[str]) -> dict[str, float]:
+    """The terms as numbers; raises NonFiniteLossError, before anything is updated, if one is none."""
+    values = {name: float(value.detach()) for name, value in terms.items()}
+    wrong = [name for name, value in values.items() if not math.isfinite(value)]
+    if wrong:
+        raise NonFiniteLossError(
+            f"the loss is not finite ({', '.join(wrong)}) on images {', '.join(keys)}; "
+            "look at these images and labels, or lower the learning rate."
+        )
+    return values
