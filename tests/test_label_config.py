@@ -1,0 +1,82 @@
+"""Which labeling configurations are usable, and which label a model's class gets."""
+
+import pytest
+
+from backend.label_config import LabelConfigError, parse_label_config
+
+
+def config(labels='<Label value="REA"/><Label value="PED"/>', tag="BrushLabels", extra="", image='value="$image"'):
+    return f'<View><Image name="img" {image}/>{extra}<{tag} name="masks" toName="img">{labels}</{tag}></View>'
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind", "region_type"),
+    [("BrushLabels", "brush", "brushlabels"), ("PolygonLabels", "polygon", "polygonlabels")],
+)
+def test_finds_the_tag_its_image_and_its_labels(tag, kind, region_type):
+    found = parse_label_config(config(tag=tag, image='value="$oct"'))
+    assert (found.kind, found.region_type) == (kind, region_type)
+    assert (found.from_name, found.to_name, found.image_key) == ("masks", "img", "oct")
+    assert found.labels == ("REA", "PED")
+
+
+def test_other_tags_comments_and_a_declaration_do_not_disturb():
+    extra = (
+        '<!-- a note --><Header value="Lesions"/><Choices name="quality" toName="img"><Choice value="good"/></Choices>'
+        '<RectangleLabels name="boxes" toName="img"><Label value="macula"/></RectangleLabels>'
+    )
+    found = parse_label_config('<?xml version="1.0" encoding="utf-8"?>\n' + config(extra=extra))
+    assert found.labels == ("REA", "PED")
+
+
+def test_labels_in_nested_views_and_with_an_alias_are_found_as_results_name_them():
+    found = parse_label_config(config('<View><Label value="Fluid" alias="SRF"/></View><Label value="REA"/>'))
+    assert found.labels == ("SRF", "REA")
+
+
+def test_a_class_finds_its_label_by_predicted_values_then_name_then_lower_case():
+    labels = '<Label value="Oedema" predicted_values="REA, rea2"/><Label value="REA"/><Label value="Ped"/>'
+    found = parse_label_config(config(labels))
+    assert found.label_for("REA") == "Oedema"  # predicted_values win over the exact name
+    assert found.label_for("rea2") == "Oedema"
+    assert found.label_for("Ped") == "Ped"
+    assert found.label_for("PED") == "Ped"
+    assert found.label_for("REA2") == "Oedema"
+    assert found.label_for("SRF") is None
+
+
+def test_names_that_differ_in_case_only_matter_only_where_they_are_ambiguous():
+    found = parse_label_config(config('<Label value="REA"/><Label value="rea"/>'))
+    assert found.label_for("REA") == "REA"
+    assert found.label_for("rea") == "rea"
+    assert found.label_for("Rea") is None
+
+
+@pytest.mark.parametrize(
+    ("xml", "cause"),
+    [
+        ("", "is empty"),
+        ("<View>", "not valid"),
+        ("nonsense", "not valid"),
+        ("<View/>", "no tag for masks"),
+        (config(tag="RectangleLabels"), "it has <RectangleLabels>"),
+        (
+            config(extra='<PolygonLabels name="p" toName="img"><Label value="a"/></PolygonLabels>'),
+            "several tags for masks",
+        ),
+        (config(extra='<Image name="second" value="$second"/>'), "several images"),
+        (config(image='valueList="$images"'), "a list of images"),
+        (config(image='value="https://example.org/x.png"'), "not a field of the task"),
+        (config(labels=""), "no labels"),
+        (config().replace('toName="img"', 'toName="text"'), "not the one image"),
+        (config().replace('<Image name="img" value="$image"/>', '<Text name="img" value="$text"/>'), "no <Image>"),
+        (config('<Label value="a" predicted_values="x"/><Label value="b" predicted_values="x"/>'), '"x" is among'),
+    ],
+)
+def test_unusable_configurations_are_refused_in_one_line_with_a_remedy(xml, cause):
+    with pytest.raises(LabelConfigError) as caught:
+        parse_label_config(xml)
+    message = str(caught.value)
+    assert cause in message
+    assert "\n" not in message
+    assert ": " in message  # cause: remedy
