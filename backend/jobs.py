@@ -1,0 +1,251 @@
+"""Durable jobs: asked for by the web service, run by the worker, carried by DBOS on SQLite.
+
+Kinds of job, each for one project and one at a time per project:
+
+    train   pull -> train -> score -> push -> switch, each a step that is not repeated after a crash
+    check   has Label Studio enough new annotations for a training? asks for `train` if so
+    score   score the tasks that came after the active version
+
+Ids are "<kind>-<project key>-<number>". The number is the last job's plus one, unless that job still waits: two
+requests at the same moment name the same job, and the database keeps one row per id. A job reads what there is to do
+when it starts, so a request during a training needs exactly one more job, and a lost one costs nothing but time.
+(DBOS's own deduplication is documented as unsupported on partitioned queues.)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from backend import progress
+from backend.progress import Progress, one_line
+
+if TYPE_CHECKING:
+    from dbos import DBOSClient
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("train", "check", "score")
+QUEUE = "jobs"
+# Fixed, so that a changed source file or another process id does not leave old jobs behind.
+APPLICATION = {"name": "tsp-backend", "application_version": "1", "executor_id": "worker"}
+# A job that takes its worker down each time (out of memory, say) is given up after so many starts.
+MAX_STARTS = 5
+
+_STATUS = {"ENQUEUED": "QUEUED", "DELAYED": "QUEUED", "PENDING": "RUNNING", "SUCCESS": "SUCCESS"}
+_LABEL_STUDIO_STATUS = {"QUEUED": "queued", "RUNNING": "started", "SUCCESS": "finished", "ERROR": "failed"}
+
+
+class Steps(Protocol):
+    """What the worker does, as backend.cycle_steps implements it. Results are small JSON; large things go to disk."""
+
+    def pull(self, key: str, job: Progress) -> dict[str, Any]: ...
+    def train(self, key: str, version: str, job: Progress) -> dict[str, Any]: ...
+    def score(self, key: str, version: str, job: Progress) -> dict[str, Any]: ...
+    def push(self, key: str, version: str, job: Progress) -> dict[str, Any]: ...
+    def switch(self, key: str, version: str, job: Progress) -> dict[str, Any]: ...
+    def due(self, key: str, job: Progress) -> dict[str, Any]: ...
+    def score_new(self, key: str, job: Progress) -> dict[str, Any]: ...
+    def abandon(self, key: str, version: str) -> None: ...
+
+
+class Jobs:
+    """The web service's side: ask for a job, and how far it is. Runs no job; safe to share between threads.
+
+    Args:
+        database_url: the job database; made if it is not there yet.
+        model_dir: MODEL_DIR, where the worker writes its progress.
+    """
+
+    def __init__(self, database_url: str, model_dir: Path) -> None:
+        self._url = database_url
+        self._model_dir = Path(model_dir)
+        self._client: DBOSClient | None = None
+        self._lock = threading.Lock()
+
+    def request(self, kind: str, key: str) -> str:
+        """The id of a job of `kind` for project `key` that starts after this call: the one waiting, or a new one."""
+        prefix = f"{kind}-{key}-"
+        client = self._connected()
+        with self._lock:
+            last = client.list_workflows(
+                workflow_id_prefix=prefix, sort_desc=True, limit=1, load_input=False, load_output=False
+            )
+            number = int(last[0].workflow_id.removeprefix(prefix)) if last else 0
+            if last and self._waits(last[0]):
+                return last[0].workflow_id
+            options: Any = {
+                "workflow_name": kind,
+                "workflow_id": f"{prefix}{number + 1:05d}",
+                "queue_name": QUEUE,
+                "queue_partition_key": key,
+                "app_version": APPLICATION["application_version"],
+                "application_name": APPLICATION["name"],
+            }
+            return client.enqueue(options, key).get_workflow_id()
+
+    def status(self, job_id: str) -> dict[str, Any] | None:
+        """How far a job is (see backend.progress), with Label Studio's own `job_status` beside; None if unknown."""
+        if progress.job_file(self._model_dir, job_id) is None:
+            return None
+        state = progress.read(self._model_dir, job_id)
+        if state is None or state["status"] not in ("SUCCESS", "ERROR"):
+            rows = self._connected().list_workflows(workflow_ids=[job_id], load_input=False)
+            if not rows:
+                return None
+            state = (state or {"job_id": job_id}) | self._told_by_database(rows[0], state)
+        return state | {"job_status": _LABEL_STUDIO_STATUS[state["status"]]}
+
+    def close(self) -> None:
+        """Let go of the database."""
+        with self._lock:
+            if self._client is not None:
+                self._client.destroy()
+                self._client = None
+
+    def connect(self) -> None:
+        """Open the database now rather than at the first request."""
+        self._connected()
+
+    def _connected(self) -> DBOSClient:
+        from dbos import DBOS, DBOSClient
+
+        with self._lock:
+            if self._client is None:
+                prepare_database(self._url)
+                DBOS.migrate(self._url)  # milliseconds; the worker may not have started yet
+                self._client = DBOSClient(system_database_url=self._url, application_name=APPLICATION["name"])
+            return self._client
+
+    def _waits(self, row: Any) -> bool:
+        """A job that goes on after a crash is queued again but has read its annotations: it does not wait."""
+        return row.status == "ENQUEUED" and progress.read(self._model_dir, row.workflow_id) is None
+
+    @staticmethod
+    def _told_by_database(row: Any, state: dict[str, Any] | None) -> dict[str, Any]:
+        status = _STATUS.get(row.status, "ERROR")
+        if status == "QUEUED" and state is not None:
+            status = "RUNNING"  # queued again after a crash
+        told: dict[str, Any] = {"status": status}
+        if status == "ERROR":
+            told["error"] = one_line(row.error) if row.error else f"The worker gave the job up ({row.status})."
+        return told
+
+
+def prepare_database(database_url: str) -> None:
+    """Quiet DBOS and make the folder of an SQLite database."""
+    logging.getLogger("dbos").setLevel(logging.WARNING)
+    if database_url.startswith("sqlite:///"):
+        Path(database_url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+
+
+def start_worker(database_url: str, model_dir: Path, steps: Steps) -> None:
+    """Run jobs in threads of this process until it ends; jobs that a dead worker left go on where they were.
+
+    One job at a time in a worker, whatever the project: two trainings would only take each other's memory.
+    """
+    from dbos import DBOS
+
+    prepare_database(database_url)
+    DBOS(
+        config={
+            **APPLICATION,
+            "system_database_url": database_url,
+            "console_log_level": "WARNING",
+            "log_level": "WARNING",
+            "enable_otlp": False,
+        }  # type: ignore[typeddict-item]
+    )
+    # _ending says the same in one line, without a stack trace.
+    logging.getLogger("dbos").addFilter(lambda record: "in background workflow" not in record.getMessage())
+    _register(DBOS, steps, Path(model_dir), Jobs(database_url, model_dir))
+    DBOS.launch()
+    DBOS.register_queue(
+        QUEUE, partition_concurrency=1, worker_concurrency=1, polling_interval_sec=0.5, on_conflict="always_update"
+    )
+
+
+def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
+    """The workflows and their steps, under the names that the database knows them by."""
+
+    def step(name: str, retry: bool = False) -> Any:
+        """`steps.<name>` as a durable step in a phase of its own; `retry` rides out a restart of Label Studio."""
+        options = {
+            "retries_allowed": True,
+            "max_attempts": 4,
+            "interval_seconds": 2.0,
+            "should_retry": _connection_lost,
+        }
+
+        def run(job_id: str, *args: str) -> dict[str, Any]:
+            job = Progress(model_dir, job_id)
+            with job.phase(name):
+                return getattr(steps, name)(*args, job)
+
+        return dbos.step(name=name, **(options if retry else {}))(run)
+
+    pull, train, score = step("pull", retry=True), step("train"), step("score")
+    push, switch = step("push", retry=True), step("switch", retry=True)
+    due, score_new = step("due", retry=True), step("score_new", retry=True)
+    ask = dbos.step(name="ask")(lambda key: jobs.request("train", key))
+
+    def train_workflow(key: str) -> dict[str, Any]:
+        with _ending(model_dir, dbos.workflow_id) as job:
+            pulled = pull(job.job_id, key)
+            version = pulled["version"]
+            try:
+                for one in (train, score, push, switch):
+                    one(job.job_id, key, version)
+            except Exception:
+                steps.abandon(key, version)
+                raise
+            job.result = {"version": version, "message": f"{version} is active."}
+        return job.result
+
+    def check_workflow(key: str) -> dict[str, Any]:
+        with _ending(model_dir, dbos.workflow_id) as job:
+            job.result = due(job.job_id, key)
+            if job.result["due"]:
+                job.result |= {"train_job_id": ask(key)}
+        return job.result
+
+    def score_workflow(key: str) -> dict[str, Any]:
+        with _ending(model_dir, dbos.workflow_id) as job:
+            job.result = score_new(job.job_id, key)
+        return job.result
+
+    for kind, workflow in (("train", train_workflow), ("check", check_workflow), ("score", score_workflow)):
+        dbos.workflow(name=kind, max_recovery_attempts=MAX_STARTS)(workflow)
+
+
+class _ending:
+    """Around a workflow: RUNNING before, SUCCESS or ERROR with one line after. `result` is what the job came to."""
+
+    def __init__(self, model_dir: Path, job_id: str) -> None:
+        self._model_dir, self.job_id = model_dir, job_id
+        self.result: dict[str, Any] = {}
+
+    def __enter__(self) -> _ending:
+        Progress(self._model_dir, self.job_id).start()
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        job = Progress(self._model_dir, self.job_id)
+        if error is None:
+            job.note(**{name: value for name, value in self.result.items() if name != "message"})
+            job.finish(self.result.get("message"))
+            logger.info("job %s: %s", self.job_id, json.dumps(self.result))
+        elif isinstance(error, Exception):
+            line = one_line(error)
+            job.fail(line)
+            logger.error("job %s failed: %s", self.job_id, line)
+            logger.debug("job %s", self.job_id, exc_info=error)
+            raise RuntimeError(line) from None  # the database keeps it; a class of ours could not be read back
+
+
+def _connection_lost(error: BaseException) -> bool:
+    """Whether Label Studio went away for a moment, so that the step may be tried again."""
+    return type(error).__name__ in ("ConnectError", "ReadTimeout", "ConnectTimeout", "RemoteProtocolError", "ReadError")

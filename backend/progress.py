@@ -1,0 +1,98 @@
+"""How far a job is: one small JSON file per job, written by the worker and read by the web service.
+
+    {job_id, status, phase, done, total, loss, eta_seconds, version, message, error, seconds: {phase: seconds}}
+
+status is QUEUED, RUNNING, SUCCESS or ERROR. Writes are atomic, so a reader never sees half a file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tsp_model.files import write_json
+
+_JOB_ID = re.compile(r"(train|check|score)-[0-9]+\.[0-9]+-[0-9]{5,}")
+_WRITE_EVERY = 0.5  # seconds; a training step may be much shorter
+
+
+def job_file(model_dir: Path, job_id: str) -> Path | None:
+    """Where the progress of `job_id` is kept; None for a text that is no job id (it would become a path)."""
+    return Path(model_dir) / "jobs" / f"{job_id}.json" if _JOB_ID.fullmatch(job_id) else None
+
+
+def read(model_dir: Path, job_id: str) -> dict[str, Any] | None:
+    """The progress of a job that has started, or None."""
+    path = job_file(model_dir, job_id)
+    if path is None or not path.is_file():
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line for people; the class is named where the text alone would not say what went wrong."""
+    text = " ".join(str(error).split())
+    if isinstance(error, (ValueError, RuntimeError)) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+class Progress:
+    """The progress file of one job, in the worker. A job that goes on after a crash keeps the seconds it had."""
+
+    def __init__(self, model_dir: Path, job_id: str) -> None:
+        path = job_file(model_dir, job_id)
+        if path is None:
+            raise ValueError(f"{job_id!r} is no job id.")
+        self._path = path
+        self._written = 0.0
+        self._state: dict[str, Any] = read(model_dir, job_id) or {"job_id": job_id, "seconds": {}}
+
+    def start(self) -> None:
+        """The job runs."""
+        self._state |= {"status": "RUNNING", "error": None}
+        self._write()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Name the phase and count its seconds."""
+        began = time.monotonic()
+        self._state |= {"phase": name, "done": 0, "total": None, "loss": None, "eta_seconds": None}
+        self._write()
+        try:
+            yield
+        finally:
+            seconds = self._state["seconds"]
+            seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - began, 3)
+            self._write()
+
+    def update(self, values: dict[str, Any]) -> None:
+        """What the model's own code reports: done, total, and where it knows them loss and eta_seconds."""
+        kept = ("done", "total", "loss", "eta_seconds")
+        self._state |= {name: values[name] for name in kept if name in values}
+        if time.monotonic() - self._written >= _WRITE_EVERY:
+            self._write()
+
+    def note(self, **values: Any) -> None:
+        """Record facts such as version or counts."""
+        self._state |= values
+        self._write()
+
+    def finish(self, message: str | None = None) -> None:
+        """The job ended well."""
+        self._state |= {"status": "SUCCESS", "phase": None, "eta_seconds": 0.0, "message": message}
+        self._write()
+
+    def fail(self, error: str) -> None:
+        """The job ended with `error`, one line."""
+        self._state |= {"status": "ERROR", "eta_seconds": None, "error": error}
+        self._write()
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        write_json(self._path, self._state)

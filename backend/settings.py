@@ -1,0 +1,201 @@
+"""Every environment variable of the service in one place, read once into a frozen dataclass.
+
+Importing this module imports neither torch nor the Label Studio SDK, so that a wrong value is reported at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tsp_model.settings import FIELD_NAMES, PRESETS, Settings, SettingsError
+
+PREFIX = "TSP_"
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One environment variable: its name, its default as text, and what it means."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+# The order is the README's.
+VARIABLES: tuple[Variable, ...] = (
+    Variable("LABEL_STUDIO_URL", "http://localhost:8080", "where Label Studio answers"),
+    Variable("LABEL_STUDIO_API_KEY", "", "access token of Label Studio, legacy or personal; required"),
+    Variable("MODEL_DIR", "models", "folder of model versions, cached images and the job database"),
+    Variable("HOST", "127.0.0.1", "address the web service listens on"),
+    Variable("PORT", "9090", "port the web service listens on"),
+    Variable("WEB_THREADS", "16", "threads of the web service"),
+    Variable("TORCH_THREADS", "1", "threads torch may use in the worker and in the web service, each"),
+    Variable("BASIC_AUTH_USER", "", "user name asked of Label Studio; empty together with the password: no check"),
+    Variable("BASIC_AUTH_PASS", "", "password asked of Label Studio"),
+    Variable("TSP_TRAIN_AFTER", "0", "train after so many new or changed annotations; 0: only on Start training"),
+    Variable("TSP_SHOW_THRESHOLD", "0.3", "class score above which an instance is shown to annotators"),
+    Variable("TSP_PREDICT_SECONDS", "80", "seconds a /predict may take; tasks not done by then get an empty answer"),
+    Variable("TSP_PRESET", "paper", "settings of the method to start from: " + " or ".join(PRESETS)),
+)  # fmt: skip
+
+# Settings of the service that a project may override through its connection's extra_params.
+PROJECT_KEYS = ("train_after", "show_threshold", "preset")
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    """What the environment says. Paths are absolute; `method` holds the preset with every TSP_<FIELD> applied."""
+
+    label_studio_url: str
+    label_studio_api_key: str
+    model_dir: Path
+    host: str
+    port: int
+    web_threads: int
+    torch_threads: int
+    basic_auth_user: str
+    basic_auth_pass: str
+    train_after: int
+    show_threshold: float
+    predict_seconds: float
+    preset: str
+    method: Settings
+    method_overrides: Mapping[str, str]
+
+    @property
+    def database_url(self) -> str:
+        """The job database, as SQLAlchemy names it."""
+        return f"sqlite:///{self.model_dir / 'jobs.sqlite'}"
+
+    @property
+    def basic_auth(self) -> tuple[str, str] | None:
+        """(user, password) that callers must send, or None."""
+        return (self.basic_auth_user, self.basic_auth_pass) if self.basic_auth_user else None
+
+
+@dataclass(frozen=True)
+class ProjectSettings:
+    """What counts for one project: the environment's values, overridden by its connection's extra_params."""
+
+    train_after: int
+    show_threshold: float
+    method: Settings
+
+
+def documented_variables() -> list[Variable]:
+    """Every variable the service reads, TSP_<FIELD> of the method included, for the README's table to be checked."""
+    taken = {variable.name for variable in VARIABLES}
+    method = [
+        Variable(PREFIX + field.name.upper(), str(field.default), "setting of the method, see tsp_model/settings.py")
+        for field in fields(Settings)
+    ]
+    return list(VARIABLES) + [variable for variable in method if variable.name not in taken]
+
+
+def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
+    """The settings of this process.
+
+    Args:
+        environ: the variables to read; None: those of the process. An empty value counts as absent.
+    Raises:
+        SettingsError: one line that names the variable, the value and what is allowed.
+    """
+    environ = os.environ if environ is None else environ
+    text = {variable.name: environ.get(variable.name) or variable.default for variable in VARIABLES}
+    _refuse_unknown(environ)
+    overrides = {name: value for name in FIELD_NAMES if (value := environ.get(PREFIX + name.upper())) not in (None, "")}
+    if bool(text["BASIC_AUTH_USER"]) != bool(text["BASIC_AUTH_PASS"]):
+        raise SettingsError("BASIC_AUTH_USER and BASIC_AUTH_PASS go together; set both or neither.")
+    return ServiceSettings(
+        label_studio_url=_url(text["LABEL_STUDIO_URL"]),
+        label_studio_api_key=text["LABEL_STUDIO_API_KEY"],
+        model_dir=Path(text["MODEL_DIR"]).expanduser().absolute(),
+        host=text["HOST"],
+        port=_number("PORT", text["PORT"], int, 1, 65535),
+        web_threads=_number("WEB_THREADS", text["WEB_THREADS"], int, 2, 256),
+        torch_threads=_number("TORCH_THREADS", text["TORCH_THREADS"], int, 1, 256),
+        basic_auth_user=text["BASIC_AUTH_USER"],
+        basic_auth_pass=text["BASIC_AUTH_PASS"],
+        train_after=_number("TSP_TRAIN_AFTER", text["TSP_TRAIN_AFTER"], int, 0, 10**9),
+        show_threshold=_number("TSP_SHOW_THRESHOLD", text["TSP_SHOW_THRESHOLD"], float, 0, 1),
+        predict_seconds=_number("TSP_PREDICT_SECONDS", text["TSP_PREDICT_SECONDS"], float, 1, 3600),
+        preset=text["TSP_PRESET"],
+        method=_method(text["TSP_PRESET"], overrides),
+        method_overrides=overrides,
+    )
+
+
+def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None) -> ProjectSettings:
+    """`service` with one project's extra_params on top.
+
+    Args:
+        service: the environment's settings.
+        extra_params: lower-case names: every field of tsp_model's Settings, train_after, show_threshold, preset.
+            A preset named here replaces the environment's preset and its TSP_<FIELD>s.
+    Raises:
+        SettingsError: one line that names the unknown key or the value that cannot be used.
+    """
+    if extra_params is not None and not isinstance(extra_params, Mapping):
+        raise SettingsError(f"extra_params must be a JSON object, not {type(extra_params).__name__}.")
+    given = dict(extra_params or {})
+    unknown = sorted(set(given) - set(PROJECT_KEYS) - set(FIELD_NAMES))
+    if unknown:
+        allowed = ", ".join((*PROJECT_KEYS, *FIELD_NAMES))
+        raise SettingsError(
+            f"extra_params of the connection has the unknown key {', '.join(unknown)}; known: {allowed}."
+        )
+    train_after = given.pop("train_after", service.train_after)
+    show_threshold = given.pop("show_threshold", service.show_threshold)
+    preset = given.pop("preset", None)
+    method = service.method if preset is None else Settings.preset(str(preset))
+    try:
+        method = method.override(given)
+    except SettingsError as error:
+        raise SettingsError(f"extra_params of the connection: {error}") from None
+    return ProjectSettings(
+        train_after=_number("train_after", train_after, int, 0, 10**9),
+        show_threshold=_number("show_threshold", show_threshold, float, 0, 1),
+        method=method,
+    )
+
+
+def _refuse_unknown(environ: Mapping[str, str]) -> None:
+    """A misspelt TSP_ name would be ignored without a word, and its run measured with the default."""
+    known = {variable.name for variable in documented_variables()}
+    unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+    if unknown:
+        raise SettingsError(f"{', '.join(unknown)} is no setting; `python -m backend --help` lists those that are.")
+
+
+def _method(preset: str, overrides: Mapping[str, str]) -> Settings:
+    try:
+        return Settings.preset(preset).override(dict(overrides))
+    except SettingsError as error:
+        raise SettingsError(f"TSP_PRESET or a TSP_<FIELD>: {error}") from None
+
+
+def _number(name: str, value: Any, kind: type, low: float, high: float) -> Any:
+    """`value` as `kind`, within [low, high]; NaN fails the comparison and is refused with the rest."""
+    try:
+        if isinstance(value, bool):
+            raise ValueError(value)
+        number = kind(value)
+        if isinstance(value, float) and number != value:
+            raise ValueError
+    except (TypeError, ValueError):
+        raise SettingsError(f"{name}={value!r} is no {'whole ' if kind is int else ''}number.") from None
+    if not low <= number <= high:
+        raise SettingsError(f"{name}={value} is out of range; use a value from {low} to {high}.")
+    return number
+
+
+def _url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise SettingsError(f"LABEL_STUDIO_URL={value!r} is no address; write it as http://host:port.")
+    return value.rstrip("/")

@@ -1,0 +1,122 @@
+"""Model versions on disk: immutable folders, one of them active.
+
+    MODEL_DIR/<project key>/versions/<version>/{card.json, model.safetensors, predictions.jsonl, ...}
+    MODEL_DIR/<project key>/active          the active version's name, replaced atomically
+
+A project key is Label Studio's own "<id>.<seconds of creation>": one made anew under an old id is another project.
+A version counts once its card.json is there, which is written last; anything else is the rest of a training that died.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from tsp_model.files import write_atomically
+
+_KEY = re.compile(r"[0-9]+\.[0-9]+")
+_VERSION = re.compile(r"tsp-([0-9]{4,})-[0-9]{8}T[0-9]{6}")
+
+
+class VersionError(ValueError):
+    """A version or project that cannot be used; the message is one line."""
+
+
+class Versions:
+    """The versions of one project.
+
+    Args:
+        model_dir: MODEL_DIR.
+        key: the project key, "<id>.<seconds>"; anything else is refused, since it becomes a path.
+    """
+
+    def __init__(self, model_dir: Path, key: str) -> None:
+        if not _KEY.fullmatch(key):
+            raise VersionError(f"{key!r} is no project key; Label Studio writes it as <id>.<seconds of creation>.")
+        self.key = key
+        self.root = Path(model_dir) / key
+        self._folder = self.root / "versions"
+        self._pointer = self.root / "active"
+
+    def folder(self, version: str) -> Path:
+        """Where `version` lives, whether it is there or not; VersionError for what is no version's name."""
+        if not _VERSION.fullmatch(version):
+            raise VersionError(f"{version!r} is no version's name; they read tsp-0003-20261124T010203.")
+        return self._folder / version
+
+    def list(self) -> list[str]:
+        """Complete versions, oldest first."""
+        complete = (name for name in self._names() if (self._folder / name / "card.json").is_file())
+        return sorted(complete, key=_number)
+
+    def card(self, version: str) -> dict[str, Any]:
+        """The card of a complete version; VersionError if it has none."""
+        path = self.folder(version) / "card.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise VersionError(f"project {self.key} has no version {version}.") from None
+        except json.JSONDecodeError as error:
+            raise VersionError(f"{path} is damaged ({error}); activate another version.") from None
+
+    def active(self) -> str | None:
+        """The version that answers, or None before the first training; read anew, since another process switches."""
+        try:
+            version = self._pointer.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return None
+        return version if (self.folder(version) / "card.json").is_file() else None
+
+    def activate(self, version: str) -> None:
+        """Let `version` answer from now on; VersionError, and nothing changed, if it is not complete."""
+        self.card(version)
+        write_atomically(self._pointer, lambda path: path.write_text(version + "\n", encoding="utf-8"))
+
+    def new_name(self, now: datetime | None = None) -> str:
+        """A name that no version of this project had: tsp-<counter>-<UTC time>. Unfinished versions count too."""
+        last = max((_number(name) for name in self._names()), default=0)
+        stamp = (now or datetime.now(timezone.utc)).astimezone(timezone.utc).strftime("%Y%m%dT%H%M%S")
+        return f"tsp-{last + 1:04d}-{stamp}"
+
+    def remove_incomplete(self, keep: str | None = None) -> list[str]:
+        """Delete what dead trainings left, except `keep`; only the project's running job may call this.
+
+        Returns: the names removed.
+        """
+        gone = [name for name in self._names() if name != keep and not (self._folder / name / "card.json").is_file()]
+        for name in gone:
+            shutil.rmtree(self._folder / name)
+        return gone
+
+    def _names(self) -> Iterator[str]:
+        if self._folder.is_dir():
+            yield from (entry.name for entry in self._folder.iterdir() if _VERSION.fullmatch(entry.name))
+
+
+def _number(version: str) -> int:
+    match = _VERSION.fullmatch(version)
+    assert match is not None
+    return int(match.group(1))
+
+
+def project_keys(model_dir: Path, project_id: str | None = None) -> list[str]:
+    """Keys of the projects that have a folder under MODEL_DIR, by id and time; only those of `project_id` if given."""
+    if not Path(model_dir).is_dir():
+        return []
+    keys = [entry.name for entry in Path(model_dir).iterdir() if entry.is_dir() and _KEY.fullmatch(entry.name)]
+    keys.sort(key=lambda key: tuple(int(part) for part in key.split(".")))
+    return [key for key in keys if project_id is None or key.split(".")[0] == project_id]
+
+
+def project_key(project_id: int, created_at: str | datetime) -> str:
+    """The key Label Studio itself makes from a project's id and time of creation (text in ISO 8601)."""
+    if isinstance(created_at, str):
+        created_at = datetime.fromisoformat(created_at.replace("Z", "+00:00"))
+    if created_at.tzinfo is None:
+        created_at = created_at.replace(tzinfo=timezone.utc)
+    return f"{int(project_id)}.{int(created_at.timestamp())}"

@@ -1,0 +1,184 @@
+"""Durable jobs: what a request becomes, one at a time per project, and going on after kill -9."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from backend import progress
+from backend.jobs import Jobs
+
+KEY = "4.1700000000"
+ROOT = Path(__file__).parent.parent
+
+# A worker whose steps write a line each and wait for a file of their name where one is asked for.
+WORKER = """
+import sys, threading, time
+from pathlib import Path
+from backend.jobs import start_worker
+
+folder = Path(sys.argv[1])
+
+class Steps:
+    def _do(self, name, key, *rest):
+        with (folder / "log").open("a") as log:
+            log.write(f"{name} {key}\\n")
+        while (folder / f"hold-{name}").exists():
+            time.sleep(0.01)
+        if (folder / f"fail-{name}").exists():
+            raise ValueError(f"{name} cannot go on;\\n do something")
+        return {}
+    def pull(self, key, job):
+        self._do("pull", key)
+        return {"version": "tsp-0001-20260101T000000"}
+    def train(self, key, version, job):
+        job.update({"done": 1, "total": 2, "loss": 0.5, "eta_seconds": 3.0})
+        return self._do("train", key)
+    def score(self, key, version, job): return self._do("score", key)
+    def push(self, key, version, job): return self._do("push", key)
+    def switch(self, key, version, job): return self._do("switch", key)
+    def due(self, key, job): return {"due": (folder / "due").exists(), **self._do("due", key)}
+    def score_new(self, key, job): return self._do("score_new", key)
+    def abandon(self, key, version): self._do("abandon", key)
+
+start_worker(f"sqlite:///{folder}/jobs.sqlite", folder, Steps())
+threading.Event().wait()
+"""
+
+
+class Bench:
+    """A job database in a folder, and workers on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.jobs = Jobs(f"sqlite:///{folder}/jobs.sqlite", folder)
+        self.workers: list[subprocess.Popen] = []
+
+    def worker(self) -> subprocess.Popen:
+        environ = os.environ | {"PYTHONPATH": str(ROOT)}
+        errors = (self.folder / "stderr").open("ab")
+        command = [sys.executable, "-c", WORKER, str(self.folder)]
+        self.workers.append(subprocess.Popen(command, env=environ, stderr=errors))
+        return self.workers[-1]
+
+    def hold(self, step: str) -> None:
+        (self.folder / f"hold-{step}").touch()
+
+    def release(self, step: str) -> None:
+        (self.folder / f"hold-{step}").unlink()
+
+    def log(self) -> list[str]:
+        path = self.folder / "log"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def until(self, condition, what: str) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            if time.monotonic() > deadline:
+                pytest.fail(f"waited for: {what}\n{self.log()}\n{(self.folder / 'stderr').read_text()}")
+            time.sleep(0.02)
+
+    def ended(self, job_id: str) -> dict:
+        self.until(lambda: self.jobs.status(job_id)["job_status"] in ("finished", "failed"), f"end of {job_id}")
+        return self.jobs.status(job_id)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    bench = Bench(tmp_path)
+    yield bench
+    bench.jobs.close()
+    for worker in bench.workers:
+        worker.kill()
+        worker.wait()
+
+
+def test_requests_while_one_waits_are_one_job(bench):
+    first = bench.jobs.request("train", KEY)
+    assert bench.jobs.request("train", KEY) == first == f"train-{KEY}-00001"
+    assert bench.jobs.status(first) == {"job_id": first, "status": "QUEUED", "job_status": "queued"}
+    other = bench.jobs.request("train", "5.1700000000")
+    assert other != first
+    assert bench.jobs.request("score", KEY) == f"score-{KEY}-00001"
+
+
+def test_projects_whose_keys_share_a_beginning_do_not_share_jobs(bench):
+    bench.jobs.request("train", "4.17")
+    assert bench.jobs.request("train", "4.1") == "train-4.1-00001"
+
+
+def test_unknown_jobs_and_paths_are_not_answered(bench):
+    assert bench.jobs.status("train-4.1700000000-00009") is None
+    assert bench.jobs.status("../../etc/passwd") is None
+
+
+def test_a_request_during_a_training_means_exactly_one_more(bench):
+    bench.hold("train")
+    bench.worker()
+    first = bench.jobs.request("train", KEY)
+    bench.until(lambda: "train " + KEY in bench.log(), "the training to start")
+    state = bench.jobs.status(first)
+    assert (state["job_status"], state["phase"]) == ("started", "train")
+    second = bench.jobs.request("train", KEY)
+    assert second != first
+    assert bench.jobs.request("train", KEY) == second
+    bench.release("train")
+    assert bench.ended(first)["version"] == "tsp-0001-20260101T000000"
+    assert set(bench.ended(second)["seconds"]) == {"pull", "train", "score", "push", "switch"}
+    assert bench.log() == [f"{step} {KEY}" for step in ("pull", "train", "score", "push", "switch")] * 2
+
+
+def test_kill_9_in_a_training_repeats_only_the_step_that_died(bench):
+    bench.hold("train")
+    worker = bench.worker()
+    job_id = bench.jobs.request("train", KEY)
+    bench.until(lambda: "train " + KEY in bench.log(), "the training to start")
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    after = bench.jobs.request("train", KEY)
+    assert after != job_id, "the killed job has read its annotations already"
+    bench.release("train")
+    bench.worker()
+    assert bench.ended(job_id)["status"] == "SUCCESS"
+    assert bench.log()[:6] == [f"{step} {KEY}" for step in ("pull", "train", "train", "score", "push", "switch")]
+    assert bench.ended(after)["status"] == "SUCCESS"
+
+
+def test_a_failing_step_ends_the_job_with_one_line_and_the_next_job_runs(bench):
+    (bench.folder / "fail-score").touch()
+    bench.worker()
+    job_id = bench.jobs.request("train", KEY)
+    state = bench.ended(job_id)
+    assert (state["status"], state["error"]) == ("ERROR", "score cannot go on; do something")
+    assert bench.log() == [f"{step} {KEY}" for step in ("pull", "train", "score", "abandon")]
+    (bench.folder / "fail-score").unlink()
+    assert bench.ended(bench.jobs.request("train", KEY))["status"] == "SUCCESS"
+    assert "Traceback" not in (bench.folder / "stderr").read_text()
+
+
+def test_a_check_asks_for_a_training_only_when_one_is_due(bench):
+    bench.worker()
+    idle = bench.ended(bench.jobs.request("check", KEY))
+    assert "train_job_id" not in idle
+    (bench.folder / "due").touch()
+    due = bench.ended(bench.jobs.request("check", KEY))
+    assert bench.ended(due["train_job_id"])["status"] == "SUCCESS"
+
+
+def test_progress_of_a_job_that_goes_on_keeps_its_seconds(tmp_path):
+    job = progress.Progress(tmp_path, f"train-{KEY}-00001")
+    job.start()
+    with job.phase("pull"):
+        pass
+    again = progress.Progress(tmp_path, f"train-{KEY}-00001")
+    with again.phase("train"):
+        again.update({"phase": "train", "done": 2, "total": 4, "loss": 1.5, "eta_seconds": 2.0, "other": 1})
+    state = json.loads((tmp_path / "jobs" / f"train-{KEY}-00001.json").read_text())
+    assert set(state["seconds"]) == {"pull", "train"}
+    assert (state["done"], state["total"], state["loss"]) == (2, 4, 1.5)
+    assert "other" not in state

@@ -1,0 +1,97 @@
+"""The environment: every variable read, documented, and refused in one clear line where it is wrong."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from backend import settings
+from tsp_model.settings import FIELD_NAMES, Settings, SettingsError
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_defaults_are_the_papers_method_and_a_local_service():
+    service = settings.load({})
+    assert service.method == Settings()
+    assert (service.host, service.port, service.train_after, service.show_threshold) == ("127.0.0.1", 9090, 0, 0.3)
+    assert service.model_dir.is_absolute()
+    assert service.basic_auth is None
+
+
+def test_every_field_of_the_method_has_a_variable_and_the_preset_comes_first():
+    names = [variable.name for variable in settings.documented_variables()]
+    assert len(names) == len(set(names))
+    assert {f"TSP_{field.upper()}" for field in FIELD_NAMES} <= set(names)
+    service = settings.load({"TSP_PRESET": "tiny", "TSP_EPOCHS": "7", "TSP_SSL": "false", "TSP_BETA": ""})
+    expected = Settings.preset("tiny").to_dict() | {"epochs": 7, "ssl": False}
+    assert service.method.to_dict() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "http"),
+        ("PORT", "70000"),
+        ("LABEL_STUDIO_URL", "localhost:8080"),
+        ("TSP_TRAIN_AFTER", "-1"),
+        ("TSP_TRAIN_AFTER", "2.5"),
+        ("TSP_SHOW_THRESHOLD", "nan"),
+        ("TSP_PRESET", "huge"),
+        ("TSP_EPOCHS", "many"),
+        ("TSP_EPOCHS", "0"),
+        ("TSP_BACKBONE", "vgg"),
+        ("TSP_EPOCH", "5"),
+        ("BASIC_AUTH_USER", "somebody"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_it(name, value):
+    with pytest.raises(SettingsError) as caught:
+        settings.load({name: value})
+    text = str(caught.value)
+    assert "\n" not in text
+    assert name in text or name.removeprefix("TSP_").lower() in text
+
+
+def test_a_project_overrides_what_the_environment_says():
+    service = settings.load({"TSP_EPOCHS": "7", "TSP_TRAIN_AFTER": "20"})
+    assert settings.for_project(service, None) == settings.ProjectSettings(20, 0.3, service.method)
+    project = settings.for_project(service, {"train_after": 0, "beta": 0.05, "epochs": "3", "show_threshold": 0.5})
+    assert (project.train_after, project.show_threshold) == (0, 0.5)
+    assert (project.method.beta, project.method.epochs) == (0.05, 3)
+    assert settings.for_project(service, {"preset": "tiny", "epochs": 2}).method.backbone == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("extra_params", "named"),
+    [
+        ({"epoch": 3}, "epoch"),
+        ({"train_after": "soon"}, "train_after"),
+        ({"train_after": True}, "train_after"),
+        ({"beta": "big"}, "beta"),
+        ({"port": 1}, "port"),
+        (["epochs"], "list"),
+    ],
+)
+def test_a_project_with_a_wrong_extra_param_is_refused_by_name(extra_params, named):
+    with pytest.raises(SettingsError, match=rf"\b{named}\b") as caught:
+        settings.for_project(settings.load({}), extra_params)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_other_file_reads_the_environment():
+    readers = {
+        str(path.relative_to(ROOT))
+        for folder in ("backend", "tsp_model")
+        for path in (ROOT / folder).rglob("*.py")
+        if re.search(r"os\.environ\[|os\.environ\.get|os\.getenv", path.read_text(encoding="utf-8"))
+    }
+    assert readers <= {"backend/settings.py"}
+
+
+def test_reading_settings_imports_neither_torch_nor_the_sdk():
+    code = "import sys, backend.settings, backend.versions; print({'torch', 'label_studio_sdk'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
