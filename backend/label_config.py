@@ -1,7 +1,7 @@
 """Which tag of a labeling configuration the backend answers, and under which label names.
 
-Usable is exactly one ``<BrushLabels>`` or ``<PolygonLabels>`` on exactly one ``<Image>``. Other tags (choices, text
-areas, rectangles) may stand beside it and are left alone.
+Usable is exactly one ``<BrushLabels>`` or ``<PolygonLabels>`` on exactly one ``<Image>``. Other tags
+(choices, text areas, rectangles) may stand beside it and are left alone.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ REMEDY = "use one <BrushLabels> or one <PolygonLabels> on one <Image>"
 
 
 class LabelConfigError(ValueError):
-    """A labeling configuration that cannot be answered. The message is one line: the cause, then the remedy."""
+    """A labeling configuration that cannot be used. The message is one line: the cause, then the remedy."""
 
 
 @dataclass(frozen=True)
 class LabelTag:
     """The control tag that carries the instances.
 
-    ``kind`` is "brush" or "polygon"; ``image_key`` the field of a task's data that holds the image ("image" for
-    ``value="$image"``); ``labels`` the label values in the order of the configuration; ``aliases`` maps a name in a
-    label's ``predicted_values`` to its label value.
+    ``kind`` is "brush" or "polygon"; ``image_key`` the field of a task's data that holds the image ("image"
+    for ``value="$image"``); ``labels`` the label values in the order of the configuration; ``aliases`` maps a
+    name in a label's ``predicted_values`` to its label value.
     """
 
     kind: str
@@ -61,7 +61,8 @@ def parse_label_config(xml: str) -> LabelTag:
     """Find the usable tag of a labeling configuration.
 
     Raises:
-        LabelConfigError: invalid XML; no usable tag or several; no image or several; no labels; one name in the
+        LabelConfigError: invalid XML; no usable tag or several; no image or several; no labels; one name in
+        the
             ``predicted_values`` of two labels.
     """
     interface = _read(xml)
@@ -69,14 +70,14 @@ def parse_label_config(xml: str) -> LabelTag:
     image = _only_image(interface)
     if list(control.to_name) != [image.name]:
         raise LabelConfigError(
-            f'<{control.tag} name="{control.name}"> has toName="{",".join(control.to_name)}", which is not the one '
-            f'image "{image.name}": {REMEDY}'
+            f'<{control.tag} name="{control.name}"> has toName="{",".join(control.to_name)}", which is not '
+            f'the one image "{image.name}": {REMEDY}'
         )
     labels = tuple(control.labels_attrs or {})
     if not labels:
         raise LabelConfigError(
-            f'<{control.tag} name="{control.name}"> has no labels of its own (labels that come with each task are not '
-            'supported): write <Label value="…"/> into it'
+            f'<{control.tag} name="{control.name}"> has no labels of its own (labels that come with each '
+            'task are not supported): write <Label value="…"/> into it'
         )
     return LabelTag(
         kind=KINDS[control.tag.lower()],
@@ -97,14 +98,21 @@ def _read(xml: str) -> LabelInterface:
     # The SDK raises bare Exception subclasses without a common base, and KeyErrors for odd attributes.
     except Exception as error:
         cause = (str(error).splitlines() or [type(error).__name__])[0]
-        raise LabelConfigError(f"the labeling configuration is not valid ({cause}): correct its XML") from error
+        raise LabelConfigError(
+            f"the labeling configuration is not valid ({cause}): correct its XML"
+        ) from error
 
 
 def _only_control(interface: LabelInterface) -> Any:
     controls = [control for control in interface.controls or () if control.tag.lower() in KINDS]
     if not controls:
-        present = ", ".join(sorted({f"<{control.tag}>" for control in interface.controls or ()})) or "no control tag"
-        raise LabelConfigError(f"the labeling configuration has no tag for masks (it has {present}): {REMEDY}")
+        present = (
+            ", ".join(sorted({f"<{control.tag}>" for control in interface.controls or ()}))
+            or "no control tag"
+        )
+        raise LabelConfigError(
+            f"the labeling configuration has no tag for masks (it has {present}): {REMEDY}"
+        )
     if len(controls) > 1:
         names = ", ".join(f'<{control.tag} name="{control.name}">' for control in controls)
         raise LabelConfigError(f"the labeling configuration has several tags for masks ({names}): {REMEDY}")
@@ -120,8 +128,8 @@ def _only_image(interface: LabelInterface) -> Any:
         raise LabelConfigError(f"the labeling configuration has several images ({names}): {REMEDY}")
     if images[0].is_image_list:
         raise LabelConfigError(
-            f'<Image name="{images[0].name}"> shows a list of images (valueList): give it value="$image" and import '
-            "one image per task"
+            f'<Image name="{images[0].name}"> shows a list of images (valueList): give it value="$image" and '
+            "import one image per task"
         )
     return images[0]
 
@@ -131,7 +139,7 @@ def _image_key(image: Any) -> str:
     match = re.fullmatch(r"\$([^\s$]+)", value)
     if match is None:
         raise LabelConfigError(
-            f'<Image name="{image.name}"> has value="{value}", which is not a field of the task: write value="$image"'
+            f'<Image name="{image.name}"> has value="{value}", no field of the task: write value="$image"'
         )
     return match.group(1)
 

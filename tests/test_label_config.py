@@ -5,7 +5,9 @@ import pytest
 from backend.label_config import LabelConfigError, parse_label_config
 
 
-def config(labels='<Label value="REA"/><Label value="PED"/>', tag="BrushLabels", extra="", image='value="$image"'):
+def config(
+    labels='<Label value="REA"/><Label value="PED"/>', tag="BrushLabels", extra="", image='value="$image"'
+):
     return f'<View><Image name="img" {image}/>{extra}<{tag} name="masks" toName="img">{labels}</{tag}></View>'
 
 
@@ -22,7 +24,7 @@ def test_finds_the_tag_its_image_and_its_labels(tag, kind, region_type):
 
 def test_other_tags_comments_and_a_declaration_do_not_disturb():
     extra = (
-        '<!-- a note --><Header value="Lesions"/><Choices name="quality" toName="img"><Choice value="good"/></Choices>'
+        '<!-- a note --><Header value="x"/><Choices name="q" toName="img"><Choice value="good"/></Choices>'
         '<RectangleLabels name="boxes" toName="img"><Label value="macula"/></RectangleLabels>'
     )
     found = parse_label_config('<?xml version="1.0" encoding="utf-8"?>\n' + config(extra=extra))
@@ -66,11 +68,17 @@ def test_names_that_differ_in_case_only_matter_only_where_they_are_ambiguous():
         ),
         (config(extra='<Image name="second" value="$second"/>'), "several images"),
         (config(image='valueList="$images"'), "a list of images"),
-        (config(image='value="https://example.org/x.png"'), "not a field of the task"),
+        (config(image='value="https://example.org/x.png"'), "no field of the task"),
         (config(labels=""), "no labels"),
         (config().replace('toName="img"', 'toName="text"'), "not the one image"),
-        (config().replace('<Image name="img" value="$image"/>', '<Text name="img" value="$text"/>'), "no <Image>"),
-        (config('<Label value="a" predicted_values="x"/><Label value="b" predicted_values="x"/>'), '"x" is among'),
+        (
+            config().replace('<Image name="img" value="$image"/>', '<Text name="img" value="$text"/>'),
+            "no <Image>",
+        ),
+        (
+            config('<Label value="a" predicted_values="x"/><Label value="b" predicted_values="x"/>'),
+            '"x" is among',
+        ),
     ],
 )
 def test_unusable_configurations_are_refused_in_one_line_with_a_remedy(xml, cause):

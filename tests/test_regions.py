@@ -1,0 +1,242 @@
+"""Masks to Label Studio regions and back."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from label_studio_sdk.converter import brush
+from label_studio_sdk.label_interface import LabelInterface
+
+from backend import polygons
+from backend.label_config import parse_label_config
+from backend.regions import to_instances, to_region, to_regions
+from tsp_model.data import masks
+from tsp_model.predictions import Prediction
+
+CONFIG = (
+    '<View><Image name="img" value="$image"/><{tag} name="m" toName="img">'
+    '<Label value="Fluid" predicted_values="SRF"/><Label value="rea"/></{tag}></View>'
+)
+BRUSH = parse_label_config(CONFIG.format(tag="BrushLabels"))
+POLYGON = parse_label_config(CONFIG.format(tag="PolygonLabels"))
+
+
+def prediction(stack, labels=None, **changes):
+    count = len(stack)
+    values = {
+        "key": "7", "height": stack.shape[1], "width": stack.shape[2], "labels": labels or [1] * count,
+        "boxes": [[0.0, 0.0, 1.0, 1.0]] * count, "scores": [0.9] * count, "box_scores": [0.8] * count,
+        "mask_scores": [0.7] * count, "instance_scores": [0.72] * count,
+        "counts": [rle["counts"] for rle in masks.encode(stack)], "max_class_score": 0.9, "image_score": 0.72,
+    }  # fmt: skip
+    return Prediction(**{**values, **changes})
+
+
+def disc(size, radius, centre=None):
+    y, x = np.mgrid[: size[0], : size[1]]
+    row, column = centre or (size[0] / 2, size[1] / 2)
+    return ((y - row) ** 2 + (x - column) ** 2 <= radius**2).astype(np.uint8)
+
+
+def corner_cases():
+    ragged = np.random.default_rng(0).random((37, 53)) < 0.5
+    one = np.zeros((5, 7))
+    one[4, 6] = 1
+    line = np.zeros((64, 300))
+    line[40, 3:290] = 1
+    # More than 65,536 equal numbers in a row need several codes.
+    return {
+        "ragged": ragged,
+        "one pixel": one,
+        "line": line,
+        "full": np.ones((301, 211)),
+        "1 x 1": np.ones((1, 1)),
+    }
+
+
+@pytest.mark.parametrize("name", corner_cases())
+def test_brush_round_trip_is_exact(name):
+    mask = corner_cases()[name].astype(np.uint8)
+    regions = to_regions(prediction(mask[None]), ["SRF"], BRUSH)
+    [(label, rle)] = to_instances(json.loads(json.dumps(regions)), size=mask.shape)
+    assert label == "Fluid"
+    np.testing.assert_array_equal(masks.decode([rle])[0], mask)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0.05, 1), st.integers(0, 2**31 - 1))
+def test_any_mask_survives_brush_and_its_largest_piece_the_exact_outline(height, width, density, seed):
+    mask = (np.random.default_rng(seed).random((height, width)) < density).astype(np.uint8)
+    if not mask.any():
+        assert not len(polygons.exact_outline(mask))
+        return
+    region = to_region("rea", masks.encode(mask[None])[0], BRUSH, "r")
+    np.testing.assert_array_equal(masks.decode([to_instances([region])[0][1]])[0], mask)
+    ring = polygons.exact_outline(mask)
+    filled = masks.decode([polygons.to_mask([ring], height, width)])[0]
+    # Holes are filled and other pieces lost, nothing else: every pixel added to the mask lies inside of the
+    # ring.
+    assert len(ring) >= 4
+    assert (filled & mask).any()
+    # Tracing the filled piece again changes nothing.
+    again = polygons.to_mask([polygons.exact_outline(filled)], height, width)
+    np.testing.assert_array_equal(masks.decode([again])[0], filled)
+
+
+@pytest.mark.parametrize("radius", [2, 4, 8, 20, 60, 150])
+def test_polygon_round_trip_keeps_the_mask_with_few_points(radius):
+    mask = disc((331, 421), radius)
+    [region] = to_regions(prediction(mask[None]), ["SRF"], POLYGON)
+    points = np.array(region["value"]["points"])
+    assert points.min() >= 0
+    assert points.max() <= 100
+    assert len(points) <= 40
+    [(_, rle)] = to_instances([region])
+    assert masks.iou([rle], masks.encode(mask[None]))[0, 0] >= 0.95
+
+
+@pytest.mark.parametrize("name", ["one pixel", "line", "full", "1 x 1"])
+def test_thin_and_tiny_objects_are_valid_polygons(name):
+    mask = corner_cases()[name].astype(np.uint8)
+    region = to_region("rea", masks.encode(mask[None])[0], POLYGON, "r")
+    assert len(region["value"]["points"]) >= 3
+    np.testing.assert_array_equal(masks.decode([to_instances([region])[0][1]])[0], mask)
+
+
+def test_a_polygon_is_the_largest_piece_with_its_holes_filled():
+    mask = np.zeros((60, 80), dtype=np.uint8)
+    mask[5:30, 5:30] = 1
+    mask[12:15, 12:15] = 0
+    mask[50:53, 70:73] = 1
+    ring = polygons.outline(mask)
+    expected = np.zeros_like(mask)
+    expected[5:30, 5:30] = 1
+    np.testing.assert_array_equal(masks.decode([polygons.to_mask([ring], 60, 80)])[0], expected)
+    assert len(ring) == 4
+
+
+@pytest.mark.parametrize("tag", [BRUSH, POLYGON], ids=["brush", "polygon"])
+def test_regions_are_valid_scored_unique_and_stable(tag):
+    same = disc((40, 50), 6)
+    stack = np.stack([same, same, disc((40, 50), 3, (30, 40))])
+    made = prediction(stack, [1, 1, 2], instance_scores=[0.7, 0.6, 0.5], scores=[0.934, 0.9, 0.9])
+    regions = to_regions(made, ["SRF", "REA"], tag)
+    xml = CONFIG.format(tag={"brush": "BrushLabels", "polygon": "PolygonLabels"}[tag.kind])
+    assert (
+        LabelInterface(xml).validate_prediction({"result": regions, "score": 0.5}, return_errors=True) == []
+    )
+    assert [region["score"] for region in regions] == [0.7, 0.6, 0.5]
+    assert [region["value"][tag.region_type] for region in regions] == [["Fluid"], ["Fluid"], ["rea"]]
+    assert regions[0]["meta"] == {
+        "text": ["class 0.93, box 0.80, mask 0.70"],
+        "class_score": 0.934,
+        "box_score": 0.8,
+        "mask_score": 0.7,
+    }
+    assert (regions[0]["original_width"], regions[0]["original_height"]) == (50, 40)
+    ids = [region["id"] for region in regions]
+    assert len(set(ids)) == 3
+    assert ids == [region["id"] for region in to_regions(made, ["SRF", "REA"], tag)]
+
+
+def test_unsure_unknown_and_empty_detections_are_left_out():
+    stack = np.stack([disc((20, 20), 5)] * 3 + [np.zeros((20, 20), dtype=np.uint8)])
+    made = prediction(stack, [1, 2, 1, 1], scores=[0.9, 0.9, 0.3, 0.9], instance_scores=[0.1, 0.2, 0.3, 0.4])
+    assert [region["score"] for region in to_regions(made, ["SRF", "PED"], BRUSH, show_threshold=0.3)] == [
+        0.1
+    ]
+
+
+def region(mask, region_id="a", labels=("rea",), tag=BRUSH):
+    made = to_region("rea", masks.encode(np.asarray(mask, dtype=np.uint8)[None])[0], tag, region_id)
+    made["value"][tag.region_type] = list(labels)
+    return made
+
+
+def test_strokes_of_one_region_are_one_instance_and_others_stay_apart():
+    first, second, third = disc((30, 30), 3, (5, 5)), disc((30, 30), 3, (20, 20)), disc((30, 30), 4, (10, 20))
+    instances = to_instances([region(first, "a"), region(second, "a"), region(third, "b")])
+    np.testing.assert_array_equal(masks.decode([rle for _, rle in instances]), [first | second, third])
+
+
+def test_soft_edges_count_where_the_stroke_covers_half_of_the_pixel():
+    alpha = np.array([[0, 60, 127], [128, 200, 255]], dtype=np.uint8)
+    made = region(np.ones((2, 3)))
+    made["value"]["rle"] = brush.encode_rle(alpha.repeat(4))
+    [(_, rle)] = to_instances([made])
+    assert masks.decode([rle])[0].tolist() == [[0, 0, 0], [1, 1, 1]]
+
+
+def test_what_is_not_a_labelled_mask_is_ignored(caplog):
+    erased = region(np.ones((4, 4)), "erased")
+    erased["value"]["rle"] = brush.mask2rle(np.zeros((4, 4), dtype=np.uint8))
+    result = [
+        {"type": "relation", "from_id": "a", "to_id": "b", "direction": "right"},
+        {"id": "c", "type": "choices", "from_name": "q", "to_name": "img", "value": {"choices": ["good"]}},
+        {"id": "d", "type": "rectanglelabels", "value": {"x": 1, "y": 1, "width": 5, "height": 5}},
+        region(np.ones((4, 4)), "unlabelled", labels=()),
+        erased,
+    ]
+    with caplog.at_level(logging.WARNING):
+        assert to_instances(result) == []
+    assert [record.args[0] for record in caplog.records] == ["erased"]
+
+
+def test_of_several_labels_the_first_counts_and_the_log_says_so(caplog):
+    with caplog.at_level(logging.WARNING):
+        [(label, _)] = to_instances([region(np.ones((4, 4)), labels=("rea", "Fluid"))])
+    assert label == "rea"
+    assert "rea, Fluid" in caplog.text
+
+
+def test_an_open_polygon_is_closed_and_two_points_are_nothing():
+    square = region(np.ones((10, 10)), tag=POLYGON)
+    square["value"] = {"points": [[0, 0], [50, 0], [50, 50]], "closed": False, "polygonlabels": ["rea"]}
+    [(_, rle)] = to_instances([square], size=(20, 40))
+    assert rle["size"] == [20, 40]
+    assert 80 <= masks.area([rle])[0] <= 120  # half of 10 x 20 pixels
+    square["value"]["points"] = [[0, 0], [50, 0]]
+    assert to_instances([square]) == []
+
+
+BROKEN = {
+    "no value": (lambda made: made.pop("value"), "it has no 'value'"),
+    "no width": (lambda made: made.pop("original_width"), "original_width is None"),
+    "text for a width": (lambda made: made.update(original_width="12"), "original_width is '12'"),
+    "another format": (lambda made: made["value"].update(format="png"), "format is 'png'"),
+    "no rle": (lambda made: made["value"].pop("rle"), "it has no 'rle'"),
+    "not bytes": (lambda made: made["value"].update(rle=[0, 0, 1, 300]), "not a list of bytes"),
+    "wrong length": (lambda made: made["value"].update(rle=[255] * 20), "holds 4294967295 numbers"),
+    "cut off": (lambda made: made["value"].update(rle=made["value"]["rle"][:9]), "region a: "),
+    "labels as text": (lambda made: made["value"].update(brushlabels="rea"), "not a list of names"),
+    "another image": (lambda made: None, "drawn on an image of 12 x 9 pixels, this one has 8 x 8"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_region_is_refused_by_its_name_in_one_line(name):
+    made = region(np.eye(9, 12))
+    breaks, cause = BROKEN[name]
+    breaks(made)
+    with pytest.raises(ValueError, match="region a: ") as caught:
+        to_instances([made], size=(8, 8) if name == "another image" else None)
+    assert cause in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "points", [[[1, 2], [3]], [[1, 2], [3, "x"], [4, 5]], [[1, 2], [3, float("nan")], [4, 5]], 7]
+)
+def test_broken_polygon_points_are_refused(points):
+    made = region(np.ones((9, 9)), tag=POLYGON)
+    made["value"]["points"] = points
+    with pytest.raises(ValueError, match="region a: "):
+        to_instances([made])
+
+
+def test_an_empty_mask_is_no_region():
+    with pytest.raises(ValueError, match="empty"):
+        to_region("rea", masks.encode(np.zeros((1, 4, 4)))[0], BRUSH, "r")
