@@ -6,10 +6,10 @@ Kinds of job, each for one project and one at a time per project:
     check   has Label Studio enough new annotations for a training? asks for `train` if so
     score   score the tasks that came after the active version
 
-Ids are "<kind>-<project key>-<number>". The number is the last job's plus one, unless that job still waits: two
-requests at the same moment name the same job, and the database keeps one row per id. A job reads what there is to do
-when it starts, so a request during a training needs exactly one more job, and a lost one costs nothing but time.
-(DBOS's own deduplication is documented as unsupported on partitioned queues.)
+Ids are "<kind>-<project key>-<number>". The number is the last job's plus one, unless that job still waits:
+two requests at the same moment name the same job, and the database keeps one row per id. A job reads what
+there is to do when it starts, so a request during a training needs exactly one more job, and a lost one costs
+nothing but time. (DBOS's own deduplication is documented as unsupported on partitioned queues.)
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LABEL_STUDIO_STATUS = {"QUEUED": "queued", "RUNNING": "started", "SUCCESS": "fi
 
 
 class Steps(Protocol):
-    """What the worker does, as backend.cycle_steps implements it. Results are small JSON; large things go to disk."""
+    """What the worker does (backend.steps does it). Results are small JSON; large things go to disk."""
 
     def pull(self, key: str, job: Progress) -> dict[str, Any]: ...
     def train(self, key: str, version: str, job: Progress) -> dict[str, Any]: ...
@@ -67,7 +67,7 @@ class Jobs:
         self._lock = threading.Lock()
 
     def request(self, kind: str, key: str) -> str:
-        """The id of a job of `kind` for project `key` that starts after this call: the one waiting, or a new one."""
+        """The id of a job of `kind` for project `key` that starts after this call: one that waits, or new."""
         prefix = f"{kind}-{key}-"
         client = self._connected()
         with self._lock:
@@ -88,7 +88,7 @@ class Jobs:
             return client.enqueue(options, key).get_workflow_id()
 
     def status(self, job_id: str) -> dict[str, Any] | None:
-        """How far a job is (see backend.progress), with Label Studio's own `job_status` beside; None if unknown."""
+        """How far a job is (backend.progress), with Label Studio's own `job_status`; None if unknown."""
         if progress.job_file(self._model_dir, job_id) is None:
             return None
         state = progress.read(self._model_dir, job_id)
@@ -131,7 +131,9 @@ class Jobs:
             status = "RUNNING"  # queued again after a crash
         told: dict[str, Any] = {"status": status}
         if status == "ERROR":
-            told["error"] = one_line(row.error) if row.error else f"The worker gave the job up ({row.status})."
+            told["error"] = (
+                one_line(row.error) if row.error else f"The worker gave the job up ({row.status})."
+            )
         return told
 
 
@@ -164,7 +166,11 @@ def start_worker(database_url: str, model_dir: Path, steps: Steps) -> None:
     _register(DBOS, steps, Path(model_dir), Jobs(database_url, model_dir))
     DBOS.launch()
     DBOS.register_queue(
-        QUEUE, partition_concurrency=1, worker_concurrency=1, polling_interval_sec=0.5, on_conflict="always_update"
+        QUEUE,
+        partition_concurrency=1,
+        worker_concurrency=1,
+        polling_interval_sec=0.5,
+        on_conflict="always_update",
     )
 
 
@@ -172,7 +178,7 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
     """The workflows and their steps, under the names that the database knows them by."""
 
     def step(name: str, retry: bool = False) -> Any:
-        """`steps.<name>` as a durable step in a phase of its own; `retry` rides out a restart of Label Studio."""
+        """`steps.<name>` as a durable step and a phase; `retry` rides out a restart of Label Studio."""
         options = {
             "retries_allowed": True,
             "max_attempts": 4,
@@ -222,7 +228,7 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
 
 
 class _ending:
-    """Around a workflow: RUNNING before, SUCCESS or ERROR with one line after. `result` is what the job came to."""
+    """Around a workflow: RUNNING before, SUCCESS or ERROR with one line after; `result` is what came of it."""
 
     def __init__(self, model_dir: Path, job_id: str) -> None:
         self._model_dir, self.job_id = model_dir, job_id
@@ -243,9 +249,16 @@ class _ending:
             job.fail(line)
             logger.error("job %s failed: %s", self.job_id, line)
             logger.debug("job %s", self.job_id, exc_info=error)
-            raise RuntimeError(line) from None  # the database keeps it; a class of ours could not be read back
+            # The database keeps it, and could not read a class of ours back.
+            raise RuntimeError(line) from None
 
 
 def _connection_lost(error: BaseException) -> bool:
     """Whether Label Studio went away for a moment, so that the step may be tried again."""
-    return type(error).__name__ in ("ConnectError", "ReadTimeout", "ConnectTimeout", "RemoteProtocolError", "ReadError")
+    return type(error).__name__ in (
+        "ConnectError",
+        "ReadTimeout",
+        "ConnectTimeout",
+        "RemoteProtocolError",
+        "ReadError",
+    )

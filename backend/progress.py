@@ -1,6 +1,7 @@
 """How far a job is: one small JSON file per job, written by the worker and read by the web service.
 
-    {job_id, status, phase, done, total, loss, eta_seconds, version, message, error, seconds: {phase: seconds}}
+    {job_id, status, phase, done, total, loss, eta_seconds, version, message, error, seconds: {phase:
+    seconds}}
 
 status is QUEUED, RUNNING, SUCCESS or ERROR. Writes are atomic, so a reader never sees half a file.
 """
@@ -35,7 +36,8 @@ def read(model_dir: Path, job_id: str) -> dict[str, Any] | None:
 
 
 def one_line(error: BaseException) -> str:
-    """An error as one line for people; the class is named where the text alone would not say what went wrong."""
+    """An error as one line for people; the class is named where the text alone would not say what went
+    wrong."""
     text = " ".join(str(error).split())
     if isinstance(error, (ValueError, RuntimeError)) and text:
         return text
@@ -43,7 +45,8 @@ def one_line(error: BaseException) -> str:
 
 
 class Progress:
-    """The progress file of one job, in the worker. A job that goes on after a crash keeps the seconds it had."""
+    """The progress file of one job, in the worker. A job that goes on after a crash keeps the seconds it
+    had."""
 
     def __init__(self, model_dir: Path, job_id: str) -> None:
         path = job_file(model_dir, job_id)

@@ -1,10 +1,12 @@
 """Every environment variable of the service in one place, read once into a frozen dataclass.
 
-Importing this module imports neither torch nor the Label Studio SDK, so that a wrong value is reported at once.
+Importing this module imports neither torch nor the Label Studio SDK, so that a wrong value is reported at
+once.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from backend.versions import Versions
+from tsp_model.files import write_json
 from tsp_model.settings import FIELD_NAMES, PRESETS, Settings, SettingsError
 
 PREFIX = "TSP_"
@@ -35,11 +39,11 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("PORT", "9090", "port the web service listens on"),
     Variable("WEB_THREADS", "16", "threads of the web service"),
     Variable("TORCH_THREADS", "1", "threads torch may use in the worker and in the web service, each"),
-    Variable("BASIC_AUTH_USER", "", "user name asked of Label Studio; empty together with the password: no check"),
+    Variable("BASIC_AUTH_USER", "", "user name asked of Label Studio; empty like the password: no check"),
     Variable("BASIC_AUTH_PASS", "", "password asked of Label Studio"),
-    Variable("TSP_TRAIN_AFTER", "0", "train after so many new or changed annotations; 0: only on Start training"),
+    Variable("TSP_TRAIN_AFTER", "0", "train after so many new annotations; 0: only on Start training"),
     Variable("TSP_SHOW_THRESHOLD", "0.3", "class score above which an instance is shown to annotators"),
-    Variable("TSP_PREDICT_SECONDS", "80", "seconds a /predict may take; tasks not done by then get an empty answer"),
+    Variable("TSP_PREDICT_SECONDS", "80", "seconds a /predict may take; tasks not done by then stay open"),
     Variable("TSP_PRESET", "paper", "settings of the method to start from: " + " or ".join(PRESETS)),
 )  # fmt: skip
 
@@ -49,7 +53,8 @@ PROJECT_KEYS = ("train_after", "show_threshold", "preset")
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """What the environment says. Paths are absolute; `method` holds the preset with every TSP_<FIELD> applied."""
+    """What the environment says. Paths are absolute; `method` holds the preset with every TSP_<FIELD>
+    applied."""
 
     label_studio_url: str
     label_studio_api_key: str
@@ -88,10 +93,15 @@ class ProjectSettings:
 
 
 def documented_variables() -> list[Variable]:
-    """Every variable the service reads, TSP_<FIELD> of the method included, for the README's table to be checked."""
+    """Every variable the service reads, TSP_<FIELD> of the method included, for the README's table to be
+    checked."""
     taken = {variable.name for variable in VARIABLES}
     method = [
-        Variable(PREFIX + field.name.upper(), str(field.default), "setting of the method, see tsp_model/settings.py")
+        Variable(
+            PREFIX + field.name.upper(),
+            str(field.default),
+            "setting of the method, see tsp_model/settings.py",
+        )
         for field in fields(Settings)
     ]
     return list(VARIABLES) + [variable for variable in method if variable.name not in taken]
@@ -108,7 +118,9 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
     environ = os.environ if environ is None else environ
     text = {variable.name: environ.get(variable.name) or variable.default for variable in VARIABLES}
     _refuse_unknown(environ)
-    overrides = {name: value for name in FIELD_NAMES if (value := environ.get(PREFIX + name.upper())) not in (None, "")}
+    overrides = {
+        name: value for name in FIELD_NAMES if (value := environ.get(PREFIX + name.upper())) not in (None, "")
+    }
     if bool(text["BASIC_AUTH_USER"]) != bool(text["BASIC_AUTH_PASS"]):
         raise SettingsError("BASIC_AUTH_USER and BASIC_AUTH_PASS go together; set both or neither.")
     return ServiceSettings(
@@ -135,7 +147,8 @@ def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None
 
     Args:
         service: the environment's settings.
-        extra_params: lower-case names: every field of tsp_model's Settings, train_after, show_threshold, preset.
+        extra_params: lower-case names: every field of tsp_model's Settings, train_after, show_threshold,
+        preset.
             A preset named here replaces the environment's preset and its TSP_<FIELD>s.
     Raises:
         SettingsError: one line that names the unknown key or the value that cannot be used.
@@ -169,7 +182,9 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
     known = {variable.name for variable in documented_variables()}
     unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
     if unknown:
-        raise SettingsError(f"{', '.join(unknown)} is no setting; `python -m backend --help` lists those that are.")
+        raise SettingsError(
+            f"{', '.join(unknown)} is no setting; `python -m backend --help` lists those that are."
+        )
 
 
 def _method(preset: str, overrides: Mapping[str, str]) -> Settings:
@@ -199,3 +214,21 @@ def _url(value: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise SettingsError(f"LABEL_STUDIO_URL={value!r} is no address; write it as http://host:port.")
     return value.rstrip("/")
+
+
+def remember_extra_params(model_dir: Path, key: str, extra_params: Mapping[str, Any] | None) -> None:
+    """Keep what Label Studio's /setup sent for project `key`, for requests that do not carry it."""
+    if remembered_extra_params(model_dir, key) != (extra_params or {}):
+        write_json(_extra_params_file(model_dir, key), dict(extra_params or {}))
+
+
+def remembered_extra_params(model_dir: Path, key: str) -> dict[str, Any]:
+    """The extra_params of the last /setup of project `key`; empty before the first."""
+    try:
+        return json.loads(_extra_params_file(model_dir, key).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+def _extra_params_file(model_dir: Path, key: str) -> Path:
+    return Versions(model_dir, key).root / "extra_params.json"

@@ -3,8 +3,9 @@
     MODEL_DIR/<project key>/versions/<version>/{card.json, model.safetensors, predictions.jsonl, ...}
     MODEL_DIR/<project key>/active          the active version's name, replaced atomically
 
-A project key is Label Studio's own "<id>.<seconds of creation>": one made anew under an old id is another project.
-A version counts once its card.json is there, which is written last; anything else is the rest of a training that died.
+A project key is Label Studio's own "<id>.<seconds of creation>": one made anew under an old id is another
+project. A version counts once its card.json is there, which is written last; anything else is the rest of a
+training that died.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class Versions:
 
     def __init__(self, model_dir: Path, key: str) -> None:
         if not _KEY.fullmatch(key):
-            raise VersionError(f"{key!r} is no project key; Label Studio writes it as <id>.<seconds of creation>.")
+            raise VersionError(
+                f"{key!r} is no project key; Label Studio writes it as <id>.<seconds of creation>."
+            )
         self.key = key
         self.root = Path(model_dir) / key
         self._folder = self.root / "versions"
@@ -65,7 +68,8 @@ class Versions:
             raise VersionError(f"{path} is damaged ({error}); activate another version.") from None
 
     def active(self) -> str | None:
-        """The version that answers, or None before the first training; read anew, since another process switches."""
+        """The version that answers, or None before the first training; read anew, since another process
+        switches."""
         try:
             version = self._pointer.read_text(encoding="utf-8").strip()
         except FileNotFoundError:
@@ -78,7 +82,8 @@ class Versions:
         write_atomically(self._pointer, lambda path: path.write_text(version + "\n", encoding="utf-8"))
 
     def new_name(self, now: datetime | None = None) -> str:
-        """A name that no version of this project had: tsp-<counter>-<UTC time>. Unfinished versions count too."""
+        """A name that no version of this project had: tsp-<counter>-<UTC time>. Unfinished versions count
+        too."""
         last = max((_number(name) for name in self._names()), default=0)
         stamp = (now or datetime.now(timezone.utc)).astimezone(timezone.utc).strftime("%Y%m%dT%H%M%S")
         return f"tsp-{last + 1:04d}-{stamp}"
@@ -88,7 +93,11 @@ class Versions:
 
         Returns: the names removed.
         """
-        gone = [name for name in self._names() if name != keep and not (self._folder / name / "card.json").is_file()]
+        gone = [
+            name
+            for name in self._names()
+            if name != keep and not (self._folder / name / "card.json").is_file()
+        ]
         for name in gone:
             shutil.rmtree(self._folder / name)
         return gone
@@ -105,10 +114,13 @@ def _number(version: str) -> int:
 
 
 def project_keys(model_dir: Path, project_id: str | None = None) -> list[str]:
-    """Keys of the projects that have a folder under MODEL_DIR, by id and time; only those of `project_id` if given."""
+    """Keys of the projects that have a folder under MODEL_DIR, by id and time; only those of `project_id` if
+    given."""
     if not Path(model_dir).is_dir():
         return []
-    keys = [entry.name for entry in Path(model_dir).iterdir() if entry.is_dir() and _KEY.fullmatch(entry.name)]
+    keys = [
+        entry.name for entry in Path(model_dir).iterdir() if entry.is_dir() and _KEY.fullmatch(entry.name)
+    ]
     keys.sort(key=lambda key: tuple(int(part) for part in key.split(".")))
     return [key for key in keys if project_id is None or key.split(".")[0] == project_id]
 

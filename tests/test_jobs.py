@@ -84,7 +84,9 @@ class Bench:
             time.sleep(0.02)
 
     def ended(self, job_id: str) -> dict:
-        self.until(lambda: self.jobs.status(job_id)["job_status"] in ("finished", "failed"), f"end of {job_id}")
+        self.until(
+            lambda: self.jobs.status(job_id)["job_status"] in ("finished", "failed"), f"end of {job_id}"
+        )
         return self.jobs.status(job_id)
 
 
@@ -145,7 +147,9 @@ def test_kill_9_in_a_training_repeats_only_the_step_that_died(bench):
     bench.release("train")
     bench.worker()
     assert bench.ended(job_id)["status"] == "SUCCESS"
-    assert bench.log()[:6] == [f"{step} {KEY}" for step in ("pull", "train", "train", "score", "push", "switch")]
+    assert bench.log()[:6] == [
+        f"{step} {KEY}" for step in ("pull", "train", "train", "score", "push", "switch")
+    ]
     assert bench.ended(after)["status"] == "SUCCESS"
 
 

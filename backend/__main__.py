@@ -1,0 +1,225 @@
+"""`python -m backend`: the web service and the worker, two processes that live and end together."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from backend import settings
+from backend.settings import ServiceSettings
+from tsp_model.settings import SettingsError
+
+STOP_SECONDS = 10  # a child that has not ended by then is killed; a job goes on at the next start
+NICE = 10  # annotators' requests come first
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Start what was asked for; the exit code: 0 stopped, 1 cannot run or a part died, 2 a wrong setting."""
+    options = _parser().parse_args(arguments)
+    given = {"HOST": options.host, "PORT": options.port, "MODEL_DIR": options.model_dir}
+    environ = {**os.environ, **{name: value for name, value in given.items() if value is not None}}
+    try:
+        service = settings.load(environ)
+        if not service.label_studio_api_key:
+            raise SettingsError(
+                "LABEL_STUDIO_API_KEY is not set; copy a token from Label Studio, Account & Settings."
+            )
+    except SettingsError as error:
+        return _say(str(error), 2)
+    environ["MODEL_DIR"] = str(service.model_dir)
+    os.environ.update(environ)
+    reason = _cannot_start(service, options.part)
+    if reason:
+        return _say(reason, 1)
+    if options.part == "all":
+        return Supervisor(environ).run()
+    if options.with_parent:
+        _end_with_parent()
+    return _web(service) if options.part == "web" else _worker(service)
+
+
+def _parser() -> argparse.ArgumentParser:
+    lines = [f"  {v.name:<32} {v.meaning} [{v.default}]" for v in settings.documented_variables()]
+    parser = argparse.ArgumentParser(
+        prog="python -m backend",
+        description="The Label Studio service: web service and worker, or one of them alone.",
+        epilog="environment variables [default]:\n" + "\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("part", nargs="?", default="all", choices=("all", "web", "worker"))
+    parser.add_argument("--host", help="instead of HOST")
+    parser.add_argument("--port", help="instead of PORT")
+    parser.add_argument("--model-dir", help="instead of MODEL_DIR")
+    parser.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def _say(line: str, code: int) -> int:
+    print(f"backend: {line}", file=sys.stderr, flush=True)
+    return code
+
+
+def _cannot_start(service: ServiceSettings, part: str) -> str | None:
+    """Why it is no use to start, or None."""
+    try:
+        service.model_dir.mkdir(parents=True, exist_ok=True)
+        (service.model_dir / ".writable").touch()
+        (service.model_dir / ".writable").unlink()
+    except OSError as error:
+        return f"MODEL_DIR={service.model_dir} cannot be written ({error.strerror}); choose another folder."
+    if part == "worker":
+        return None
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(service.host, service.port, type=socket.SOCK_STREAM)[
+            0
+        ]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        return (
+            f"cannot listen on {service.host}:{service.port} ({error.strerror}); "
+            "stop what uses the port or choose another with --port."
+        )
+    return None
+
+
+class Supervisor:
+    """Runs web service and worker as children. If one dies the other is stopped: nothing is restarted in
+    silence."""
+
+    def __init__(self, environ: dict[str, str]) -> None:
+        root = str(Path(__file__).resolve().parent.parent)
+        path = environ.get("PYTHONPATH")
+        self._environ = {**environ, "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root}
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._stopping = False
+
+    def run(self) -> int:
+        """Until a signal (0) or until a child ends (1)."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        for part in ("web", "worker"):
+            # Sessions of their own: Ctrl-C reaches the supervisor alone, which then stops both in order.
+            command = [sys.executable, "-m", "backend", part, "--with-parent"]
+            self._children[part] = subprocess.Popen(command, env=self._environ, start_new_session=True)
+        dead = self._wait()
+        self._end()
+        if self._stopping or dead is None:
+            return 0
+        code = self._children[dead].returncode
+        return _say(
+            f"the {dead} process ended with code {code}; everything is stopped, see the lines above.", 1
+        )
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._stopping = True
+
+    def _wait(self) -> str | None:
+        """The part that ended, or None once asked to stop."""
+        while not self._stopping:
+            for part, child in self._children.items():
+                if child.poll() is not None:
+                    return part
+            time.sleep(0.1)
+        return None
+
+    def _end(self) -> None:
+        for child in self._children.values():
+            if child.poll() is None:
+                child.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        for child in self._children.values():
+            try:
+                child.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+def _end_with_parent() -> None:
+    """End when the supervisor is gone, so that even kill -9 leaves no process behind and the port free."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="watch-parent", daemon=True).start()
+
+
+def _web(service: ServiceSettings) -> int:
+    """gunicorn, one process: the model is loaded once, threads share it."""
+    from gunicorn.app.base import BaseApplication
+
+    class Web(BaseApplication):  # type: ignore[misc]
+        def load_config(self) -> None:
+            for name, value in {
+                "bind": f"[{service.host}]:{service.port}"
+                if ":" in service.host
+                else f"{service.host}:{service.port}",
+                "workers": 1,
+                "worker_class": "gthread",
+                "threads": service.web_threads,
+                "timeout": 0,  # a long prediction is no dead worker; requests have a limit of their own
+                "graceful_timeout": STOP_SECONDS // 2,
+                "loglevel": "warning",
+                "proc_name": "tsp-backend",
+                "when_ready": lambda _: print(
+                    f"web service on http://{service.host}:{service.port}", flush=True
+                ),
+            }.items():
+                self.cfg.set(name, value)
+
+        def load(self) -> object:
+            from backend._wsgi import app
+
+            return app
+
+    Web().run()
+    return 0
+
+
+def _worker(service: ServiceSettings) -> int:
+    """Runs jobs until a signal; killing it is safe at any time, the job goes on at the next start."""
+    from backend.jobs import start_worker
+    from backend.steps import CycleSteps
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    lock = (service.model_dir / "worker.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        # Two workers would take each other's running jobs for dead ones.
+        return _say(
+            f"another worker runs on MODEL_DIR={service.model_dir}; stop it or choose another folder.", 1
+        )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    os.nice(NICE)
+    start_worker(service.database_url, service.model_dir, CycleSteps(service))
+    print("worker ready", flush=True)
+    while True:
+        signal.pause()
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """At once, with the training's thread in whatever it does: the job database knows how to go on."""
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

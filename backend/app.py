@@ -1,0 +1,191 @@
+"""The Flask app that Label Studio talks to. Runs on Flask 1.1 (label-studio-ml 1.0.9's pin) and on Flask 3.
+
+Nothing here imports torch or the Label Studio SDK before a request needs it: /health answers at once.
+Every error is JSON of one line, {"error": ...}. With basic authentication set everything asks for it, /health
+too, as label-studio-ml 2.x does: Label Studio tells a wrong password from a dead service by /health's 401.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import threading
+from typing import Any
+
+from flask import Flask, Response, jsonify, request
+from werkzeug.exceptions import HTTPException
+
+from backend import settings
+from backend.events import EventError, handle
+from backend.jobs import Jobs
+from backend.progress import one_line
+from backend.settings import ServiceSettings
+from backend.versions import VersionError, Versions, project_keys
+from tsp_model.settings import SettingsError
+
+logger = logging.getLogger(__name__)
+
+# What /setup answers before the first training. No prediction ever has this version, so nothing counts as
+# predicted.
+UNTRAINED = "untrained"
+
+
+class BadRequest(ValueError):
+    """A request that cannot be answered; the message is one line."""
+
+
+def create_app(service: ServiceSettings | None = None, jobs: Jobs | None = None) -> Flask:
+    """The app.
+
+    Args:
+        service: settings; None: those of the environment.
+        jobs: where jobs are asked for; None: the job database of `service`.
+    """
+    service = service or settings.load()
+    jobs = jobs or Jobs(service.database_url, service.model_dir)
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = 512 * 1024 * 1024
+    _add_authentication(app, service)
+    _add_errors(app)
+    _add_model_routes(app, service)
+    _add_job_routes(app, service, jobs)
+    return app
+
+
+def warm_up(jobs: Jobs | None = None) -> None:
+    """Import in the background what the first /setup and /webhook need: Label Studio waits 3 s and 1 s for
+    them."""
+
+    def run() -> None:
+        import backend.label_config  # noqa: F401  (the SDK takes a second)
+
+        if jobs is not None:
+            jobs.connect()
+
+    threading.Thread(target=run, name="warm-up", daemon=True).start()
+
+
+def _add_authentication(app: Flask, service: ServiceSettings) -> None:
+    expected = service.basic_auth
+
+    @app.before_request
+    def check() -> Response | None:
+        if expected is None:
+            return None
+        given = request.authorization
+        name, password = (given.username or "", given.password or "") if given else ("", "")
+        # Both are compared whatever the first says, and in constant time.
+        same = [
+            hmac.compare_digest(a.encode(), b.encode())
+            for a, b in zip((name, password), expected, strict=True)
+        ]
+        if all(same):
+            return None
+        response = jsonify({"error": "user name or password is missing or wrong."})
+        response.status_code = 401
+        response.headers["WWW-Authenticate"] = 'Basic realm="TSP backend"'
+        return response
+
+
+def _add_errors(app: Flask) -> None:
+    def refuse(error: Exception) -> tuple[Response, int]:
+        logger.warning("%s %s refused: %s", request.method, request.path, error)
+        return jsonify({"error": one_line(error)}), 400
+
+    for kind in (BadRequest, EventError, SettingsError, VersionError):
+        app.register_error_handler(kind, refuse)
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> tuple[Response, int]:
+        return jsonify(
+            {"error": f"{error.code} {error.name}: {request.method} {request.path}"}
+        ), error.code or 500
+
+    @app.errorhandler(Exception)
+    def unexpected(error: Exception) -> tuple[Response, int]:
+        logger.exception("%s %s failed", request.method, request.path)
+        return jsonify({"error": one_line(error)}), 500
+
+
+def _add_model_routes(app: Flask, service: ServiceSettings) -> None:
+    @app.route("/", methods=["GET"])
+    @app.route("/health", methods=["GET"])
+    def health() -> Response:
+        return jsonify({"status": "UP", "model_class": "TSPBackend"})
+
+    @app.route("/setup", methods=["POST"])
+    def setup() -> Response:
+        from backend.label_config import LabelConfigError, parse_label_config
+
+        body = _body()
+        versions = Versions(service.model_dir, _text(body, "project"))
+        try:
+            parse_label_config(_text(body, "schema"))
+        except LabelConfigError as error:
+            raise BadRequest(str(error)) from None
+        settings.for_project(service, body.get("extra_params"))
+        settings.remember_extra_params(service.model_dir, versions.key, body.get("extra_params"))
+        return jsonify({"model_version": versions.active() or UNTRAINED})
+
+    @app.route("/predict", methods=["POST"])
+    def predict() -> Response:
+        from backend.model import TSPBackend
+
+        body = _body()
+        tasks = body.get("tasks")
+        if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+            raise BadRequest("`tasks` must be a list of tasks.")
+        params = body.get("params") or {}
+        versions = Versions(service.model_dir, _text(body, "project"))
+        backend = TSPBackend(
+            project_id=versions.key, label_config=_text(body, "label_config"), service=service
+        )
+        results = backend.predict(tasks, context=params.get("context"))
+        return jsonify({"results": results, "model_version": versions.active() or UNTRAINED})
+
+    @app.route("/versions", methods=["GET"])
+    def list_versions() -> Response:
+        # Label Studio's own client sends no project: it then hears of every version that is here.
+        key = request.args.get("project")
+        every = [
+            Versions(service.model_dir, one) for one in ([key] if key else project_keys(service.model_dir))
+        ]
+        active = {versions.key: version for versions in every if (version := versions.active())}
+        names = sorted({name for versions in every for name in versions.list()})
+        return jsonify({"versions": names, "active": active.get(key) if key else active})
+
+
+def _add_job_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
+    @app.route("/webhook", methods=["POST"])
+    def webhook() -> tuple[Response, int]:
+        body = _body()
+        outcome = handle(_text(body, "action"), body, jobs, service)
+        if outcome.job_id is None:
+            return jsonify({"status": "ignored", "reason": outcome.reason}), 200
+        # `job` is the name under which Label Studio looks for it.
+        return jsonify({"status": "ok", "job": outcome.job_id, "job_id": outcome.job_id}), 201
+
+    @app.route("/job_status", methods=["GET", "POST"])
+    def job_status() -> tuple[Response, int]:
+        asked = request.args.get("job_id") if request.method == "GET" else _body().get("job")
+        if not isinstance(asked, str) or not asked:
+            raise BadRequest('name the job: GET ?job_id=... or POST {"job": ...}.')
+        state = jobs.status(asked)
+        if state is None:
+            # 410 is what Label Studio's client takes for a job that is no more.
+            return jsonify({"error": f"there is no job {asked}."}), 404 if request.method == "GET" else 410
+        return jsonify(state), 200
+
+
+def _body() -> dict[str, Any]:
+    body = request.get_json(force=True, silent=True)
+    if not isinstance(body, dict):
+        raise BadRequest("the request's body must be a JSON object.")
+    return body
+
+
+def _text(body: dict[str, Any], name: str) -> str:
+    value = body.get(name)
+    if not isinstance(value, str):
+        raise BadRequest(f"`{name}` must be text.")
+    return value
