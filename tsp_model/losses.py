@@ -64,7 +64,7 @@ def roi_losses(
     """
     classification = F.cross_entropy(class_logits, labels, reduction="sum") / max(classification_count, 1)
     positive = torch.where(labels > 0)[0]
-    deltas = box_regression.reshape(len(labels), -1, 4)[positive, labels[positive]]
+    deltas = box_regression.unflatten(1, (box_regression.shape[1] // 4, 4))[positive, labels[positive]]
     box = F.smooth_l1_loss(deltas, regression_targets[positive], beta=1 / 9, reduction="sum")
     return classification, box / max(box_count, 1)
 

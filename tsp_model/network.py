@@ -88,6 +88,7 @@ class _Sizes:
     proposals: dict[str, dict[str, int]]  # before and after NMS, in training and in testing
     rpn_samples: int
     roi_samples: int
+    sampling_ratio: int  # RoIAlign's samples a bin and side
 
 
 # torchvision's own sizes for a ResNet with FPN
@@ -103,6 +104,7 @@ _RESNET = _Sizes(
     },
     rpn_samples=256,
     roi_samples=512,
+    sampling_ratio=2,
 )
 # slim heads, small anchors and fewer proposals: torchvision's heads would cost more than the tiny backbone
 _TINY = _Sizes(
@@ -117,6 +119,7 @@ _TINY = _Sizes(
     },
     rpn_samples=128,
     roi_samples=64,
+    sampling_ratio=1,
 )
 
 
@@ -192,7 +195,7 @@ def _build_roi_heads(
 ) -> TSPRoIHeads:
     def pool(output_size: int) -> MultiScaleRoIAlign:
         return MultiScaleRoIAlign(
-            list(sizes.roi_levels), output_size, sampling_ratio=2, canonical_scale=sizes.canonical_scale
+            list(sizes.roi_levels), output_size, sizes.sampling_ratio, canonical_scale=sizes.canonical_scale
         )
 
     return TSPRoIHeads(

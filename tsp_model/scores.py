@@ -12,7 +12,9 @@ from torch import Tensor
 
 def merge(values: Tensor) -> Tensor:
     """exp(-std(values)) * mean(values) over the last dimension: high only if all values are high and agree."""
-    return torch.exp(-values.std(dim=-1, correction=0)) * values.mean(dim=-1)
+    mean = values.mean(dim=-1)
+    deviation = (values - mean.unsqueeze(-1)).square().mean(dim=-1).sqrt()  # ddof = 0
+    return torch.exp(-deviation) * mean
 
 
 def instance_scores(class_scores: Tensor, box_scores: Tensor, mask_scores: Tensor) -> Tensor:
