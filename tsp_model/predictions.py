@@ -7,14 +7,13 @@ One prediction pass serves ranking, pseudo labels, pre-annotations and evaluatio
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsp_model.data import DataError, masks
+from tsp_model.files import write_atomically
 
 if TYPE_CHECKING:
     from tsp_model.settings import Settings
@@ -117,21 +116,17 @@ def write_predictions(path: Path | str, predictions: Iterable[Prediction]) -> in
 
     The file appears whole or not at all: if ``predictions`` raises, an older file at ``path`` stays.
     """
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     written = 0
-    try:
-        with open(unfinished, "w", encoding="utf-8") as file:
+
+    def write(temporary: Path) -> None:
+        nonlocal written
+        with open(temporary, "w", encoding="utf-8") as file:
             for prediction in predictions:
-                json.dump(prediction.to_dict(), file, separators=(",", ":"), allow_nan=False)
-                file.write("\n")
+                # dumps, not dump: only the former has the fast encoder.
+                file.write(json.dumps(prediction.to_dict(), separators=(",", ":"), allow_nan=False) + "\n")
                 written += 1
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        with suppress(FileNotFoundError):
-            unfinished.unlink()
+
+    write_atomically(Path(path), write)
     return written
 
 

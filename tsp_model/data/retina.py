@@ -1,9 +1,9 @@
 """Draws one B-scan that looks like retinal OCT, with exact masks of its lesions.
 
-The anatomy is a stack of surfaces, one depth per column. From the bottom: Bruch's membrane, PED (the dome
-that lifts the bright pigment epithelium, RPE), the RPE, SRF (the dark lens that lifts the retina), the layered
-retina, which REA (a dark swelling inside it) thickens, and the vitreous. Every lesion pushes up what lies above
-it, so its mask is known to the pixel.
+The anatomy is a stack of surfaces, one depth per column. From the bottom: Bruch's membrane, PED (the
+dome that lifts the bright pigment epithelium, RPE), the RPE, SRF (the dark lens that lifts the retina), the
+layered retina, which REA (a dark swelling inside it) thickens, and the vitreous. Every lesion pushes up what
+lies above it, so its mask is known to the pixel.
 """
 
 from __future__ import annotations

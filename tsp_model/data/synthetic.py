@@ -2,8 +2,9 @@
 
     python -m tsp_model.data.synthetic FOLDER --train 200 --test 100 --size 128 --seed 0
 
-Classes REA, PED (rare) and SRF, after the retinal OCT data of arXiv 2012.04829, section 4; about three images in
-ten have no lesion, and how hard an image is varies a lot. Image i of a split is the same however many are made.
+Classes REA, PED (rare) and SRF, after the retinal OCT data of arXiv 2012.04829, section 4; about three images
+in ten have no lesion, and how hard an image is varies a lot. Image i of a split is the same however many are
+made.
 """
 
 from __future__ import annotations
