@@ -1,0 +1,207 @@
+"""Talking to a Label Studio server: reach it, repeat what may be repeated, say clearly what went wrong.
+
+This is the one place that reaches into the SDK's client (its base URL, its headers with a legacy or a
+personal access token, its HTTP client), because several of the server's calls are not part of the SDK.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from label_studio_sdk import LabelStudio
+from label_studio_sdk.core.api_error import ApiError
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+
+ATTEMPTS = 4
+# Our PATCH calls set whole values, so that a second one changes nothing.
+REPEATABLE = frozenset({"GET", "PATCH", "DELETE"})
+LONGEST_DETAIL = 300
+PRIVATE_ADDRESS = (
+    "Label Studio refuses addresses of private networks: start it with ML_BLOCK_LOCAL_IP=false and "
+    "SSRF_PROTECTION_ENABLED=false (both; one alone leaves the connection without its webhook)"
+)
+
+
+class ProjectError(RuntimeError):
+    """Label Studio cannot be used as asked. The message is one line: the cause, then the remedy; never a
+    token.
+
+    ``status`` is the HTTP status where an answer was the cause.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def connect(url: str, api_key: str, timeout: float = 60.0) -> LabelStudio:
+    """A client that has reached the server and whose token was accepted.
+
+    Args:
+        url: of Label Studio, with its path if it is served under one.
+        api_key: a legacy token or a personal access token.
+        timeout: seconds for one call.
+
+    Raises:
+        ProjectError: no address or token, nobody there, not Label Studio, the token is refused.
+    """
+    address = urlsplit(url)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise ProjectError(
+            f'"{url}" is not an address of Label Studio: give one such as http://localhost:8080'
+        )
+    if not api_key:
+        raise ProjectError(
+            "no token for Label Studio: copy one from Account & Settings into LABEL_STUDIO_API_KEY"
+        )
+    # With its last slash, or the SDK forgets a path when it exchanges a personal access token.
+    base = url.rstrip("/") + "/"
+    try:
+        client = LabelStudio(base_url=base, api_key=api_key, timeout=timeout, max_retries=0)
+    except ApiError as error:  # a personal access token whose time is over
+        raise ProjectError(_refused_token(base), error.status_code) from None
+    user = call(client, "GET", "api/current-user/whoami", attempts=1)
+    if not isinstance(user, dict) or "email" not in user:
+        raise ProjectError(f"what answers at {base} is not Label Studio: correct LABEL_STUDIO_URL")
+    return client
+
+
+def base_url(client: LabelStudio) -> str:
+    """The server's address, ending with a slash."""
+    return client._client_wrapper.get_base_url().rstrip("/") + "/"
+
+
+def authorization(client: LabelStudio) -> dict[str, str]:
+    """The header that proves who we are, for requests to the server's own origin only.
+
+    Raises:
+        ProjectError: a personal access token cannot be exchanged (server not there, token refused).
+    """
+    try:
+        return {"Authorization": client._client_wrapper.get_headers()["Authorization"]}
+    except (ApiError, httpx.HTTPError, ValueError) as error:
+        raise _explained(client, error, "the token exchange") from None
+
+
+def call(
+    client: LabelStudio,
+    method: str,
+    path: str,
+    *,
+    params: Mapping[str, Any] | None = None,
+    attempts: int = ATTEMPTS,
+    timeout: float | None = None,
+    **body: Any,
+) -> Any:
+    """One call to the server; GET, PATCH and DELETE are repeated when the connection or the server fails.
+
+    A POST is repeated only when no connection came about, because the server may have done what it did not
+    answer.
+
+    Args:
+        path: without a leading slash ("api/projects/1").
+        timeout: seconds, if not the client's.
+        body: ``json``, ``content`` (with ``headers``) or ``files``, as httpx takes them.
+
+    Returns:
+        The decoded JSON; None if the answer is empty.
+
+    Raises:
+        ProjectError: the server cannot be reached or refuses; ``status`` tells its answer.
+    """
+    options: dict[str, Any] = {"max_retries": 0, **({"timeout": timeout} if timeout else {})}
+    http = client._client_wrapper.httpx_client
+
+    def once() -> httpx.Response:
+        response = http.request(
+            path, method=method, params=dict(params or {}), request_options=options, **body
+        )
+        return response.raise_for_status()
+
+    retrying = Retrying(
+        stop=stop_after_attempt(attempts),
+        wait=wait_exponential(0.25, max=5),
+        retry=retry_if_exception(lambda error: _passes(error, method in REPEATABLE)),
+        reraise=True,
+    )
+    try:
+        response = retrying(once)
+        if response.history and method != "GET":
+            # A redirect turns other methods into GET, and nothing would have been done.
+            raise ProjectError(
+                f"{base_url(client)} redirects to {response.url}: correct LABEL_STUDIO_URL accordingly"
+            )
+        return response.json() if response.content else None
+    except (ApiError, httpx.HTTPError, ValueError) as error:
+        # Without its cause: the SDK's error prints headers, and httpx' error keeps the request.
+        raise _explained(client, error, f"{method} {path}") from None
+
+
+def _passes(error: BaseException, repeatable: bool) -> bool:
+    """Whether another attempt may succeed and cannot do harm."""
+    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+        return True
+    status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
+    return repeatable and (status >= 500 or status == 429 or isinstance(error, httpx.TransportError))
+
+
+def _explained(client: LabelStudio, error: Exception, what: str) -> ProjectError:
+    """`error` as one line with cause and remedy."""
+    base = base_url(client)
+    if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+        return ProjectError(f"Label Studio at {base} took too long over {what}: is it overloaded?")
+    if isinstance(error, httpx.TransportError):
+        cause = str(error) or type(error).__name__
+        return ProjectError(
+            f"no Label Studio answers at {base} ({cause}): start it or correct LABEL_STUDIO_URL"
+        )
+    if isinstance(error, ValueError) or not isinstance(error, (ApiError, httpx.HTTPStatusError)):
+        return ProjectError(f"what answers at {base} to {what} is not Label Studio: correct LABEL_STUDIO_URL")
+    if isinstance(error, ApiError):
+        status, detail = error.status_code or 0, _detail(error.body)
+    else:
+        status, detail = error.response.status_code, _body_detail(error.response)
+    detail = detail.replace(client._client_wrapper._tokens_client._api_key, "***")
+    if status == 401:
+        return ProjectError(_refused_token(base), status)
+    if "reserved network address" in detail or "reserved IP" in detail:
+        return ProjectError(PRIVATE_ADDRESS, status)
+    if status == 403:
+        return ProjectError(
+            f"Label Studio at {base} does not let this token's user do {what}: {detail}", status
+        )
+    return ProjectError(f"Label Studio at {base} answered {status} to {what}: {detail or 'nothing'}", status)
+
+
+def _refused_token(base: str) -> str:
+    return (
+        f"Label Studio at {base} refuses the token (wrong, expired, or legacy tokens are off for this "
+        "organisation): copy a new one from Account & Settings into LABEL_STUDIO_API_KEY"
+    )
+
+
+def _body_detail(response: httpx.Response) -> str:
+    try:
+        return _detail(response.json())
+    except ValueError:
+        return f"{response.headers.get('content-type') or 'no type'} and not JSON; is it Label Studio?"
+
+
+def _detail(body: Any) -> str:
+    """What a Label Studio error body says, on one line of bearable length."""
+    if isinstance(body, dict):
+        parts = [body.get("detail"), *_leaves(body.get("validation_errors"))]
+        body = "; ".join(str(part) for part in parts if part)
+    line = " ".join(str(body).split())
+    return line if len(line) <= LONGEST_DETAIL else line[: LONGEST_DETAIL - 1] + "…"
+
+
+def _leaves(errors: Any) -> list[str]:
+    if isinstance(errors, dict):
+        return [leaf for value in errors.values() for leaf in _leaves(value)]
+    if isinstance(errors, list):
+        return [leaf for value in errors for leaf in _leaves(value)]
+    return [str(errors)] if errors else []

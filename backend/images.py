@@ -1,0 +1,183 @@
+"""The image of a task as a file on this disk, fetched safely and kept."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import tempfile
+import time
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urljoin, urlsplit
+
+import httpx
+from label_studio_sdk import LabelStudio
+from PIL import Image
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+
+from backend.connection import ProjectError, authorization, base_url
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
+CLOUD = ("s3", "gs", "azure-blob", "azure")
+ATTEMPTS = 3
+
+
+class ImageError(ValueError):
+    """An image cannot be had. The message is one line: address (without its query), cause, remedy."""
+
+
+def fetch_image(
+    url: str,
+    client: LabelStudio,
+    cache: Path,
+    *,
+    timeout: float = 30.0,
+    max_bytes: int = 200 * 2**20,
+) -> Path:
+    """Download an image once; later calls for the same address find it in ``cache``.
+
+    Addresses without a host ("/data/upload/…") are Label Studio's. Its token goes to its own scheme, host and
+    port and nowhere else, redirects included. The file appears whole or not at all, also when several
+    processes fetch it.
+
+    Args:
+        url: as the task's data has it.
+        cache: folder, made if need be.
+        timeout: seconds for the whole download of one attempt.
+        max_bytes: a larger answer is broken off.
+
+    Raises:
+        ImageError: a scheme other than http and https, no answer, too large, too slow, or not an image.
+    """
+    address = _resolve(url, client)
+    path = cache / _file_name(address)
+    if path.exists():
+        return path
+    cache.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=cache, prefix=".part-")
+    os.close(handle)
+    part = Path(name)
+    retrying = Retrying(
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_exponential(0.25, max=2),
+        retry=retry_if_exception(_may_pass),
+        reraise=True,
+    )
+    try:
+        retrying(_download, address, client, part, timeout, max_bytes)
+        _check_image(part, address)
+        os.replace(part, path)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        # Without its cause: the error keeps the request and with it the token.
+        raise ImageError(f"{_shown(address)}: {_cause(error)}") from None
+    except ProjectError as error:
+        raise ImageError(f"{_shown(address)}: {error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _resolve(url: str, client: LabelStudio) -> str:
+    if not isinstance(url, str) or not url.strip():
+        raise ImageError(f"{url!r} is not the address of an image: correct the task's data")
+    try:
+        scheme = urlsplit(url.strip()).scheme.lower()
+        address = urljoin(base_url(client), url.strip())
+        host = urlsplit(address).hostname
+    except ValueError as error:
+        raise ImageError(f"{url[:100]!r} is not an address ({error}): correct the task's data") from None
+    if scheme in CLOUD:
+        raise ImageError(
+            f"{_shown(url)}: {scheme}:// is not supported: give the task an http(s) address, or connect the "
+            "bucket in Label Studio as a source storage"
+        )
+    if scheme not in ("", "http", "https") or not host:
+        raise ImageError(
+            f"{_shown(url)}: only http and https are allowed: import the image into Label Studio"
+        )
+    return address
+
+
+def _file_name(address: str) -> str:
+    suffix = PurePosixPath(unquote(urlsplit(address).path)).suffix.lower()
+    known = suffix if suffix[1:].isalnum() and len(suffix) <= 5 else ""
+    return hashlib.sha256(address.encode()).hexdigest()[:32] + known
+
+
+@functools.cache
+def _http() -> httpx.Client:
+    """One client for all downloads, because making one costs more than a small image.
+
+    It keeps no cookies: a session cookie of Label Studio would also go to other ports of the same host.
+    """
+    no_cookies = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
+    return httpx.Client(follow_redirects=True, max_redirects=5, cookies=no_cookies)
+
+
+def _download(address: str, client: LabelStudio, part: Path, timeout: float, max_bytes: int) -> None:
+    # httpx drops the header when a redirect leaves the origin; a test watches that.
+    headers = authorization(client) if _origin(address) == _origin(base_url(client)) else {}
+    deadline = time.monotonic() + timeout
+    with (
+        _http().stream("GET", address, headers=headers, timeout=timeout) as response,
+        part.open("wb") as file,
+    ):
+        response.raise_for_status()
+        if int(response.headers.get("content-length") or 0) > max_bytes:
+            raise ImageError(f"{_shown(address)}: larger than {max_bytes} bytes: import a smaller image")
+        received = 0
+        for chunk in response.iter_bytes():
+            received += len(chunk)
+            if received > max_bytes:
+                raise ImageError(f"{_shown(address)}: larger than {max_bytes} bytes: import a smaller image")
+            if time.monotonic() > deadline:
+                raise ImageError(
+                    f"{_shown(address)}: not there after {timeout:g} s: is the server overloaded?"
+                )
+            file.write(chunk)
+
+
+def _check_image(part: Path, address: str) -> None:
+    try:
+        with Image.open(part, formats=FORMATS) as image:
+            image.verify()
+    # Pillow raises OSError, SyntaxError, ValueError, struct.error and more for broken files.
+    except Exception as error:
+        size = part.stat().st_size
+        cause = type(error).__name__ if str(part) in str(error) else (str(error).splitlines() or [""])[0]
+        raise ImageError(
+            f"{_shown(address)}: what came ({size} bytes) is not a whole image ({cause}): "
+            f"use one of {', '.join(FORMATS)}"
+        ) from None
+
+
+def _origin(address: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(address)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _may_pass(error: BaseException) -> bool:
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code >= 500
+    # A slow server has had its time already.
+    return isinstance(error, httpx.TransportError) and not isinstance(
+        error, (httpx.TimeoutException, httpx.UnsupportedProtocol)
+    )
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, httpx.HTTPStatusError):
+        status = error.response.status_code
+        remedy = "is the image still there, and may the token's user see it?"
+        return f"the server answered {status}: {remedy}"
+    if isinstance(error, httpx.TimeoutException):
+        return "the server did not answer in time: is it overloaded?"
+    return f"{str(error).splitlines()[0] if str(error) else type(error).__name__}: is the server running?"
+
+
+def _shown(address: str) -> str:
+    """An address for messages: its query may hold a signature, its user part a password."""
+    parts = urlsplit(address)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme + '://' if parts.scheme else ''}{host}{parts.path}"[:200]

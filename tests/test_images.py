@@ -1,0 +1,161 @@
+"""Images of tasks: where the token goes, what is refused, and that the cache never holds half a file."""
+
+import io
+import json
+import threading
+
+import jwt
+import pytest
+from label_studio_sdk import LabelStudio
+from PIL import Image
+
+from backend.images import ImageError, fetch_image
+from tests.web import Server
+
+TOKEN = "5ec2e7" * 6 + "0000"
+
+
+def picture(size=(8, 6), kind="PNG"):
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (200, 30, 30)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def studio():
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def elsewhere():
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def client(studio):
+    return LabelStudio(base_url=studio.url, api_key=TOKEN)
+
+
+def test_a_relative_address_is_label_studios_and_gets_the_token_once(studio, client, tmp_path):
+    studio.pages["/data/upload/1/a%20b.png"] = (200, {}, picture())
+    first = fetch_image("/data/upload/1/a%20b.png", client, tmp_path / "cache")
+    assert first.read_bytes() == picture()
+    assert first.suffix == ".png"
+    assert fetch_image(studio.url + "/data/upload/1/a%20b.png", client, tmp_path / "cache") == first
+    assert [request.headers["Authorization"] for request in studio.asked] == [f"Token {TOKEN}"]
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [first.name]
+
+
+def test_a_personal_access_token_is_exchanged_and_sent_as_bearer(studio, tmp_path):
+    refresh = jwt.encode({"token_type": "refresh", "exp": 4e9}, "k" * 32)
+    access = jwt.encode({"token_type": "access", "exp": 4e9}, "k" * 32)
+    studio.pages["/api/token/refresh/"] = (
+        200, {"Content-Type": "application/json"}, json.dumps({"access": access}).encode()
+    )  # fmt: skip
+    studio.pages["/x.png"] = (200, {}, picture())
+    fetch_image("/x.png", LabelStudio(base_url=studio.url + "/", api_key=refresh), tmp_path)
+    assert json.loads(studio.asked[0].body) == {"refresh": refresh}
+    assert studio.asked[1].headers["Authorization"] == f"Bearer {access}"
+
+
+def test_other_hosts_never_see_the_token_not_even_after_a_redirect(studio, elsewhere, client, tmp_path):
+    elsewhere.pages["/direct.png"] = elsewhere.pages["/redirected.png"] = (200, {}, picture())
+    studio.pages["/away.png"] = (302, {"Location": f"{elsewhere.url}/redirected.png"}, b"")
+    fetch_image(f"{elsewhere.url}/direct.png", client, tmp_path)
+    fetch_image("/away.png", client, tmp_path)
+    assert studio.asked[0].headers["Authorization"] == f"Token {TOKEN}"
+    assert [request.path for request in elsewhere.asked] == ["/direct.png", "/redirected.png"]
+    for request in elsewhere.asked:
+        assert "Authorization" not in request.headers
+        assert TOKEN not in str(request.headers)
+
+
+def test_cookies_of_label_studio_do_not_reach_another_port(studio, elsewhere, client, tmp_path):
+    studio.pages["/a.png"] = (200, {"Set-Cookie": "sessionid=secret; Path=/"}, picture())
+    elsewhere.pages["/b.png"] = (200, {}, picture())
+    fetch_image("/a.png", client, tmp_path)
+    fetch_image(f"{elsewhere.url}/b.png", client, tmp_path)
+    assert "Cookie" not in elsewhere.asked[0].headers
+
+
+@pytest.mark.parametrize(
+    ("url", "cause"),
+    [
+        ("file:///etc/passwd", "only http and https"),
+        ("data:image/png;base64,AAAA", "only http and https"),
+        ("ftp://example.org/x.png", "only http and https"),
+        ("s3://bucket/x.png", "s3:// is not supported"),
+        ("gs://bucket/x.png", "source storage"),
+        ("azure-blob://bucket/x.png", "source storage"),
+        ("", "not the address of an image"),
+        (None, "not the address of an image"),
+        ("http://[::1", "not an address"),
+    ],
+)
+def test_other_schemes_are_refused_before_anything_is_asked(url, cause, studio, client, tmp_path):
+    with pytest.raises(ImageError, match=cause):
+        fetch_image(url, client, tmp_path)
+    assert studio.asked == []
+
+
+BROKEN = {
+    "missing": ((404, {}, b"no"), "the server answered 404"),
+    "no access": ((403, {}, b"no"), "the server answered 403"),
+    "a login page": ((200, {"Content-Type": "text/html"}, b"<html>log in</html>"), "not a whole image"),
+    "half a PNG": ((200, {}, picture((200, 200))[:-30]), "not a whole image"),
+    "cut off": ((200, {"Content-Length": "5000"}, picture()), "is the server running"),
+    "empty": ((200, {}, b""), "0 bytes"),
+    "announced too large": ((200, {"Content-Length": "999999"}, b""), "larger than 10000 bytes"),
+    "too large": ((200, {}, b"x" * 20_000), "larger than 10000 bytes"),
+    "to a file": ((302, {"Location": "file:///etc/passwd"}, b""), "unsupported protocol"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_answers_leave_a_clear_line_and_no_file(name, studio, client, tmp_path):
+    studio.pages["/x.png?sig=secret"], cause = BROKEN[name]
+    with pytest.raises(ImageError, match=cause) as caught:
+        fetch_image("/x.png?sig=secret", client, tmp_path, max_bytes=10_000)
+    message = str(caught.value)
+    assert message.startswith(f"{studio.url}/x.png: ")
+    assert "secret" not in message
+    assert TOKEN not in message
+    assert "\n" not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_error_is_tried_again(studio, client, tmp_path):
+    answers = [(503, {}, b"busy"), (200, {}, picture())]
+    studio.pages["/x.png"] = lambda request: answers.pop(0)
+    assert fetch_image("/x.png", client, tmp_path).read_bytes() == picture()
+
+
+def test_a_server_that_is_not_there_or_too_slow_is_named(studio, elsewhere, client, tmp_path):
+    elsewhere.close()
+    with pytest.raises(ImageError, match="is the server running"):
+        fetch_image(f"{elsewhere.url}/x.png", client, tmp_path)
+    released = threading.Event()
+    studio.pages["/slow.png"] = lambda request: (released.wait(20), (200, {}, picture()))[1]
+    with pytest.raises(ImageError, match="did not answer in time"):
+        fetch_image("/slow.png", client, tmp_path, timeout=0.2)
+    released.set()
+
+
+def test_many_at_once_get_the_same_whole_file(studio, client, tmp_path):
+    body = picture((500, 400), "JPEG")
+    studio.pages["/x.jpg"] = (200, {}, body)
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(fetch_image("/x.jpg", client, tmp_path).read_bytes()))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [body] * 8
+    assert len(list(tmp_path.iterdir())) == 1
