@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Sets up, then runs ruff and the tests. Arguments after --all go to pytest.
+#   scripts/test.sh            the fast tier
+#   scripts/test.sh --all      the slow tier too
+#   scripts/test.sh -k scores  whatever pytest takes
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if [ "${1:-}" = --all ]; then
+    shift
+else
+    set -- -m "not slow" "$@"
+fi
+
+scripts/setup.sh
+
+# One thread: on small machines threads that wait for each other cost more than they bring.
+export OMP_NUM_THREADS=1
+failed=0
+.venv/bin/python -m ruff check . || { failed=1; echo "ruff failed: the tests run, but the exit code will be 1" >&2; }
+.venv/bin/python -m pytest "$@" </dev/null || failed=$?
+exit "$failed"
