@@ -1,0 +1,111 @@
+"""A server as a child process that never outlives its parent.
+
+Between parent and server stands a guard (this file, run as a script). It leads a process group of its own
+with the server in it and reads a pipe from the parent: when that pipe closes, because the parent asks for it
+or is gone (Ctrl-C, SIGTERM, kill -9), the guard ends the whole group, first politely, then not.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+GRACE_SECONDS = 10.0
+"""How long a server may take to end by itself after SIGTERM."""
+
+
+class ServerError(RuntimeError):
+    """A server that cannot be started or has ended; the first line says why and what to do."""
+
+
+class Child:
+    """A command running under a guard, its output appended to a log file."""
+
+    def __init__(self, command: Sequence[str | Path], environment: Mapping[str, str], log: Path) -> None:
+        """Start `command` in the folder of `log`. Raises ServerError if it cannot be run."""
+        if not os.access(command[0], os.X_OK):
+            raise ServerError(f"{command[0]} is not there or cannot be run")
+        self.log = log
+        with log.open("ab") as output:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-I", __file__, *map(str, command)],
+                cwd=log.parent,
+                env=dict(environment),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def group(self) -> int:
+        """The id of the process group that holds the guard, the server and the server's children."""
+        return self._guard.pid
+
+    @property
+    def alive(self) -> bool:
+        """False once the server has ended, by itself or stopped."""
+        return self._guard.poll() is None
+
+    def tail(self, lines: int = 15) -> str:
+        """The last lines of the log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def stop(self) -> None:
+        """End the whole group and wait until it is gone; harmless if it already is."""
+        assert self._guard.stdin is not None
+        self._guard.stdin.close()
+        try:
+            self._guard.wait(GRACE_SECONDS + 5)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.group, signal.SIGKILL)
+            self._guard.wait()
+
+
+def require_free_port(port: int, host: str = "127.0.0.1") -> None:
+    """Raise ServerError, with the remedy, unless a server could listen on `host`:`port`."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just left is free
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ServerError(
+                f"port {port} cannot be used ({reason}): stop what listens there, or choose another port"
+            ) from None
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port on which nothing listens now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return probe.getsockname()[1]
+
+
+def _guard(command: list[str]) -> None:
+    """Run `command` until it ends or standard input closes, then end everything in this process group."""
+    # A handler, not SIG_IGN: the command inherits the latter and would not end on SIGTERM either.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+
+    def end_with_parent() -> None:
+        sys.stdin.buffer.read()
+        os.killpg(0, signal.SIGTERM)
+        time.sleep(GRACE_SECONDS)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    code = child.wait()
+    print(f"{command[0]} ended with exit status {code}", flush=True)
+    os.killpg(0, signal.SIGKILL)  # what the command may have left behind, and this guard
+
+
+if __name__ == "__main__":
+    _guard(sys.argv[1:])

@@ -1,0 +1,39 @@
+"""What the tests share: a real Label Studio server, a client of it, and the real data sets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from label_studio_sdk import LabelStudio
+
+from scripts.label_studio import LabelStudioServer
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudioServer]:
+    """A running server with an empty database, one for all tests: each test makes its own projects in it.
+
+    If it cannot start, every test that asks for it fails; none is skipped.
+    """
+    with LabelStudioServer(tmp_path_factory.mktemp("label-studio")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def client(label_studio: LabelStudioServer) -> LabelStudio:
+    """An SDK client of the running server."""
+    return LabelStudio(base_url=label_studio.url, api_key=label_studio.api_key)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real COCO sets (TSP_DATA, else ../shared/data); skips without it."""
+    folder = Path(os.environ.get("TSP_DATA") or REPOSITORY.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no real images: {folder} is not there; set TSP_DATA to a folder of COCO data sets")
+    return folder
