@@ -111,9 +111,8 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         for part in ("web", "worker"):
-            # Sessions of their own: Ctrl-C reaches the supervisor alone, which then stops both in order.
             command = [sys.executable, "-m", "backend", part, "--with-parent"]
-            self._children[part] = subprocess.Popen(command, env=self._environ, start_new_session=True)
+            self._children[part] = subprocess.Popen(command, env=self._environ)
         dead = self._wait()
         self._end()
         if self._stopping or dead is None:

@@ -20,14 +20,10 @@ from backend.events import EventError, handle
 from backend.jobs import Jobs
 from backend.progress import one_line
 from backend.settings import ServiceSettings
-from backend.versions import VersionError, Versions, project_keys
+from backend.versions import UNTRAINED, VersionError, Versions, project_keys
 from tsp_model.settings import SettingsError
 
 logger = logging.getLogger(__name__)
-
-# What /setup answers before the first training. No prediction ever has this version, so nothing counts as
-# predicted.
-UNTRAINED = "untrained"
 
 
 class BadRequest(ValueError):
@@ -57,10 +53,9 @@ def warm_up(jobs: Jobs | None = None) -> None:
     them."""
 
     def run() -> None:
-        import backend.label_config  # noqa: F401  (the SDK takes a second)
-
         if jobs is not None:
             jobs.connect()
+        import backend.label_config  # noqa: F401  (the SDK takes a second)
 
     threading.Thread(target=run, name="warm-up", daemon=True).start()
 

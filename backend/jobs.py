@@ -228,7 +228,7 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
 
 
 class _ending:
-    """Around a workflow: RUNNING before, SUCCESS or ERROR with one line after; `result` is what came of it."""
+    """A workflow: RUNNING before, SUCCESS or ERROR with one line after. `result` is what came of it."""
 
     def __init__(self, model_dir: Path, job_id: str) -> None:
         self._model_dir, self.job_id = model_dir, job_id

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -117,7 +118,7 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
     """
     environ = os.environ if environ is None else environ
     text = {variable.name: environ.get(variable.name) or variable.default for variable in VARIABLES}
-    _refuse_unknown(environ)
+    _refuse_misspelt(environ)
     overrides = {
         name: value for name in FIELD_NAMES if (value := environ.get(PREFIX + name.upper())) not in (None, "")
     }
@@ -129,7 +130,7 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
         model_dir=Path(text["MODEL_DIR"]).expanduser().absolute(),
         host=text["HOST"],
         port=_number("PORT", text["PORT"], int, 1, 65535),
-        web_threads=_number("WEB_THREADS", text["WEB_THREADS"], int, 2, 256),
+        web_threads=_number("WEB_THREADS", text["WEB_THREADS"], int, 8, 256),
         torch_threads=_number("TORCH_THREADS", text["TORCH_THREADS"], int, 1, 256),
         basic_auth_user=text["BASIC_AUTH_USER"],
         basic_auth_pass=text["BASIC_AUTH_PASS"],
@@ -177,14 +178,13 @@ def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None
     )
 
 
-def _refuse_unknown(environ: Mapping[str, str]) -> None:
+def _refuse_misspelt(environ: Mapping[str, str]) -> None:
     """A misspelt TSP_ name would be ignored without a word, and its run measured with the default."""
-    known = {variable.name for variable in documented_variables()}
-    unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
-    if unknown:
-        raise SettingsError(
-            f"{', '.join(unknown)} is no setting; `python -m backend --help` lists those that are."
-        )
+    known = [variable.name for variable in documented_variables()]
+    for name in sorted(environ):
+        meant = get_close_matches(name, known, 1, cutoff=0.85) if name.startswith(PREFIX) else []
+        if meant and name not in known:
+            raise SettingsError(f"{name} is no setting; did you mean {meant[0]}?")
 
 
 def _method(preset: str, overrides: Mapping[str, str]) -> Settings:

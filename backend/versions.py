@@ -20,6 +20,9 @@ from typing import Any
 
 from tsp_model.files import write_atomically
 
+# What /setup answers before the first training; no prediction ever has this version.
+UNTRAINED = "untrained"
+
 _KEY = re.compile(r"[0-9]+\.[0-9]+")
 _VERSION = re.compile(r"tsp-([0-9]{4,})-[0-9]{8}T[0-9]{6}")
 

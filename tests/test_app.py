@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from backend import settings
-from backend.app import UNTRAINED, create_app
+from backend.app import create_app
 from backend.progress import Progress
-from backend.versions import Versions
+from backend.versions import UNTRAINED, Versions
 
 ROOT = Path(__file__).parent.parent
 KEY = "4.1700000000"
