@@ -58,7 +58,10 @@ def prediction(key: str, triplets: Sequence[tuple[float, float, float]], side: i
 
 
 def disc_set(folder: Path, count: int, seed: int = 0, size: int = SIZE) -> ImageSet:
-    """Noisy images with up to three bright discs (class "disc") or squares (class "box"), some images without any."""
+    """Noisy images with up to three bright discs (class "disc") or squares (class "box"), some images without any.
+
+    Some are faint, some are cut off by the border, so that how well they can be outlined differs.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:size, :size]
@@ -68,8 +71,8 @@ def disc_set(folder: Path, count: int, seed: int = 0, size: int = SIZE) -> Image
         instances = []
         taken = np.zeros((size, size), dtype=bool)
         for _ in range(rng.integers(0, 4)):
-            radius = int(rng.integers(5, 11))
-            x, y = rng.integers(radius, size - radius, 2)
+            radius = int(rng.integers(4, 13))
+            x, y = rng.integers(2, size - 2, 2)
             label = int(rng.integers(1, 3))
             disc = (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
             box = (abs(rows - y) <= radius) & (abs(columns - x) <= radius)
@@ -77,7 +80,7 @@ def disc_set(folder: Path, count: int, seed: int = 0, size: int = SIZE) -> Image
             if (shape & taken).any():
                 continue
             taken |= shape
-            image[shape] += rng.uniform(30, 110)
+            image[shape] += rng.uniform(8, 80)
             instances.append(Instance(label, masks.encode(shape[None])[0]))
         path = folder / f"{index:03d}.png"
         Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(path)

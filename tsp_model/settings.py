@@ -152,7 +152,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "schedule": "cosine",
         "gradient_clip": 5.0,
         "warmup_iterations": 10,
-        "augmentation": "flip_rot90",
         "pseudo_box_threshold": 0.8,
         "pseudo_mask_threshold": 0.7,
     },

@@ -1,0 +1,147 @@
+"""One cycle of Algorithm 1 in memory, and the checkpoints it leaves."""
+
+import json
+import logging
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.builders import SIZE, disc_set, prediction
+from tsp_model import checkpoints
+from tsp_model.checkpoints import CheckpointError
+from tsp_model.cycle import PSEUDO_LABELS, initial_model, score_pool, train_cycle
+from tsp_model.data.image_set import ImageSet
+from tsp_model.inference import predict
+from tsp_model.predictions import read_predictions
+from tsp_model.settings import Settings, SettingsError
+
+SETTINGS = Settings.preset("tiny").override({"image_size": SIZE, "epochs": 1})
+SURE, UNSURE = (0.95, 0.95, 0.9), (0.5, 0.95, 0.9)
+
+
+@pytest.fixture(scope="module")
+def discs(tmp_path_factory):
+    return disc_set(tmp_path_factory.mktemp("discs"), 12)
+
+
+@pytest.fixture(scope="module")
+def first(discs, tmp_path_factory):
+    """M_1 on four images: its folder and card."""
+    folder = tmp_path_factory.mktemp("versions") / "M1"
+    return folder, train_cycle(discs.subset(discs.keys[:4]), discs.subset(discs.keys[4:]), None, SETTINGS, folder)
+
+
+def test_the_first_cycle_has_no_pseudo_labels(first, discs):
+    folder, card = first
+    assert card["counts"]["labelled_images"] == 4
+    assert card["counts"]["unlabelled_images"] == 8
+    assert card["counts"]["pseudo_images"] == 0
+    assert card["classes"] == ["disc", "box"]
+    assert card["settings"] == SETTINGS.to_dict()
+    assert card["labelled"] == list(discs.keys[:4])
+    assert card["parent"] is None
+    assert read_predictions(folder / PSEUDO_LABELS) == {}
+
+
+def test_the_next_cycle_trains_on_what_the_last_one_was_sure_of(first, discs, tmp_path):
+    pool = discs.subset(discs.keys[5:])
+    previous = {key: prediction(key, [UNSURE]) for key in pool.keys}
+    previous[pool.keys[0]] = prediction(pool.keys[0], [SURE, UNSURE])
+    card = train_cycle(discs.subset(discs.keys[:5]), pool, previous, SETTINGS, tmp_path / "M2", parent=first[0])
+    assert card["counts"]["pseudo_images"] == 1
+    assert card["counts"]["pseudo_objects"] == 1
+    assert card["parent"] == "M1"
+    assert card["metrics"]["semi_gradient_share"] > 0
+    kept = read_predictions(tmp_path / "M2" / PSEUDO_LABELS)
+    assert list(kept) == [pool.keys[0]]
+    assert kept[pool.keys[0]].scores == pytest.approx([0.95])
+
+
+def test_without_ssl_nothing_is_taken(discs, tmp_path):
+    pool = discs.subset(discs.keys[4:])
+    previous = {key: prediction(key, [SURE]) for key in pool.keys}
+    settings = SETTINGS.override({"ssl": False})
+    card = train_cycle(discs.subset(discs.keys[:4]), pool, previous, settings, tmp_path / "M2")
+    assert card["counts"]["pseudo_images"] == 0
+
+
+def test_few_pseudo_labels_are_told(discs, tmp_path, caplog):
+    pool = discs.subset(discs.keys[4:])
+    previous = {key: prediction(key, [UNSURE]) for key in pool.keys}
+    with caplog.at_level(logging.WARNING):
+        train_cycle(discs.subset(discs.keys[:4]), pool, previous, SETTINGS, tmp_path / "M2")
+    assert "only 0 of 8 unlabelled images have a pseudo label" in caplog.text
+
+
+def test_every_cycle_starts_from_the_same_weights_unless_it_is_a_warm_start(first, discs):
+    folder, _ = first
+    labelled = discs.subset(discs.keys[:4])
+    once, again = (initial_model(labelled, SETTINGS, folder).state_dict() for _ in range(2))
+    assert all(torch.equal(once[name], again[name]) for name in once)
+    other = initial_model(labelled, SETTINGS.override({"seed": 1})).state_dict()
+    weight = "backbone.stem.0.0.weight"
+    assert not torch.equal(once[weight], other[weight])
+    warm = initial_model(labelled, SETTINGS.override({"warm_start": True}), folder).state_dict()
+    trained = checkpoints.load(folder)[0].state_dict()
+    assert all(torch.equal(warm[name], trained[name]) for name in warm)
+    assert not torch.equal(once[weight], trained[weight])
+
+
+def test_the_pool_is_scored_in_order_with_the_scores_of_eq_3(first, discs):
+    folder, _ = first
+    pool = discs.subset(discs.keys[4:])
+    events = []
+    found = list(score_pool(folder, pool, events.append))
+    assert [entry.key for entry in found] == list(pool.keys)
+    assert all(0 <= entry.image_score <= 1 for entry in found)
+    assert events[-1]["done"] == events[-1]["total"] == len(pool)
+    model, _ = checkpoints.load(folder)
+    alone = next(predict(model, [pool[3][0]]))
+    assert found[3].scores == pytest.approx(alone["scores"].tolist(), abs=1e-4)
+
+
+def test_too_few_detections_for_the_training_images_are_refused(discs, tmp_path):
+    settings = SETTINGS.override({"detections_per_image": 1})
+    with pytest.raises(SettingsError, match="detections_per_image=1 is too few"):
+        train_cycle(discs, discs.subset([]), None, settings, tmp_path / "M1")
+    assert not (tmp_path / "M1" / checkpoints.CARD).exists()
+
+
+def test_a_checkpoint_comes_back_as_it_was(first, discs):
+    folder, card = first
+    model, found = checkpoints.load(folder)
+    assert found == card
+    assert not model.training
+    again, _ = checkpoints.load(folder)
+    image = discs[5][0]
+    left, right = next(predict(model, [image])), next(predict(again, [image]))
+    assert torch.equal(left["instance_scores"], right["instance_scores"])
+    assert sorted(path.name for path in folder.iterdir()) == ["card.json", "model.safetensors", PSEUDO_LABELS]
+
+
+@pytest.mark.parametrize("damage", ["torn", "foreign", "no card", "no weights", "not json"])
+def test_a_damaged_checkpoint_is_refused_in_one_line(first, tmp_path, damage):
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for path in first[0].iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    weights, card = folder / checkpoints.WEIGHTS, folder / checkpoints.CARD
+    if damage == "torn":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif damage == "foreign":
+        save_file({"x": torch.zeros(1)}, weights)
+    elif damage == "no card":
+        card.unlink()
+    elif damage == "no weights":
+        weights.unlink()
+    else:
+        card.write_text(json.dumps({})[:1])
+    with pytest.raises(CheckpointError) as caught:
+        checkpoints.load(folder)
+    assert "\n" not in str(caught.value)
+    assert "use another version" in str(caught.value)
+
+
+def test_an_empty_pool_is_scored_to_nothing(first, discs):
+    assert list(score_pool(first[0], ImageSet([], discs.classes))) == []

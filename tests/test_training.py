@@ -1,0 +1,148 @@
+"""Training: what it learns, that it resumes, and that it stops when it must."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.builders import SIZE, disc_set
+from tsp_model.cycle import initial_model
+from tsp_model.data import masks
+from tsp_model.inference import predict
+from tsp_model.losses import paired_box_iou
+from tsp_model.settings import Settings
+from tsp_model.training import NonFiniteLossError, beta_at, gradient_share, learning_rate_at, train
+
+TINY = Settings.preset("tiny").override({"image_size": SIZE, "epochs": 2})
+
+
+@pytest.fixture(scope="module")
+def discs(tmp_path_factory):
+    return disc_set(tmp_path_factory.mktemp("discs"), 300)
+
+
+@pytest.fixture(scope="module")
+def trained(discs):
+    labelled = discs.subset(discs.keys[:200])
+    settings = TINY.override({"epochs": 5})
+    model = initial_model(labelled, settings)
+    return model, train(model, labelled, labelled.subset([]), settings, beta=0.01)
+
+
+def matched_detections(model, images):
+    """(b, true box IoU, m, true mask IoU) of the detections that match an object: class, IoU > 0.5, each object once."""
+    rows = []
+    for item, (image, target) in zip(images.items, (images[i] for i in range(len(images))), strict=True):
+        found = next(predict(model, [image]))
+        free = list(range(len(item.instances)))
+        for index, label in enumerate(found["labels"].tolist()):
+            same = [j for j in free if item.instances[j].label == label]
+            if not same:
+                continue
+            overlaps = paired_box_iou(found["boxes"][index].expand(len(same), 4), target["boxes"][same])
+            if overlaps.max() > 0.5:
+                best = same[int(overlaps.argmax())]
+                free.remove(best)
+                predicted = masks.encode((found["masks"][index] > 0.5).numpy())
+                mask_iou = masks.iou(predicted, [item.instances[best].rle])[0][0]
+                rows.append((found["box_scores"][index], overlaps.max(), found["mask_scores"][index], mask_iou))
+    return np.array(rows, dtype=float).T
+
+
+def test_predicted_ious_follow_the_true_ones_on_unseen_images(trained, discs):
+    model, _ = trained
+    b, box_iou, m, mask_iou = matched_detections(model, discs.subset(discs.keys[200:]))
+    assert len(b) >= 100
+    assert np.corrcoef(b, box_iou)[0, 1] > 0.3
+    assert np.corrcoef(m, mask_iou)[0, 1] > 0.5
+    # better than the best constant, even one that knows the answers' mean
+    assert np.mean((m - mask_iou) ** 2) < np.var(mask_iou)
+    assert np.mean((b - box_iou) ** 2) < np.var(box_iou)
+
+
+def test_training_lowers_the_loss(trained, discs):
+    _, metrics = trained
+    labelled = discs.subset(discs.keys[:16])
+    first = train(initial_model(labelled, TINY), labelled, labelled.subset([]), TINY.override({"epochs": 1}), 0.01)
+    assert metrics["loss"] < 0.6 * first["loss"]
+    assert metrics["semi_gradient_share"] is None
+
+
+def test_a_broken_training_goes_on_and_ends_as_an_unbroken_one(discs, tmp_path):
+    labelled, pseudo = discs.subset(discs.keys[:6]), discs.subset(discs.keys[6:12])
+    settings = TINY.override({"epochs": 3, "augmentation": "flip_rot90"})
+
+    class Stopped(Exception):
+        pass
+
+    def stop_in_the_third_epoch(event):
+        if event["epoch"] == 3:
+            raise Stopped
+
+    whole = initial_model(labelled, settings)
+    expected = train(whole, labelled, pseudo, settings, beta=0.5)
+    checkpoint = tmp_path / "training.pt"
+    with pytest.raises(Stopped):
+        train(initial_model(labelled, settings), labelled, pseudo, settings, 0.5, checkpoint, stop_in_the_third_epoch)
+    resumed = initial_model(labelled, settings)
+    steps = []
+    found = train(resumed, labelled, pseudo, settings, 0.5, checkpoint, lambda event: steps.append(event["done"]))
+    assert steps == [5, 6]
+    assert found == expected
+    assert not checkpoint.exists()
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_non_finite_loss_stops_and_names_the_images(discs):
+    labelled = discs.subset(discs.keys[:2])
+    model = initial_model(labelled, TINY)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    torch.nn.init.constant_(model.roi_heads.box_predictor.cls_score.bias, float("nan"))
+    with pytest.raises(NonFiniteLossError, match=r"loss_classifier.*00[01]\.png, 00[01]\.png"):
+        train(model, labelled, labelled.subset([]), TINY, 0.01)
+    weight = "roi_heads.box_predictor.bbox_pred.weight"
+    assert torch.equal(dict(model.named_parameters())[weight], before[weight])
+
+
+def test_nothing_labelled_is_refused(discs):
+    with pytest.raises(ValueError, match="label at least one"):
+        train(initial_model(discs, TINY), discs.subset([]), discs, TINY, 0.01)
+
+
+def test_pseudo_images_are_drawn_at_the_ratio_and_the_schedule_counts_labelled_steps(discs, monkeypatch):
+    labelled, pseudo = discs.subset(discs.keys[:8]), discs.subset(discs.keys[8:11])
+    settings = TINY.override({"epochs": 1, "pseudo_ratio": 0.5})
+    model = initial_model(labelled, settings)
+    seen = []
+    forward = model.forward
+
+    def counting(images, targets, pseudo=False):
+        seen.append((len(images), pseudo))
+        return forward(images, targets, pseudo)
+
+    monkeypatch.setattr(model, "forward", counting)
+    metrics = train(model, labelled, pseudo, settings, 0.01)
+    assert seen == [(4, False), (2, True), (4, False), (2, True)]
+    assert metrics["steps"] == 2
+    assert metrics["semi_gradient_share"] > 0
+
+
+def test_gradient_share_by_hand():
+    supervised = [torch.tensor([3.0, 4.0]), None]
+    both = [torch.tensor([3.0, 4.5]), torch.tensor([1.2])]
+    assert gradient_share(supervised, both) == pytest.approx(1.3 / 5)
+
+
+def test_the_paper_s_schedule():
+    settings = Settings()
+    rates = [learning_rate_at(epoch * 10, 10, settings) for epoch in (0, 44, 45, 48, 49)]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5])
+    cosine = Settings(schedule="cosine", epochs=2, warmup_iterations=4)
+    assert learning_rate_at(0, 10, cosine) == pytest.approx(1e-3 / 4)
+    assert learning_rate_at(10, 10, cosine) == pytest.approx(1e-3 / 2)
+
+
+def test_beta_is_constant_unless_it_is_told_to_fall():
+    assert beta_at(10, 90, Settings()) == 0.01
+    assert beta_at(10, 90, Settings(beta_schedule="unlabelled_share")) == pytest.approx(0.009)
+    assert beta_at(100, 0, Settings(beta_schedule="unlabelled_share")) == 0
