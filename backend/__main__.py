@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -32,9 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         service = settings.load(environ)
         if not service.label_studio_api_key:
-            raise SettingsError(
-                "LABEL_STUDIO_API_KEY is not set; copy a token from Label Studio, Account & Settings."
-            )
+            raise SettingsError("LABEL_STUDIO_API_KEY is not set; copy a token from Label Studio, Account & Settings.")
     except SettingsError as error:
         return _say(str(error), 2)
     environ["MODEL_DIR"] = str(service.model_dir)
@@ -74,16 +73,14 @@ def _cannot_start(service: ServiceSettings, part: str) -> str | None:
     """Why it is no use to start, or None."""
     try:
         service.model_dir.mkdir(parents=True, exist_ok=True)
-        (service.model_dir / ".writable").touch()
-        (service.model_dir / ".writable").unlink()
+        with tempfile.TemporaryFile(dir=service.model_dir):
+            pass
     except OSError as error:
         return f"MODEL_DIR={service.model_dir} cannot be written ({error.strerror}); choose another folder."
     if part == "worker":
         return None
     try:
-        family, kind, _, _, address = socket.getaddrinfo(service.host, service.port, type=socket.SOCK_STREAM)[
-            0
-        ]
+        family, kind, _, _, address = socket.getaddrinfo(service.host, service.port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
@@ -118,9 +115,7 @@ class Supervisor:
         if self._stopping or dead is None:
             return 0
         code = self._children[dead].returncode
-        return _say(
-            f"the {dead} process ended with code {code}; everything is stopped, see the lines above.", 1
-        )
+        return _say(f"the {dead} process ended with code {code}; everything is stopped, see the lines above.", 1)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True
@@ -166,9 +161,7 @@ def _web(service: ServiceSettings) -> int:
     class Web(BaseApplication):  # type: ignore[misc]
         def load_config(self) -> None:
             for name, value in {
-                "bind": f"[{service.host}]:{service.port}"
-                if ":" in service.host
-                else f"{service.host}:{service.port}",
+                "bind": f"[{service.host}]:{service.port}" if ":" in service.host else f"{service.host}:{service.port}",
                 "workers": 1,
                 "worker_class": "gthread",
                 "threads": service.web_threads,
@@ -176,9 +169,7 @@ def _web(service: ServiceSettings) -> int:
                 "graceful_timeout": STOP_SECONDS // 2,
                 "loglevel": "warning",
                 "proc_name": "tsp-backend",
-                "when_ready": lambda _: print(
-                    f"web service on http://{service.host}:{service.port}", flush=True
-                ),
+                "when_ready": lambda _: print(f"web service on http://{service.host}:{service.port}", flush=True),
             }.items():
                 self.cfg.set(name, value)
 
@@ -193,9 +184,6 @@ def _web(service: ServiceSettings) -> int:
 
 def _worker(service: ServiceSettings) -> int:
     """Runs jobs until a signal; killing it is safe at any time, the job goes on at the next start."""
-    from backend.jobs import start_worker
-    from backend.steps import CycleSteps
-
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     lock = (service.model_dir / "worker.lock").open("w")
@@ -203,12 +191,13 @@ def _worker(service: ServiceSettings) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         # Two workers would take each other's running jobs for dead ones.
-        return _say(
-            f"another worker runs on MODEL_DIR={service.model_dir}; stop it or choose another folder.", 1
-        )
+        return _say(f"another worker runs on MODEL_DIR={service.model_dir}; stop it or choose another folder.", 1)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     os.nice(NICE)
+    from backend.jobs import start_worker
+    from backend.steps import CycleSteps
+
     start_worker(service.database_url, service.model_dir, CycleSteps(service))
     print("worker ready", flush=True)
     while True:

@@ -43,7 +43,7 @@ def create_app(service: ServiceSettings | None = None, jobs: Jobs | None = None)
     app.config["MAX_CONTENT_LENGTH"] = 512 * 1024 * 1024
     _add_authentication(app, service)
     _add_errors(app)
-    _add_model_routes(app, service)
+    _add_model_routes(app, service, jobs)
     _add_job_routes(app, service, jobs)
     return app
 
@@ -70,10 +70,7 @@ def _add_authentication(app: Flask, service: ServiceSettings) -> None:
         given = request.authorization
         name, password = (given.username or "", given.password or "") if given else ("", "")
         # Both are compared whatever the first says, and in constant time.
-        same = [
-            hmac.compare_digest(a.encode(), b.encode())
-            for a, b in zip((name, password), expected, strict=True)
-        ]
+        same = [hmac.compare_digest(a.encode(), b.encode()) for a, b in zip((name, password), expected, strict=True)]
         if all(same):
             return None
         response = jsonify({"error": "user name or password is missing or wrong."})
@@ -92,9 +89,7 @@ def _add_errors(app: Flask) -> None:
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> tuple[Response, int]:
-        return jsonify(
-            {"error": f"{error.code} {error.name}: {request.method} {request.path}"}
-        ), error.code or 500
+        return jsonify({"error": f"{error.code} {error.name}: {request.method} {request.path}"}), error.code or 500
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> tuple[Response, int]:
@@ -102,7 +97,7 @@ def _add_errors(app: Flask) -> None:
         return jsonify({"error": one_line(error)}), 500
 
 
-def _add_model_routes(app: Flask, service: ServiceSettings) -> None:
+def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
     @app.route("/", methods=["GET"])
     @app.route("/health", methods=["GET"])
     def health() -> Response:
@@ -120,6 +115,8 @@ def _add_model_routes(app: Flask, service: ServiceSettings) -> None:
             raise BadRequest(str(error)) from None
         settings.for_project(service, body.get("extra_params"))
         settings.remember_extra_params(service.model_dir, versions.key, body.get("extra_params"))
+        if service.basic_auth and not _webhooks_authorised(versions, service):
+            jobs.request("connect", versions.key)
         return jsonify({"model_version": versions.active() or UNTRAINED})
 
     @app.route("/predict", methods=["POST"])
@@ -132,9 +129,7 @@ def _add_model_routes(app: Flask, service: ServiceSettings) -> None:
             raise BadRequest("`tasks` must be a list of tasks.")
         params = body.get("params") or {}
         versions = Versions(service.model_dir, _text(body, "project"))
-        backend = TSPBackend(
-            project_id=versions.key, label_config=_text(body, "label_config"), service=service
-        )
+        backend = TSPBackend(project_id=versions.key, label_config=_text(body, "label_config"), service=service)
         results = backend.predict(tasks, context=params.get("context"))
         return jsonify({"results": results, "model_version": versions.active() or UNTRAINED})
 
@@ -142,9 +137,7 @@ def _add_model_routes(app: Flask, service: ServiceSettings) -> None:
     def list_versions() -> Response:
         # Label Studio's own client sends no project: it then hears of every version that is here.
         key = request.args.get("project")
-        every = [
-            Versions(service.model_dir, one) for one in ([key] if key else project_keys(service.model_dir))
-        ]
+        every = [Versions(service.model_dir, one) for one in ([key] if key else project_keys(service.model_dir))]
         active = {versions.key: version for versions in every if (version := versions.active())}
         names = sorted({name for versions in every for name in versions.list()})
         return jsonify({"versions": names, "active": active.get(key) if key else active})
@@ -170,6 +163,11 @@ def _add_job_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
             # 410 is what Label Studio's client takes for a job that is no more.
             return jsonify({"error": f"there is no job {asked}."}), 404 if request.method == "GET" else 410
         return jsonify(state), 200
+
+
+def _webhooks_authorised(versions: Versions, service: ServiceSettings) -> bool:
+    path = versions.authorised_file
+    return path.is_file() and path.read_text(encoding="utf-8") == service.credentials_digest
 
 
 def _body() -> dict[str, Any]:

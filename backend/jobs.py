@@ -5,6 +5,7 @@ Kinds of job, each for one project and one at a time per project:
     train   pull -> train -> score -> push -> switch, each a step that is not repeated after a crash
     check   has Label Studio enough new annotations for a training? asks for `train` if so
     score   score the tasks that came after the active version
+    connect let Label Studio's webhooks send the service's user and password
 
 Ids are "<kind>-<project key>-<number>". The number is the last job's plus one, unless that job still waits:
 two requests at the same moment name the same job, and the database keeps one row per id. A job reads what
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-KINDS = ("train", "check", "score")
 QUEUE = "jobs"
 # Fixed, so that a changed source file or another process id does not leave old jobs behind.
 APPLICATION = {"name": "tsp-backend", "application_version": "1", "executor_id": "worker"}
@@ -49,6 +49,7 @@ class Steps(Protocol):
     def switch(self, key: str, version: str, job: Progress) -> dict[str, Any]: ...
     def due(self, key: str, job: Progress) -> dict[str, Any]: ...
     def score_new(self, key: str, job: Progress) -> dict[str, Any]: ...
+    def connect(self, key: str, job: Progress) -> dict[str, Any]: ...
     def abandon(self, key: str, version: str) -> None: ...
 
 
@@ -131,9 +132,7 @@ class Jobs:
             status = "RUNNING"  # queued again after a crash
         told: dict[str, Any] = {"status": status}
         if status == "ERROR":
-            told["error"] = (
-                one_line(row.error) if row.error else f"The worker gave the job up ({row.status})."
-            )
+            told["error"] = one_line(row.error) if row.error else f"The worker gave the job up ({row.status})."
         return told
 
 
@@ -161,8 +160,7 @@ def start_worker(database_url: str, model_dir: Path, steps: Steps) -> None:
             "enable_otlp": False,
         }  # type: ignore[typeddict-item]
     )
-    # _ending says the same in one line, without a stack trace.
-    logging.getLogger("dbos").addFilter(lambda record: "in background workflow" not in record.getMessage())
+    logging.getLogger("dbos").addFilter(_without_stack_trace)
     _register(DBOS, steps, Path(model_dir), Jobs(database_url, model_dir))
     DBOS.launch()
     DBOS.register_queue(
@@ -182,7 +180,7 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
         options = {
             "retries_allowed": True,
             "max_attempts": 4,
-            "interval_seconds": 2.0,
+            "interval_seconds": 1.0,
             "should_retry": _connection_lost,
         }
 
@@ -195,7 +193,8 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
 
     pull, train, score = step("pull", retry=True), step("train"), step("score")
     push, switch = step("push", retry=True), step("switch", retry=True)
-    due, score_new = step("due", retry=True), step("score_new", retry=True)
+    due = step("due", retry=True)
+    single = {"score": step("score_new", retry=True), "connect": step("connect", retry=True)}
     ask = dbos.step(name="ask")(lambda key: jobs.request("train", key))
 
     def train_workflow(key: str) -> dict[str, Any]:
@@ -218,12 +217,16 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
                 job.result |= {"train_job_id": ask(key)}
         return job.result
 
-    def score_workflow(key: str) -> dict[str, Any]:
-        with _ending(model_dir, dbos.workflow_id) as job:
-            job.result = score_new(job.job_id, key)
-        return job.result
+    def one_step_workflow(kind: str) -> Any:
+        def run(key: str) -> dict[str, Any]:
+            with _ending(model_dir, dbos.workflow_id) as job:
+                job.result = single[kind](job.job_id, key)
+            return job.result
 
-    for kind, workflow in (("train", train_workflow), ("check", check_workflow), ("score", score_workflow)):
+        return run
+
+    workflows = {"train": train_workflow, "check": check_workflow}
+    for kind, workflow in (workflows | {kind: one_step_workflow(kind) for kind in single}).items():
         dbos.workflow(name=kind, max_recovery_attempts=MAX_STARTS)(workflow)
 
 
@@ -245,7 +248,8 @@ class _ending:
             job.finish(self.result.get("message"))
             logger.info("job %s: %s", self.job_id, json.dumps(self.result))
         elif isinstance(error, Exception):
-            line = one_line(error)
+            # After several attempts DBOS raises an error of its own around theirs.
+            line = one_line((getattr(error, "errors", None) or [error])[-1])
             job.fail(line)
             logger.error("job %s failed: %s", self.job_id, line)
             logger.debug("job %s", self.job_id, exc_info=error)
@@ -253,12 +257,17 @@ class _ending:
             raise RuntimeError(line) from None
 
 
+def _without_stack_trace(record: logging.LogRecord) -> bool:
+    """Errors as one line; those of a workflow `_ending` has already said."""
+    if record.exc_info and record.exc_info[1] is not None:
+        record.msg, record.args = f"{record.getMessage()} {one_line(record.exc_info[1])}", ()
+        record.exc_info = record.exc_text = None
+    return "in background workflow" not in record.getMessage()
+
+
 def _connection_lost(error: BaseException) -> bool:
     """Whether Label Studio went away for a moment, so that the step may be tried again."""
-    return type(error).__name__ in (
-        "ConnectError",
-        "ReadTimeout",
-        "ConnectTimeout",
-        "RemoteProtocolError",
-        "ReadError",
-    )
+    from backend.connection import ProjectError
+
+    # Without a status nobody answered; a refused token or an unknown project will be no other in a minute.
+    return isinstance(error, ProjectError) and (error.status is None or error.status >= 500)

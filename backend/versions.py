@@ -41,9 +41,7 @@ class Versions:
 
     def __init__(self, model_dir: Path, key: str) -> None:
         if not _KEY.fullmatch(key):
-            raise VersionError(
-                f"{key!r} is no project key; Label Studio writes it as <id>.<seconds of creation>."
-            )
+            raise VersionError(f"{key!r} is no project key; Label Studio writes it as <id>.<seconds of creation>.")
         self.key = key
         self.root = Path(model_dir) / key
         self._folder = self.root / "versions"
@@ -91,16 +89,17 @@ class Versions:
         stamp = (now or datetime.now(timezone.utc)).astimezone(timezone.utc).strftime("%Y%m%dT%H%M%S")
         return f"tsp-{last + 1:04d}-{stamp}"
 
+    @property
+    def authorised_file(self) -> Path:
+        """Digest of the credentials that the project's webhooks were last told to send."""
+        return self.root / "webhooks_authorised"
+
     def remove_incomplete(self, keep: str | None = None) -> list[str]:
         """Delete what dead trainings left, except `keep`; only the project's running job may call this.
 
         Returns: the names removed.
         """
-        gone = [
-            name
-            for name in self._names()
-            if name != keep and not (self._folder / name / "card.json").is_file()
-        ]
+        gone = [name for name in self._names() if name != keep and not (self._folder / name / "card.json").is_file()]
         for name in gone:
             shutil.rmtree(self._folder / name)
         return gone
@@ -121,9 +120,7 @@ def project_keys(model_dir: Path, project_id: str | None = None) -> list[str]:
     given."""
     if not Path(model_dir).is_dir():
         return []
-    keys = [
-        entry.name for entry in Path(model_dir).iterdir() if entry.is_dir() and _KEY.fullmatch(entry.name)
-    ]
+    keys = [entry.name for entry in Path(model_dir).iterdir() if entry.is_dir() and _KEY.fullmatch(entry.name)]
     keys.sort(key=lambda key: tuple(int(part) for part in key.split(".")))
     return [key for key in keys if project_id is None or key.split(".")[0] == project_id]
 

@@ -112,9 +112,7 @@ def test_training_and_imports_wake_jobs_and_label_studio_finds_the_job(make, job
     assert response.status_code == 201
     assert response.get_json()["job"] == response.get_json()["job_id"] == f"train-{KEY}-00001"
     client.post("/webhook", json={"action": "TASKS_CREATED", "project": PROJECT, "tasks": []})
-    client.post(
-        "/webhook", json={"action": "ANNOTATIONS_DELETED", "project": PROJECT, "annotations": [{"id": 1}]}
-    )
+    client.post("/webhook", json={"action": "ANNOTATIONS_DELETED", "project": PROJECT, "annotations": [{"id": 1}]})
     assert jobs.requests == [("train", KEY), ("score", KEY), ("score", KEY)]
 
 
@@ -131,9 +129,7 @@ def test_annotations_wake_a_check_only_where_the_project_asks_for_it(make, jobs)
     assert client.post("/webhook", json=event).get_json()["status"] == "ignored"
 
 
-@pytest.mark.parametrize(
-    "action", ["PROJECT_UPDATED", "TASKS_DELETED", "LABEL_LINK_CREATED", "SOMETHING_NEW"]
-)
+@pytest.mark.parametrize("action", ["PROJECT_UPDATED", "TASKS_DELETED", "LABEL_LINK_CREATED", "SOMETHING_NEW"])
 def test_other_events_are_answered_politely_and_wake_nothing(make, jobs, action):
     response = make().post("/webhook", json={"action": action, "project": PROJECT})
     assert (response.status_code, response.get_json()["status"]) == (200, "ignored")
@@ -205,9 +201,7 @@ def test_errors_are_json_of_one_line(make, jobs):
 def run_backend(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess:
     variables = {"PATH": "", "MODEL_DIR": str(folder), "LABEL_STUDIO_API_KEY": "token", **environ}
     command = [sys.executable, "-m", "backend", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=60, check=False
-    )
+    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.mark.parametrize(
@@ -247,3 +241,18 @@ def test_job_status_reads_what_the_worker_writes(tmp_path):
     state = client.get(f"/job_status?job_id=train-{KEY}-00001").get_json()
     assert (state["status"], state["job_status"], state["error"]) == ("ERROR", "failed", "no images")
     assert json.dumps(state)
+
+
+def test_with_authentication_setup_asks_for_webhooks_that_send_it_until_they_do(make, jobs, tmp_path):
+    client = make(BASIC_AUTH_USER="anna", BASIC_AUTH_PASS="geheim")
+    headers = {"Authorization": "Basic " + base64.b64encode(b"anna:geheim").decode()}
+    for _ in range(2):
+        client.post("/setup", json=setup_request(), headers=headers)
+    assert jobs.requests == [("connect", KEY)] * 2
+    service = settings.load({"BASIC_AUTH_USER": "anna", "BASIC_AUTH_PASS": "geheim"})
+    Versions(tmp_path, KEY).authorised_file.parent.mkdir(parents=True, exist_ok=True)
+    Versions(tmp_path, KEY).authorised_file.write_text(service.credentials_digest)
+    client.post("/setup", json=setup_request(), headers=headers)
+    assert len(jobs.requests) == 2
+    make().post("/setup", json=setup_request())
+    assert len(jobs.requests) == 2

@@ -44,6 +44,7 @@ class Steps:
     def switch(self, key, version, job): return self._do("switch", key)
     def due(self, key, job): return {"due": (folder / "due").exists(), **self._do("due", key)}
     def score_new(self, key, job): return self._do("score_new", key)
+    def connect(self, key, job): return self._do("connect", key)
     def abandon(self, key, version): self._do("abandon", key)
 
 start_worker(f"sqlite:///{folder}/jobs.sqlite", folder, Steps())
@@ -84,9 +85,7 @@ class Bench:
             time.sleep(0.02)
 
     def ended(self, job_id: str) -> dict:
-        self.until(
-            lambda: self.jobs.status(job_id)["job_status"] in ("finished", "failed"), f"end of {job_id}"
-        )
+        self.until(lambda: self.jobs.status(job_id)["job_status"] in ("finished", "failed"), f"end of {job_id}")
         return self.jobs.status(job_id)
 
 
@@ -147,9 +146,7 @@ def test_kill_9_in_a_training_repeats_only_the_step_that_died(bench):
     bench.release("train")
     bench.worker()
     assert bench.ended(job_id)["status"] == "SUCCESS"
-    assert bench.log()[:6] == [
-        f"{step} {KEY}" for step in ("pull", "train", "train", "score", "push", "switch")
-    ]
+    assert bench.log()[:6] == [f"{step} {KEY}" for step in ("pull", "train", "train", "score", "push", "switch")]
     assert bench.ended(after)["status"] == "SUCCESS"
 
 

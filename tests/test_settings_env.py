@@ -63,9 +63,7 @@ def test_a_wrong_value_is_one_line_that_names_it(name, value):
 def test_a_project_overrides_what_the_environment_says():
     service = settings.load({"TSP_EPOCHS": "7", "TSP_TRAIN_AFTER": "20"})
     assert settings.for_project(service, None) == settings.ProjectSettings(20, 0.3, service.method)
-    project = settings.for_project(
-        service, {"train_after": 0, "beta": 0.05, "epochs": "3", "show_threshold": 0.5}
-    )
+    project = settings.for_project(service, {"train_after": 0, "beta": 0.05, "epochs": "3", "show_threshold": 0.5})
     assert (project.train_after, project.show_threshold) == (0, 0.5)
     assert (project.method.beta, project.method.epochs) == (0.05, 3)
     assert settings.for_project(service, {"preset": "tiny", "epochs": 2}).method.backbone == "tiny"

@@ -1,0 +1,104 @@
+"""The tasks of a project as images on this disk: labelled, unlabelled, or left out for a reason."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backend.images import ImageError, fetch_image
+from backend.progress import Progress
+from backend.snapshot import Image
+from tsp_model.data import DataError
+from tsp_model.data.image_set import read_image
+from tsp_model.files import write_json
+
+if TYPE_CHECKING:
+    from backend.project import LabelStudioProject, Task
+
+logger = logging.getLogger(__name__)
+
+
+class Pool:
+    """Walks a project's tasks once.
+
+    Attributes:
+        labelled, unlabelled: what `read` found, in the order of the tasks.
+        skipped: why a task is in neither, by its key (its id as text). One broken image or annotation costs its task,
+            not the training.
+    """
+
+    def __init__(self, project: LabelStudioProject, cache: Path) -> None:
+        self._project = project
+        self._cache = cache
+        self._sizes = _Sizes(cache)
+        self._numbers = {name: index + 1 for index, name in enumerate(project.classes)}
+        self.labelled: list[Image] = []
+        self.unlabelled: list[Image] = []
+        self.skipped: dict[str, str] = {}
+
+    def read(self, job: Progress, wanted: Callable[[Task], bool] = lambda task: True) -> Pool:
+        """Fetch and check the images of the `wanted` tasks, and the labels of those that train."""
+        try:
+            for done, task in enumerate(self._project.tasks(), start=1):
+                if wanted(task):
+                    self._take(task)
+                job.update({"done": done, "total": self._project.task_count})
+        finally:
+            self._sizes.save()
+        for key, reason in self.skipped.items():
+            logger.warning("task %s is left out: %s", key, reason)
+        return self
+
+    def _take(self, task: Task) -> None:
+        key = str(task.id)
+        try:
+            path = fetch_image(task.image_url, self._project.client, self._cache)
+            size = self._sizes.of(path)
+        except (ImageError, DataError) as error:
+            self.skipped[key] = str(error)
+            return
+        if task.annotation is None:
+            self.unlabelled.append(Image(key, str(path)))
+            return
+        if task.instances is None:
+            self.skipped[key] = "its annotation is malformed; see the log."
+            return
+        sizes = {tuple(rle["size"]) for _, rle in task.instances}
+        if sizes - {size}:
+            self.skipped[key] = (
+                f"its annotation was drawn on an image of another size than {size} (H, W); draw it anew."
+            )
+            return
+        instances = [(self._numbers[label], rle) for label, rle in task.instances]
+        self.labelled.append(Image(key, str(path), instances, state(task.annotation)))
+
+
+def state(annotation: dict[str, Any]) -> str:
+    """Tells one state of one annotation from every other: its id and when it was last changed."""
+    return f"{annotation['id']}@{annotation.get('updated_at') or annotation.get('created_at')}"
+
+
+class _Sizes:
+    """(H, W) of images that could be decoded once; a file in the cache never changes, so once is enough."""
+
+    def __init__(self, cache: Path) -> None:
+        self._file = cache / "sizes.json"
+        self._known: dict[str, list[int]] = {}
+        if self._file.is_file():
+            self._known = json.loads(self._file.read_text(encoding="utf-8"))
+        self._new = False
+
+    def of(self, path: Path) -> tuple[int, int]:
+        """Decodes the image if it is new. Raises DataError for one that is broken."""
+        if path.name not in self._known:
+            self._known[path.name] = list(read_image(path).shape[-2:])
+            self._new = True
+        height, width = self._known[path.name]
+        return height, width
+
+    def save(self) -> None:
+        if self._new:
+            write_json(self._file, self._known)

@@ -1,0 +1,68 @@
+"""What a training read from Label Studio, kept in the version's folder: its steps can be repeated, and
+anybody can see afterwards what a version was trained on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tsp_model.files import write_json
+
+NAME = "snapshot.json"
+
+
+@dataclass(frozen=True)
+class Image:
+    """One task. `instances` are (1..C, compressed COCO RLE) pairs; `annotation` tells one state of one
+    annotation from every other ("" for an unlabelled task)."""
+
+    key: str
+    path: str
+    instances: Sequence[tuple[int, Mapping[str, Any]]] = ()
+    annotation: str = ""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Labelled and unlabelled images of a project at one moment.
+
+    Attributes:
+        classes: the label values of the labeling configuration, in its order.
+        settings: of the method, as tsp_model's Settings.to_dict gives them.
+        parent: the version that was active, or None.
+        skipped: why a task is in neither list, by its id.
+    """
+
+    classes: Sequence[str]
+    settings: Mapping[str, Any]
+    parent: str | None
+    labelled: Sequence[Image]
+    unlabelled: Sequence[Image]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Keep it in `folder`, atomically."""
+        values = {name: getattr(self, name) for name in ("classes", "settings", "parent", "skipped")}
+        for name in ("labelled", "unlabelled"):
+            values[name] = [vars(image) for image in getattr(self, name)]
+        write_json(folder / NAME, values)
+
+    @staticmethod
+    def read(folder: Path) -> Snapshot:
+        """The snapshot of a version's folder. Raises FileNotFoundError where there is none."""
+        values = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        for name in ("labelled", "unlabelled"):
+            values[name] = [
+                Image(
+                    key=image["key"],
+                    path=image["path"],
+                    instances=[(label, rle) for label, rle in image["instances"]],
+                    annotation=image["annotation"],
+                )
+                for image in values[name]
+            ]
+        return Snapshot(**values)
