@@ -1,0 +1,222 @@
+"""`TSPBackend`: predict and fit for Label Studio, on both generations of label-studio-ml (1.0.9 and 2.x).
+
+The two differ in what a constructor gets (1.0.9: label_config, train_output; 2.x: project_id, label_config)
+and in how fit is called (1.0.9: fit((), event=, data=, job_id=); 2.x: fit(event, data)). State lives on disk,
+never in an instance: which version answers is read at every request, so a process that did not train takes up
+the new version by itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from label_studio_ml.model import LabelStudioMLBase
+from label_studio_sdk import LabelStudio
+
+from backend import settings
+from backend.connection import ProjectError, connect
+from backend.events import handle
+from backend.images import ImageError, fetch_image
+from backend.jobs import Jobs
+from backend.label_config import LabelConfigError, LabelTag, parse_label_config
+from backend.project import LabelStudioProject
+from backend.regions import to_regions
+from backend.settings import ServiceSettings
+from backend.versions import UNTRAINED, Versions
+from tsp_model import checkpoints
+from tsp_model.data import DataError
+from tsp_model.data.image_set import read_image
+from tsp_model.inference import BATCH_SIZE, default_device, predict
+from tsp_model.predictions import Prediction
+from tsp_model.settings import Settings, SettingsError
+
+logger = logging.getLogger(__name__)
+
+_SECOND_GENERATION = "project_id" in inspect.signature(LabelStudioMLBase.__init__).parameters
+
+
+class ModelCache:
+    """The models last asked for, by folder. A version's folder never changes, so nothing here grows old."""
+
+    def __init__(self, most: int = 2) -> None:
+        self._most = most
+        self._models: OrderedDict[Path, tuple[torch.nn.Module, dict[str, Any]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
+        """The model in `folder` and its card; CheckpointError as checkpoints.load. Loaded once, whoever
+        asks."""
+        with self._lock:
+            if folder not in self._models:
+                self._models[folder] = checkpoints.load(folder, default_device())
+            self._models.move_to_end(folder)
+            while len(self._models) > self._most:
+                self._models.popitem(last=False)
+            return self._models[folder]
+
+
+MODELS = ModelCache()
+# One forward pass at a time: two would only share the same cores. Taken batch by batch, so that an annotator
+# who opens a task does not wait for somebody's whole selection.
+_FORWARD = threading.Lock()
+# Predictions in progress. The web service's other threads stay free for webhooks and /health.
+_PLACES = threading.BoundedSemaphore(6)
+
+
+class TSPBackend(LabelStudioMLBase):
+    """Pre-annotations of one project, by the version that is active for it.
+
+    Args:
+        project_id: the project key "<id>.<seconds>", or the bare id (2.x). None (1.0.9): the tasks tell.
+        label_config: the project's labeling configuration.
+        train_output: what 1.0.9 kept of the last fit; not used.
+        service: settings; None: those of the environment.
+    """
+
+    def __init__(
+        self,
+        project_id: str | None = None,
+        label_config: str | None = None,
+        train_output: Any = None,
+        service: ServiceSettings | None = None,
+        **options: Any,
+    ) -> None:
+        self._service = service or settings.load()
+        self._project = str(project_id) if project_id else ""
+        self._config = label_config
+        torch.set_num_threads(self._service.torch_threads)
+        if _SECOND_GENERATION:
+            super().__init__(project_id=self._project, label_config=label_config)
+        else:
+            super().__init__(label_config=label_config, train_output=train_output, **options)
+
+    def setup(self) -> None:
+        """2.x calls this when it constructs: its own /setup then answers with the active version."""
+        key = self._key([])
+        version = (Versions(self._service.model_dir, key).active() if key else None) or UNTRAINED
+        if self.get("model_version") != version:
+            self.set("model_version", version)
+
+    def set_extra_params(self, extra_params: Any) -> None:
+        """2.x hands over the connection's extra_params here; its own way to keep them takes text only."""
+        settings.for_project(self._service, extra_params)
+        if key := self._key([]):
+            settings.remember_extra_params(self._service.model_dir, key, extra_params)
+
+    def predict(self, tasks: Sequence[Mapping[str, Any]], context: Any = None, **kwargs: Any) -> list[Any]:
+        """One entry per task, in order: {"result": regions, "score": S_i, "model_version"}, or [] for what
+        cannot be answered (no model yet, a broken image, no time left), with the reason in the log. Never
+        raises for a task.
+        """
+        nothing: list[Any] = [[] for _ in tasks]
+        if not tasks:
+            return nothing
+        if not _PLACES.acquire(blocking=False):
+            logger.warning("too many predictions at once; %d tasks are left unanswered, ask again later", len(tasks))
+            return nothing
+        try:
+            key = self._key(tasks)
+            version = Versions(self._service.model_dir, key).active() if key else None
+            if version is None:
+                logger.info("project %s has no model yet; %d tasks are left unanswered", key or "?", len(tasks))
+                return nothing
+            return list(self._answers(tasks, key, version))
+        except (LabelConfigError, ProjectError, SettingsError, checkpoints.CheckpointError) as error:
+            logger.error("%d tasks are left unanswered: %s", len(tasks), error)
+            return nothing
+        finally:
+            _PLACES.release()
+
+    def fit(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Wake the durable job that the event asks for; nothing is trained here.
+
+        Takes 2.x's fit(event, data) and 1.0.9's fit((), event=, data=, job_id=, workdir=).
+        Returns: {"job_id": id}, or {"reason": why nothing was woken}.
+        """
+        event = kwargs.get("event") or next((one for one in args if isinstance(one, str)), "")
+        data = kwargs.get("data") or next((one for one in args if isinstance(one, Mapping)), {})
+        jobs = Jobs(self._service.database_url, self._service.model_dir)
+        try:
+            outcome = handle(event, data, jobs, self._service)
+        finally:
+            jobs.close()
+        return {"job_id": outcome.job_id} if outcome.job_id else {"reason": outcome.reason}
+
+    def _key(self, tasks: Sequence[Mapping[str, Any]]) -> str:
+        """The project key, or "". A bare id is no key: a project made anew under it is another project."""
+        if "." in self._project:
+            return self._project
+        project_id = self._project or (str(tasks[0].get("project") or "") if tasks else "")
+        if not project_id:
+            return ""
+        return LabelStudioProject(self._client(), int(project_id)).key
+
+    def _client(self) -> LabelStudio:
+        return _connected(self._service.label_studio_url, self._service.label_studio_api_key)
+
+    def _tag(self, tasks: Sequence[Mapping[str, Any]]) -> LabelTag:
+        """1.0.9 keeps one model for all projects, whose configuration may be another project's: ask Label
+        Studio."""
+        if self._project and self._config:
+            return parse_label_config(self._config)
+        return LabelStudioProject(self._client(), int(tasks[0]["project"])).tag
+
+    def _answers(self, tasks: Sequence[Mapping[str, Any]], key: str, version: str) -> Iterator[Any]:
+        deadline = time.monotonic() + self._service.predict_seconds
+        tag = self._tag(tasks)
+        versions = Versions(self._service.model_dir, key)
+        model, card = MODELS.get(versions.folder(version))
+        shown = settings.for_project(
+            self._service, settings.remembered_extra_params(self._service.model_dir, key)
+        ).show_threshold
+        for start in range(0, len(tasks), BATCH_SIZE):
+            if time.monotonic() > deadline:
+                left = len(tasks) - start
+                logger.warning("no time left after %d tasks; %d are left unanswered", start, left)
+                yield from ([] for _ in range(left))
+                return
+            batch = tasks[start : start + BATCH_SIZE]
+            images = [self._image(task, tag, versions.root / "images") for task in batch]
+            found = iter(_detect(model, [image for image in images if image is not None]))
+            for task, image in zip(batch, images, strict=True):
+                if image is None:
+                    yield []
+                    continue
+                prediction = Prediction.from_detections(
+                    str(task.get("id")), next(found), Settings.from_dict(card["settings"])
+                )
+                yield {
+                    "result": to_regions(prediction, card["classes"], tag, shown),
+                    "score": prediction.image_score,
+                    "model_version": version,
+                }
+
+    def _image(self, task: Mapping[str, Any], tag: LabelTag, cache: Path) -> torch.Tensor | None:
+        url = (task.get("data") or {}).get(tag.image_key)
+        try:
+            if not isinstance(url, str) or not url:
+                raise ImageError(f"its data has no image under {tag.image_key!r}.")
+            return read_image(fetch_image(url, self._client(), cache))
+        except (ImageError, DataError) as error:
+            logger.warning("task %s is left unanswered: %s", task.get("id"), error)
+            return None
+
+
+@functools.lru_cache(maxsize=1)
+def _connected(url: str, api_key: str) -> LabelStudio:
+    """One client for all requests: making one asks the server who we are."""
+    return connect(url, api_key)
+
+
+def _detect(model: torch.nn.Module, images: list[torch.Tensor]) -> list[dict[str, Any]]:
+    with _FORWARD:
+        return list(predict(model, images))

@@ -1,0 +1,205 @@
+"""The worker's steps: one cycle of Algorithm 1 on a Label Studio project.
+
+pull -> train -> score -> push -> switch. What a step made lies in the version's folder, so that a step can be
+repeated after a crash without another being lost; only `switch` changes which version answers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backend import settings
+from backend.connection import connect
+from backend.pool import Pool, state
+from backend.progress import Progress
+from backend.project import LabelStudioProject
+from backend.settings import ServiceSettings
+from backend.snapshot import Image, Snapshot
+from backend.versions import Versions
+from backend.webhooks import authorise
+from tsp_model.cycle import PREDICTIONS, score_pool, train_cycle
+from tsp_model.data.image_set import ImageSet, Instance, Item
+from tsp_model.files import write_atomically
+from tsp_model.predictions import Prediction, read_predictions, write_predictions
+from tsp_model.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class JobError(RuntimeError):
+    """A job that cannot be done; the message is one line with cause and remedy."""
+
+
+class CycleSteps:
+    """The steps of backend.jobs.Steps, for every project of one Label Studio."""
+
+    def __init__(self, service: ServiceSettings) -> None:
+        self._service = service
+        torch.set_num_threads(service.torch_threads)
+
+    def pull(self, key: str, job: Progress) -> dict[str, Any]:
+        """Annotations and images to this disk; a new version's folder with the snapshot to train on."""
+        project, versions = self._project(key), self._versions(key)
+        removed = versions.remove_incomplete()
+        if removed:
+            logger.info("removed what unfinished trainings left: %s", ", ".join(removed))
+        if self._service.basic_auth is not None:
+            self._authorise(project)
+        method = settings.for_project(self._service, project.extra_params()).method
+        pool = Pool(project, versions.root / "images").read(job)
+        snapshot = Snapshot(
+            classes=project.classes,
+            settings=method.to_dict(),
+            parent=versions.active(),
+            labelled=pool.labelled,
+            unlabelled=pool.unlabelled,
+            skipped=pool.skipped,
+        )
+        if not snapshot.labelled:
+            left_out = "".join(f"; task {task} is left out: {reason}" for task, reason in pool.skipped.items())
+            raise JobError(f"nothing to train on: submit annotations in project {key} first{left_out[:500]}")
+        version = versions.new_name()
+        versions.folder(version).mkdir(parents=True)
+        snapshot.write(versions.folder(version))
+        job.note(version=version, labelled=len(snapshot.labelled), unlabelled=len(snapshot.unlabelled))
+        return {"version": version, "skipped": len(pool.skipped)}
+
+    def train(self, key: str, version: str, job: Progress) -> dict[str, Any]:
+        """M_k on D_al and, from the parent's predictions, D_semi."""
+        versions = self._versions(key)
+        folder = versions.folder(version)
+        snapshot = Snapshot.read(folder)
+        method = Settings.from_dict(dict(snapshot.settings))
+        labelled, unlabelled = (_image_set(snapshot, one) for one in (snapshot.labelled, snapshot.unlabelled))
+        previous = parent = None
+        if snapshot.parent is not None:
+            parent = versions.folder(snapshot.parent)
+            if method.ssl:
+                self._score_missing(parent, unlabelled, job)
+                known = versions.card(snapshot.parent)["classes"]
+                previous = translated(read_predictions(parent / PREDICTIONS), known, snapshot.classes)
+        card = train_cycle(labelled, unlabelled, previous, method, folder, job.update, parent)
+        return {"counts": card["counts"]}
+
+    def score(self, key: str, version: str, job: Progress) -> dict[str, Any]:
+        """M_k over the whole pool of unlabelled tasks: predictions.jsonl of the version."""
+        folder = self._versions(key).folder(version)
+        snapshot = Snapshot.read(folder)
+        pool = _image_set(snapshot, snapshot.unlabelled)
+        return {"scored": write_predictions(folder / PREDICTIONS, score_pool(folder, pool, job.update))}
+
+    def push(self, key: str, version: str, job: Progress) -> dict[str, Any]:
+        """The predictions to Label Studio; those that are there already are not sent again."""
+        predictions = read_predictions(self._versions(key).folder(version) / PREDICTIONS)
+        return self._push(key, version, predictions)
+
+    def switch(self, key: str, version: str, job: Progress) -> dict[str, Any]:
+        """From now on `version` answers, here and in Label Studio's order of tasks."""
+        self._versions(key).activate(version)
+        self._project(key).switch(version)
+        return {}
+
+    def due(self, key: str, job: Progress) -> dict[str, Any]:
+        """Whether Label Studio has train_after annotations that the active version was not trained on."""
+        project, versions = self._project(key), self._versions(key)
+        needed = settings.for_project(self._service, project.extra_params()).train_after
+        active = versions.active()
+        seen: set[str] = set()
+        if active is not None:
+            seen = {image.annotation for image in Snapshot.read(versions.folder(active)).labelled}
+        trained = (task.annotation for task in project.tasks() if task.annotation is not None)
+        new = sum(state(annotation) not in seen for annotation in trained)
+        message = f"{new} of the {needed} new annotations that start a training."
+        return {"due": 0 < needed <= new, "message": message}
+
+    def score_new(self, key: str, job: Progress) -> dict[str, Any]:
+        """Predictions of the active version for unlabelled tasks that came after it."""
+        versions = self._versions(key)
+        active = versions.active()
+        if active is None:
+            return {"message": "no version yet: the first training scores every task."}
+        project = self._project(key)
+        folder = versions.folder(active)
+        known = read_predictions(folder / PREDICTIONS)
+        pool = Pool(project, versions.root / "images")
+        pool.read(job, lambda task: task.annotation is None and str(task.id) not in known)
+        self._score_missing(folder, _image_set(Snapshot.read(folder), pool.unlabelled), job)
+        scored = read_predictions(folder / PREDICTIONS)
+        # All of them: a job that died between scoring and pushing left some on this disk only.
+        return {"scored": len(scored) - len(known), **self._push(key, active, scored)}
+
+    def connect(self, key: str, job: Progress) -> dict[str, Any]:
+        """With basic authentication set, let the project's webhooks send it."""
+        if self._service.basic_auth is None:
+            return {"message": "no basic authentication is set."}
+        return self._authorise(self._project(key))
+
+    def abandon(self, key: str, version: str) -> None:
+        """What a failed training leaves goes; a version whose training ended stays, though it never
+        answered."""
+        self._versions(key).remove_incomplete()
+
+    def _versions(self, key: str) -> Versions:
+        return Versions(self._service.model_dir, key)
+
+    def _project(self, key: str) -> LabelStudioProject:
+        client = connect(self._service.label_studio_url, self._service.label_studio_api_key)
+        project = LabelStudioProject(client, int(key.split(".")[0]))
+        if project.key != key:
+            raise JobError(f"project {key} is gone; Label Studio now has {project.key} under that id.")
+        return project
+
+    def _authorise(self, project: LabelStudioProject) -> dict[str, Any]:
+        url = project.connection()["url"]
+        found = authorise(project.client, project.project_id, url, *self._service.basic_auth)
+        if found:
+            path, digest = self._versions(project.key).authorised_file, self._service.credentials_digest
+            write_atomically(path, lambda partial: partial.write_text(digest, encoding="utf-8"))
+        return {"message": "webhooks send user and password." if found else f"no webhook to {url} yet."}
+
+    def _score_missing(self, folder: Path, pool: ImageSet, job: Progress) -> None:
+        """Complete the predictions of `folder`'s version for `pool`; nothing is loaded if none is missing."""
+        path = folder / PREDICTIONS
+        known = read_predictions(path) if path.is_file() else {}
+        missing = [key for key in pool.keys if key not in known]
+        if missing:
+            fresh = score_pool(folder, pool.subset(missing), job.update)
+            write_predictions(path, _chained(known.values(), fresh))
+
+    def _push(self, key: str, version: str, predictions: Mapping[str, Prediction]) -> dict[str, Any]:
+        project = self._project(key)
+        shown = settings.for_project(self._service, project.extra_params()).show_threshold
+        classes = self._versions(key).card(version)["classes"]
+        return {"pushed": project.push(predictions.values(), version, classes, shown)}
+
+
+def _chained(*parts: Any) -> Iterator[Prediction]:
+    for part in parts:
+        yield from part
+
+
+def _image_set(snapshot: Snapshot, images: Sequence[Image]) -> ImageSet:
+    items = [
+        Item(image.key, Path(image.path), tuple(Instance(label, dict(rle)) for label, rle in image.instances))
+        for image in images
+    ]
+    return ImageSet(items, snapshot.classes)
+
+
+def translated(
+    predictions: Mapping[str, Prediction], known: Sequence[str], classes: Sequence[str]
+) -> dict[str, Prediction]:
+    """Predictions of a model with the classes `known` as they read in `classes`: a label may have been added,
+    removed or moved since. Detections of a class that is no more are dropped."""
+    number = {name: index + 1 for index, name in enumerate(classes)}
+    result = {}
+    for key, prediction in predictions.items():
+        kept = prediction.keep([i for i, label in enumerate(prediction.labels) if known[label - 1] in number])
+        kept.labels = [number[known[label - 1]] for label in kept.labels]
+        result[key] = kept
+    return result
