@@ -35,9 +35,7 @@ def key_of(project: Any) -> str:
     try:
         return project_key(project["id"], project["created_at"])
     except (KeyError, TypeError, ValueError):
-        raise EventError(
-            "the event names no project (id and created_at); let the webhook send its payload."
-        ) from None
+        raise EventError("the event names no project (id and created_at); let the webhook send its payload.") from None
 
 
 def handle(action: str, payload: Mapping[str, Any], jobs: Jobs, service: ServiceSettings) -> Outcome:
