@@ -1,0 +1,68 @@
+"""Algorithm 1 of arXiv 2012.04829 against a real Label Studio server, ground truth as the oracle.
+
+Label Studio holds the images, the annotations and the order of tasks; the TSP backend trains and scores; this script
+plays the annotator. Stopped or killed, the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+from scripts.command_line import run
+from scripts.experiment import Experiment, Plan
+from scripts.table import table
+from tsp_model.acquisition import STRATEGIES
+from tsp_model.settings import PRESETS
+
+
+def algorithm_1(experiment: Experiment) -> list[dict[str, Any]]:
+    """K cycles; returns one result row a cycle, each also a line of results.jsonl."""
+    rows = experiment.rows()
+    for k in range(len(rows) + 1, experiment.plan.cycles + 1):
+        start = time.monotonic()
+        # lines 1-2 and 6-7: b random images at first, then the b that M_(k-1) is least sure of
+        picked = experiment.picked(k) or experiment.pick(k)
+        # the oracle: D_al grows
+        label_seconds = experiment.label(picked)
+        # lines 8-12: D_semi from M_(k-1)'s predictions, M_k from D_al + D_semi; then M_k's S for every task
+        job = experiment.train(k)
+        experiment.check_next_task()
+        rows.append(experiment.report(k, picked, job, label_seconds, start))
+    return rows
+
+
+def parse_arguments() -> Plan:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").split("\n\n")[0],
+        epilog="example: python -m scripts.active_learning --data synthetic --cycles 3 --per-cycle 8 --out runs/tsp",
+    )
+    add = parser.add_argument
+    add("--data", default="synthetic", help="'synthetic', or a COCO folder: images/, train.json, test.json")
+    add("--strategy", choices=sorted(STRATEGIES), default="tsp", help="how images are picked (default: %(default)s)")
+    add("--ssl", action=argparse.BooleanOptionalAction, default=True, help="pseudo labels (default: on)")
+    add("--cycles", type=int, default=3, help="K (default: %(default)s)")
+    add("--per-cycle", type=int, default=8, help="b, images labelled a cycle (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of data, initial weights and picks (default: %(default)s)")
+    add("--label-tag", choices=("brush", "polygon"), default="brush", help="default: %(default)s")
+    add("--train-images", type=int, default=None, help="size of the pool (default: all; synthetic: 120)")
+    add("--test-images", type=int, default=None, help="images to evaluate on (default: all; synthetic: 60)")
+    add("--preset", choices=sorted(PRESETS), default="tiny", help="settings to start from (default: %(default)s)")
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the method; may repeat")
+    add("--url", default=None, help="of Label Studio (default: LABEL_STUDIO_URL, else http://localhost:8080)")
+    add("--api-key", default=None, help="its token (default: LABEL_STUDIO_API_KEY)")
+    add("--backend-url", default="http://127.0.0.1:9090", help="of the TSP backend, as Label Studio reaches it")
+    add("--model-dir", default=None, help="the backend's MODEL_DIR, seen from here (default: MODEL_DIR, else models)")
+    add("--out", default="runs/active_learning", help="folder of state and results (default: %(default)s)")
+    return Plan.from_arguments(parser.parse_args())
+
+
+def main() -> None:
+    plan = parse_arguments()
+    with Experiment.open(plan) as experiment:
+        print(table(algorithm_1(experiment)))
+
+
+if __name__ == "__main__":
+    run("active_learning", main)

@@ -1,0 +1,302 @@
+"""One run of Algorithm 1: what was asked for, its state on disk, its Label Studio project and its oracle."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from backend.project import LabelStudioProject
+from tqdm import tqdm
+
+from backend.connection import connect
+from backend.regions import to_region
+from backend.versions import Versions
+from scripts.command_line import CommandError
+from scripts.project_setup import create_project, import_images
+from scripts.service import Service
+from tsp_model.acquisition import STRATEGIES, pick
+from tsp_model.cycle import PREDICTIONS, PSEUDO_LABELS, score_pool
+from tsp_model.data.coco import load_coco
+from tsp_model.data.image_set import ImageSet
+from tsp_model.data.synthetic import write_synthetic
+from tsp_model.evaluation import average_precision, pseudo_label_precision
+from tsp_model.files import write_json
+from tsp_model.predictions import read_predictions
+from tsp_model.settings import Settings
+
+ORACLE_THREADS = 4  # Label Studio takes about 13 annotations a second from four, 6 from one
+SYNTHETIC_TRAIN, SYNTHETIC_TEST = 120, 60
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run was asked for; the same plan in the same folder goes on where it was."""
+
+    data: str
+    strategy: str
+    ssl: bool
+    cycles: int
+    per_cycle: int
+    seed: int
+    label_tag: str
+    train_images: int | None
+    test_images: int | None
+    method: dict[str, Any]
+    url: str
+    api_key: str
+    backend_url: str
+    model_dir: str
+    out: str
+
+    @staticmethod
+    def from_arguments(arguments: argparse.Namespace) -> Plan:
+        """Checked arguments of scripts.active_learning. Raises SettingsError or CommandError."""
+        values = vars(arguments)
+        pairs = [entry.partition("=") for entry in values.pop("set")]
+        unfinished = [name for name, equals, _ in pairs if not equals]
+        if unfinished:
+            raise CommandError(f"--set {unfinished[0]} has no value; write --set {unfinished[0]}=VALUE.")
+        if arguments.cycles < 1 or arguments.per_cycle < 1:
+            raise CommandError("--cycles and --per-cycle must be at least 1.")
+        chosen = {name.strip(): value for name, _, value in pairs} | {"ssl": arguments.ssl, "seed": arguments.seed}
+        values["method"] = Settings.preset(values.pop("preset")).override(chosen).to_dict()
+        environment = {
+            "url": ("LABEL_STUDIO_URL", "http://localhost:8080"),
+            "api_key": ("LABEL_STUDIO_API_KEY", ""),
+            "model_dir": ("MODEL_DIR", "models"),
+        }
+        for name, (variable, default) in environment.items():
+            values[name] = values[name] or os.environ.get(variable) or default
+        return Plan(**values)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must not change between a run and its continuation; more cycles may be asked for."""
+        return {name: value for name, value in asdict(self).items() if name not in ("api_key", "cycles", "out")}
+
+
+class Experiment:
+    """A run in progress. Images are named by their file name, Label Studio's tasks by their id."""
+
+    def __init__(self, plan: Plan, train: ImageSet, test: ImageSet, project: LabelStudioProject) -> None:
+        self.plan, self.train_set, self.test_set, self.project = plan, train, test, project
+        self.service = Service(plan.backend_url)
+        self.out = Path(plan.out)
+        self.state = _State(self.out / "experiment.json")
+        self.versions = Versions(Path(plan.model_dir), project.key)
+        self.task_of: dict[str, int] = {}
+
+    @staticmethod
+    def open(plan: Plan) -> Experiment:
+        """Check everything that can be checked, then make or find the project and import what is missing.
+
+        Raises the errors of scripts.command_line, before anything is made where possible.
+        """
+        client = connect(plan.url, plan.api_key)
+        Service(plan.backend_url).check()
+        train, test = _data(plan)
+        needed = plan.cycles * plan.per_cycle
+        if needed > len(train):
+            raise CommandError(
+                f"{plan.cycles} cycles of {plan.per_cycle} labels need {needed} images, {plan.data} has {len(train)}; "
+                "lower --cycles or --per-cycle."
+            )
+        state = _State(Path(plan.out) / "experiment.json")
+        state.claim(plan)
+        project_id = state.get("project_id")
+        if project_id is None:
+            title = f"{Path(plan.data).name} {plan.strategy}{' + SSL' if plan.ssl else ''}, seed {plan.seed}"
+            project_id = create_project(client, title, train.classes, plan)
+            state.set("project_id", project_id)
+        project = LabelStudioProject(client, project_id)
+        experiment = Experiment(plan, train, test, project)
+        experiment.task_of = import_images(project, train)
+        return experiment
+
+    def __enter__(self) -> Experiment:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.service.close()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The result rows of finished cycles."""
+        path = self.out / "results.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def picked(self, k: int) -> list[str] | None:
+        """The images that an interrupted cycle k had picked already."""
+        return self.state.get("picked", {}).get(str(k))
+
+    def pick(self, k: int) -> list[str]:
+        """b images for cycle k: at random in the first, by the strategy's scores later; written down at once."""
+        before = self.state.get("picked", {})
+        labelled = [name for names in before.values() for name in names]
+        names = sorted(set(self.train_set.keys) - set(labelled))
+        rng = np.random.default_rng((self.plan.seed, k))
+        if k == 1:
+            scores = rng.random(len(names))
+        else:
+            predictions = read_predictions(self._active_folder() / PREDICTIONS)
+            pool = [predictions[str(self.task_of[name])] for name in names]
+            scores = STRATEGIES[self.plan.strategy](pool, labelled, rng)
+        chosen = pick(dict(zip(names, map(float, scores), strict=True)), self.plan.per_cycle, self.plan.seed)
+        served = self.state.get("served")
+        if served in names and served not in chosen:
+            # It shares the lowest score with a picked one; left locked, it would come first again next time.
+            chosen = [served, *chosen[:-1]]
+        self.state.set("picked", before | {str(k): chosen})
+        return chosen
+
+    def label(self, picked: Sequence[str]) -> float:
+        """The oracle submits ground truth for what has none yet, an empty annotation for an empty image; seconds."""
+        start = time.monotonic()
+        done = self.project.annotated_task_ids()
+        todo = [item for item in self.train_set.subset(picked).items if self.task_of[item.key] not in done]
+        with ThreadPoolExecutor(ORACLE_THREADS) as threads:
+            list(tqdm(threads.map(self._annotate, todo), total=len(todo), desc="oracle labels", leave=False))
+        return time.monotonic() - start
+
+    def _annotate(self, item: Any) -> None:
+        regions = [
+            to_region(self.train_set.classes[instance.label - 1], instance.rle, self.project.tag, f"truth{index}")
+            for index, instance in enumerate(item.instances)
+        ]
+        self.project.submit_annotation(self.task_of[item.key], regions)
+
+    def train(self, k: int) -> dict[str, Any]:
+        """START_TRAINING, unless the labels so far were trained on already; the job's last status."""
+        title = f"cycle {k} of {self.plan.cycles}, {self.plan.strategy}"
+        job = self.service.last_training(self.project.key)
+        known = self.state.get("jobs", {})
+        if job is None or job["job_id"] in known.values():
+            self.project.start_training()
+            job = self.service.last_training(self.project.key)
+            if job is None or job["job_id"] in known.values():
+                raise CommandError("Label Studio started no training; is the project's backend connected?")
+        status = self.service.wait(job["job_id"], title)
+        self.state.set("jobs", known | {str(k): status["job_id"]})
+        return status
+
+    def check_next_task(self) -> None:
+        """Label Studio itself must serve a task with the lowest score next; CommandError if it does not.
+
+        Not asked where images are picked at random: being served locks a task, and a locked task that is not
+        labelled comes first again.
+        """
+        if self.plan.strategy != "tsp":
+            return
+        scores = self.project.scores(self.versions.active() or "")
+        waiting = set(self.task_of.values()) - self.project.annotated_task_ids()
+        if not waiting:
+            return
+        missing = waiting - set(scores)
+        if missing:
+            raise CommandError(f"{len(missing)} tasks have no prediction of the active version, {min(missing)} first.")
+        served = self.project.next_task()
+        lowest = min(scores[task] for task in waiting)
+        if served not in waiting or scores[served] > lowest:
+            raise CommandError(
+                f"Label Studio serves task {served} (score {scores.get(served)}) next, but the lowest score of "
+                f"project {self.project.project_id} is {lowest}; its ordering is not the uncertainty's."
+            )
+        self.state.set("served", next(name for name, task in self.task_of.items() if task == served))
+
+    def report(
+        self, k: int, picked: Sequence[str], job: dict[str, Any], label_seconds: float, start: float
+    ) -> dict[str, Any]:
+        """Evaluate M_k on the test split; the cycle's row, written to results.jsonl."""
+        folder = self._active_folder()
+        card = self.versions.card(folder.name)
+        evaluated = time.monotonic()
+        predictions = {p.key: p for p in score_pool(folder, self.test_set)}
+        precision = average_precision(self.test_set, predictions)
+        name_of = {str(task): name for name, task in self.task_of.items()}
+        pseudo = read_predictions(folder / PSEUDO_LABELS)
+        pseudo = {name_of[key]: replace(found, key=name_of[key]) for key, found in pseudo.items()}
+        empty = sum(not item.instances for item in self.train_set.subset(picked).items)
+        end = time.monotonic()
+        seconds = {"label": label_seconds, **job["seconds"], "evaluate": end - evaluated, "cycle": end - start}
+        row = {
+            "cycle": k,
+            "strategy": self.plan.strategy,
+            "ssl": self.plan.ssl,
+            "seed": self.plan.seed,
+            "data": self.plan.data,
+            "labels": card["counts"]["labelled_images"],
+            "objects": card["counts"]["labelled_objects"],
+            "picked_empty_share": empty / len(picked),
+            "pseudo_images": card["counts"]["pseudo_images"],
+            "pseudo_objects": card["counts"]["pseudo_objects"],
+            "pseudo_precision": pseudo_label_precision(self.train_set, pseudo)["precision"],
+            "semi_gradient_share": card["metrics"]["semi_gradient_share"],
+            **precision,
+            "detections_per_image": card["architecture"]["detections_per_image"],
+            "ranking_score_threshold": card["settings"]["ranking_score_threshold"],
+            "version": folder.name,
+            "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        }
+        with (self.out / "results.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        return row
+
+    def _active_folder(self) -> Path:
+        active = self.versions.active()
+        if active is None:
+            raise CommandError(
+                f"no version of project {self.project.project_id} lies under {self.plan.model_dir}; "
+                "give the backend's own folder with --model-dir or MODEL_DIR."
+            )
+        return self.versions.folder(active)
+
+
+class _State:
+    """A small JSON file that outlives the process."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self._values.get(name, default)
+
+    def set(self, name: str, value: Any) -> None:
+        self._values[name] = value
+        write_json(self._path, self._values)
+
+    def claim(self, plan: Plan) -> None:
+        """Make the folder this plan's. Raises CommandError if it is another's."""
+        identity = json.loads(json.dumps(plan.identity))
+        known = self.get("plan", identity)
+        changed = sorted(name for name in identity if known.get(name) != identity[name])
+        if changed:
+            raise CommandError(
+                f"{self._path.parent} holds a run with another {', '.join(changed)}; choose another --out, or repeat "
+                "the old command to go on."
+            )
+        self.set("plan", identity)
+
+
+def _data(plan: Plan) -> tuple[ImageSet, ImageSet]:
+    if plan.data == "synthetic":
+        folder = Path(plan.out) / "synthetic"
+        train, test = plan.train_images or SYNTHETIC_TRAIN, plan.test_images or SYNTHETIC_TEST
+        write_synthetic(folder, train=train, test=test, size=plan.method["image_size"], seed=plan.seed)
+    else:
+        folder = Path(plan.data)
+    train_set, test_set = load_coco(folder, "train"), load_coco(folder, "test")
+    if train_set.classes != test_set.classes:
+        raise CommandError(f"{folder}: train.json and test.json have different categories; make them the same.")
+    return _first(train_set, plan.train_images), _first(test_set, plan.test_images)
+
+
+def _first(images: ImageSet, count: int | None) -> ImageSet:
+    return images if count is None else images.subset(images.keys[:count])

@@ -1,0 +1,73 @@
+"""A Label Studio project for a run of Algorithm 1: made, connected to the backend, filled with images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import quoteattr
+
+from backend.project import LabelStudioProject
+from label_studio_sdk import LabelStudio
+
+from backend.connection import ProjectError, call
+from tsp_model.data.image_set import ImageSet
+
+if TYPE_CHECKING:
+    from scripts.experiment import Plan
+
+COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#fabed4", "#469990")
+
+
+def label_config(classes: Sequence[str], tag: str) -> str:
+    """A labeling configuration with one image and one `tag` ("brush" or "polygon") control."""
+    control = {"brush": "BrushLabels", "polygon": "PolygonLabels"}[tag]
+    labels = "".join(
+        f"<Label value={quoteattr(name)} background={quoteattr(COLOURS[i % len(COLOURS)])}/>"
+        for i, name in enumerate(classes)
+    )
+    return (
+        '<View><Image name="image" value="$image" zoom="true" zoomControl="true"/>'
+        f'<{control} name="label" toName="image">{labels}</{control}></View>'
+    )
+
+
+def create_project(client: LabelStudio, title: str, classes: Sequence[str], plan: Plan) -> int:
+    """Make a project in uncertainty order with the backend connected; its id. Nothing stays behind on an error."""
+    project = call(
+        client,
+        "POST",
+        "api/projects",
+        json={
+            "title": title[:50],
+            "label_config": label_config(classes, plan.label_tag),
+            "sampling": "Uncertainty sampling",
+            "show_collab_predictions": True,
+        },
+    )
+    try:
+        call(
+            client,
+            "POST",
+            "api/ml",
+            json={
+                "project": project["id"],
+                "url": plan.backend_url,
+                "title": "TSP",
+                "is_interactive": False,
+                # The script decides when to train, so annotation events do not.
+                "extra_params": plan.method | {"train_after": 0},
+            },
+        )
+    except ProjectError:
+        call(client, "DELETE", f"api/projects/{project['id']}")
+        raise
+    return project["id"]
+
+
+def import_images(project: LabelStudioProject, images: ImageSet) -> dict[str, int]:
+    """Upload the images that the project lacks; the task id of each by its key."""
+    known = project.task_ids_by_name()
+    missing = {item.key: item.path for item in images.items if item.key not in known}
+    if missing:
+        known |= project.upload_images(missing)
+    return {key: known[key] for key in images.keys}

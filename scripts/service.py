@@ -1,0 +1,88 @@
+"""The TSP backend as the scripts see it: is it there, and how far is its training."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import requests
+from tqdm import tqdm
+
+POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 60.0
+"""How long a service that stops answering in mid-job is given to come back."""
+
+
+class ServiceError(RuntimeError):
+    """The backend cannot be used as asked; the message is one line with cause and remedy."""
+
+
+class Service:
+    """The backend's web service at `url`; basic authentication from BASIC_AUTH_USER and BASIC_AUTH_PASS."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._session = requests.Session()
+        if os.environ.get("BASIC_AUTH_USER"):
+            self._session.auth = (os.environ["BASIC_AUTH_USER"], os.environ.get("BASIC_AUTH_PASS", ""))
+
+    def check(self) -> None:
+        """Raise ServiceError unless a TSP backend answers."""
+        answer = self._get("/health")
+        if answer.get("model_class") != "TSPBackend":
+            raise ServiceError(f"what answers at {self.url} is no TSP backend; correct --backend-url.")
+
+    def last_training(self, project_key: str) -> dict[str, Any] | None:
+        """The status of the project's newest training job, None if there never was one."""
+        return self._get("/job_status", project=project_key, allow_missing=True) or None
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._session.close()
+
+    def wait(self, job_id: str, title: str) -> dict[str, Any]:
+        """Follow a job to its end with a progress bar; its last status. ServiceError if it failed."""
+        bar = tqdm(desc=title, unit="", leave=False, dynamic_ncols=True)
+        silent_since = None
+        while True:
+            try:
+                status = self._get("/job_status", job_id=job_id)
+                silent_since = None
+            except ServiceError:
+                silent_since = silent_since or time.monotonic()
+                if time.monotonic() - silent_since > PATIENCE_SECONDS:
+                    raise
+                time.sleep(POLL_SECONDS)
+                continue
+            if status["status"] == "ERROR":
+                bar.close()
+                raise ServiceError(f"training {job_id} failed: {status.get('error')}")
+            if status["status"] == "SUCCESS":
+                bar.close()
+                return status
+            _show(bar, title, status)
+            time.sleep(POLL_SECONDS)
+
+    def _get(self, path: str, allow_missing: bool = False, **parameters: str) -> dict[str, Any]:
+        try:
+            response = self._session.get(self.url + path, params=parameters, timeout=30)
+            if response.status_code == 404 and allow_missing:
+                return {}
+            if response.status_code == 401:
+                raise ServiceError(f"the backend at {self.url} asks for BASIC_AUTH_USER and BASIC_AUTH_PASS; set both.")
+            response.raise_for_status()
+            return response.json()
+        except (requests.RequestException, ValueError) as error:
+            raise ServiceError(
+                f"no backend answers at {self.url} ({type(error).__name__}); start it with `python -m backend`, or "
+                "correct --backend-url."
+            ) from None
+
+
+def _show(bar: tqdm, title: str, status: dict[str, Any]) -> None:
+    bar.set_description(f"{title}: {status.get('phase') or 'waiting'}", refresh=False)
+    bar.total, bar.n = status.get("total"), status.get("done") or 0
+    loss, eta = status.get("loss"), status.get("eta_seconds")
+    parts = {"loss": f"{loss:.3f}" if loss is not None else None, "left": f"{eta:.0f}s" if eta is not None else None}
+    bar.set_postfix({name: value for name, value in parts.items() if value}, refresh=True)

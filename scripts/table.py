@@ -1,0 +1,66 @@
+"""Result lines of one or several runs as one Markdown table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.command_line import CommandError, run
+
+COLUMNS = (
+    ("cycle", "cycle", "{}"),
+    ("strategy", "strategy", "{}"),
+    ("labels", "labels", "{}"),
+    ("empty picked", "picked_empty_share", "{:.0%}"),
+    ("pseudo images", "pseudo_images", "{}"),
+    ("pseudo objects", "pseudo_objects", "{}"),
+    ("their precision", "pseudo_precision", "{:.2f}"),
+    ("grad share", "semi_gradient_share", "{:.1%}"),
+    ("mask AP50", "mask_ap50", "{:.3f}"),
+    ("box AP50", "box_ap50", "{:.3f}"),
+    ("train s", "train_seconds", "{:.0f}"),
+    ("cycle s", "cycle_seconds", "{:.0f}"),
+)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The result lines of a run. Raises CommandError for a missing or torn file."""
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise CommandError(f"{path} holds no result lines ({error}); run scripts.active_learning first.") from None
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """A Markdown table of result lines, by cycle and strategy."""
+    ordered = sorted(rows, key=lambda row: (row["cycle"], row["strategy"] != "tsp", row["ssl"]))
+    cells = [[title for title, _, _ in COLUMNS]]
+    cells += [[_cell(row, key, form) for _, key, form in COLUMNS] for row in ordered]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
+    padded = [[text.rjust(width) for text, width in zip(line, widths, strict=True)] for line in cells]
+    lines = ["| " + " | ".join(line) + " |" for line in padded]
+    rule = "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _cell(row: dict[str, Any], key: str, form: str) -> str:
+    if key == "strategy":
+        return row["strategy"] + (" + SSL" if row["ssl"] else "")
+    value = row["seconds"].get(key.removesuffix("_seconds")) if key.endswith("_seconds") else row.get(key)
+    return "-" if value is None else form.format(value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Result lines of runs as one Markdown table.",
+        epilog="example: python -m scripts.table runs/tsp/results.jsonl runs/random/results.jsonl",
+    )
+    parser.add_argument("results", type=Path, nargs="+")
+    print(table([row for path in parser.parse_args().results for row in read_rows(path)]))
+
+
+if __name__ == "__main__":
+    run("table", main)
