@@ -193,9 +193,8 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
 
     pull, train, score = step("pull", retry=True), step("train"), step("score")
     push, switch = step("push", retry=True), step("switch", retry=True)
-    due = step("due", retry=True)
-    single = {"score": step("score_new", retry=True), "connect": step("connect", retry=True)}
-    ask = dbos.step(name="ask")(lambda key: jobs.request("train", key))
+    due, score_new, connect = (step(name, retry=True) for name in ("due", "score_new", "connect"))
+    ask = dbos.step(name="ask")(lambda kind, key: jobs.request(kind, key))
 
     def train_workflow(key: str) -> dict[str, Any]:
         with _ending(model_dir, dbos.workflow_id) as job:
@@ -214,19 +213,29 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
         with _ending(model_dir, dbos.workflow_id) as job:
             job.result = due(job.job_id, key)
             if job.result["due"]:
-                job.result |= {"train_job_id": ask(key)}
+                job.result |= {"train_job_id": ask("train", key)}
         return job.result
 
-    def one_step_workflow(kind: str) -> Any:
-        def run(key: str) -> dict[str, Any]:
-            with _ending(model_dir, dbos.workflow_id) as job:
-                job.result = single[kind](job.job_id, key)
-            return job.result
+    def score_workflow(key: str) -> dict[str, Any]:
+        with _ending(model_dir, dbos.workflow_id) as job:
+            job.result = score_new(job.job_id, key)
+        return job.result
 
-        return run
+    def connect_workflow(key: str) -> dict[str, Any]:
+        with _ending(model_dir, dbos.workflow_id) as job:
+            job.result = connect(job.job_id, key)
+            if job.result["found"]:
+                for kind in ("check", "score"):  # events until now were refused
+                    ask(kind, key)
+        return job.result
 
-    workflows = {"train": train_workflow, "check": check_workflow}
-    for kind, workflow in (workflows | {kind: one_step_workflow(kind) for kind in single}).items():
+    workflows = {
+        "train": train_workflow,
+        "check": check_workflow,
+        "score": score_workflow,
+        "connect": connect_workflow,
+    }
+    for kind, workflow in workflows.items():
         dbos.workflow(name=kind, max_recovery_attempts=MAX_STARTS)(workflow)
 
 

@@ -100,8 +100,14 @@ class CycleSteps:
 
     def switch(self, key: str, version: str, job: Progress) -> dict[str, Any]:
         """From now on `version` answers, here and in Label Studio's order of tasks."""
-        self._versions(key).activate(version)
-        self._project(key).switch(version)
+        project, versions = self._project(key), self._versions(key)
+        before = versions.active()
+        versions.activate(version)  # first: Label Studio asks /setup for it as soon as it is told
+        try:
+            project.switch(version)
+        except Exception:
+            versions.activate(before)
+            raise
         return {}
 
     def due(self, key: str, job: Progress) -> dict[str, Any]:
@@ -136,7 +142,7 @@ class CycleSteps:
     def connect(self, key: str, job: Progress) -> dict[str, Any]:
         """With basic authentication set, let the project's webhooks send it."""
         if self._service.basic_auth is None:
-            return {"message": "no basic authentication is set."}
+            return {"found": False, "message": "no basic authentication is set."}
         return self._authorise(self._project(key))
 
     def abandon(self, key: str, version: str) -> None:
@@ -160,7 +166,8 @@ class CycleSteps:
         if found:
             path, digest = self._versions(project.key).authorised_file, self._service.credentials_digest
             write_atomically(path, lambda partial: partial.write_text(digest, encoding="utf-8"))
-        return {"message": "webhooks send user and password." if found else f"no webhook to {url} yet."}
+        message = "webhooks send user and password." if found else f"no webhook to {url} yet."
+        return {"found": found, "message": message}
 
     def _score_missing(self, folder: Path, pool: ImageSet, job: Progress) -> None:
         """Complete the predictions of `folder`'s version for `pool`; nothing is loaded if none is missing."""

@@ -77,8 +77,11 @@ class Versions:
             return None
         return version if (self.folder(version) / "card.json").is_file() else None
 
-    def activate(self, version: str) -> None:
-        """Let `version` answer from now on; VersionError, and nothing changed, if it is not complete."""
+    def activate(self, version: str | None) -> None:
+        """Let `version` answer from now on, or none; VersionError, and nothing changed, if it is not complete."""
+        if version is None:
+            self._pointer.unlink(missing_ok=True)
+            return
         self.card(version)
         write_atomically(self._pointer, lambda path: path.write_text(version + "\n", encoding="utf-8"))
 

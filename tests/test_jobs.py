@@ -44,7 +44,7 @@ class Steps:
     def switch(self, key, version, job): return self._do("switch", key)
     def due(self, key, job): return {"due": (folder / "due").exists(), **self._do("due", key)}
     def score_new(self, key, job): return self._do("score_new", key)
-    def connect(self, key, job): return self._do("connect", key)
+    def connect(self, key, job): return {"found": True, **self._do("connect", key)}
     def abandon(self, key, version): self._do("abandon", key)
 
 start_worker(f"sqlite:///{folder}/jobs.sqlite", folder, Steps())
@@ -80,7 +80,7 @@ class Bench:
     def until(self, condition, what: str) -> None:
         deadline = time.monotonic() + 60
         while not condition():
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or any(worker.poll() == 1 for worker in self.workers):
                 pytest.fail(f"waited for: {what}\n{self.log()}\n{(self.folder / 'stderr').read_text()}")
             time.sleep(0.02)
 
@@ -169,6 +169,14 @@ def test_a_check_asks_for_a_training_only_when_one_is_due(bench):
     (bench.folder / "due").touch()
     due = bench.ended(bench.jobs.request("check", KEY))
     assert bench.ended(due["train_job_id"])["status"] == "SUCCESS"
+
+
+def test_what_webhooks_could_not_say_before_they_had_the_password_is_looked_for_after(bench):
+    bench.worker()
+    bench.ended(bench.jobs.request("connect", KEY))
+    bench.ended(f"check-{KEY}-00001")
+    bench.ended(f"score-{KEY}-00001")
+    assert bench.log() == [f"{step} {KEY}" for step in ("connect", "due", "score_new")]
 
 
 def test_progress_of_a_job_that_goes_on_keeps_its_seconds(tmp_path):

@@ -1,0 +1,145 @@
+"""TSPBackend on whichever generation of label-studio-ml is installed: who answers for whom, and with what."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from backend import model as backend_model
+from backend import settings
+from backend.images import ImageError
+from backend.label_config import parse_label_config
+from backend.model import ModelCache, TSPBackend
+from backend.versions import Versions
+from tsp_model import checkpoints
+from tsp_model.network import tsp_mask_rcnn
+from tsp_model.settings import Settings
+
+PROJECT = {"id": 4, "created_at": "2023-11-14T22:13:20.123456Z"}
+KEY, OTHER = "4.1700000000", "5.1700000000"
+CONFIG = """<View><Image name="image" value="$image"/>
+<BrushLabels name="tag" toName="image"><Label value="PED"/><Label value="SRF"/></BrushLabels></View>"""
+SETTINGS = Settings.preset("tiny").override({"image_size": 64})
+
+
+def new_version(folder: Path, key: str, number: int = 1) -> str:
+    """A version whose random network finds things everywhere: its thresholds are low."""
+    versions = Versions(folder, key)
+    name = f"tsp-{number:04d}-20260101T000000"
+    with torch.random.fork_rng():
+        torch.manual_seed(number)
+        network = tsp_mask_rcnn(3, "tiny", "none", 64, detections_per_image=5, score_threshold=0.0)
+    checkpoints.save(versions.folder(name), network, {"classes": ["PED", "SRF"], "settings": SETTINGS.to_dict()})
+    versions.activate(name)
+    return name
+
+
+@pytest.fixture
+def service(tmp_path, monkeypatch):
+    service = settings.load({"MODEL_DIR": str(tmp_path / "models"), "TSP_SHOW_THRESHOLD": "0"})
+    image = tmp_path / "image.png"
+    Image.linear_gradient("L").resize((64, 48)).save(image)
+
+    def fetch(url: str, client: object, cache: Path) -> Path:
+        if url == "broken":
+            raise ImageError("broken: not there")
+        return image
+
+    class Project:
+        def __init__(self, client: object, project_id: int) -> None:
+            self.key = f"{project_id}.1700000000"
+            self.tag = parse_label_config(CONFIG)
+
+    monkeypatch.setattr(backend_model, "fetch_image", fetch)
+    monkeypatch.setattr(backend_model, "LabelStudioProject", Project)
+    monkeypatch.setattr(backend_model, "_connected", lambda url, api_key: None)
+    monkeypatch.setattr(backend_model, "MODELS", ModelCache())
+    return service
+
+
+def tasks(*urls: str, project: int = 4) -> list[dict]:
+    return [{"id": number, "project": project, "data": {"image": url}} for number, url in enumerate(urls, start=1)]
+
+
+def test_one_answer_per_task_in_order_and_none_for_a_broken_image(service):
+    version = new_version(service.model_dir, KEY)
+    backend = TSPBackend(project_id=KEY, label_config=CONFIG, service=service)
+    answers = backend.predict(tasks("a", "broken", "b", "c", "d", "broken", "e"))
+    assert [bool(answer) for answer in answers] == [True, False, True, True, True, False, True]
+    assert answers[1] == answers[5] == []
+    assert {answer["model_version"] for answer in answers if answer} == {version}
+    scores = [answer["score"] for answer in answers if answer]
+    assert all(0 <= score <= 1 for score in scores) and len(set(scores)) == 1, "the same image each time"
+    region = answers[0]["result"][0]
+    assert (region["from_name"], region["to_name"], region["type"]) == ("tag", "image", "brushlabels")
+    assert 0 <= region["score"] <= 1
+
+
+def test_before_the_first_training_every_place_is_empty(service):
+    backend = TSPBackend(project_id=KEY, label_config=CONFIG, service=service)
+    assert backend.predict(tasks("a", "b"), context=None) == [[], []]
+    assert backend.predict([]) == []
+
+
+def test_a_project_is_never_answered_by_anothers_model(service):
+    new_version(service.model_dir, OTHER)
+    new_version(service.model_dir, "4.1600000000")
+    assert TSPBackend(project_id=KEY, label_config=CONFIG, service=service).predict(tasks("a")) == [[]]
+    # As 1.0.9 constructs (no project), and 2.x (the bare id): the same.
+    assert TSPBackend(label_config=CONFIG, service=service).predict(tasks("a")) == [[]]
+    assert TSPBackend(project_id="4", label_config=CONFIG, service=service).predict(tasks("a")) == [[]]
+    mine = new_version(service.model_dir, KEY, 7)
+    for backend in (
+        TSPBackend(label_config=CONFIG, train_output={}, service=service),
+        TSPBackend(project_id="4", label_config=CONFIG, service=service),
+    ):
+        assert backend.predict(tasks("a"))[0]["model_version"] == mine
+
+
+def test_a_new_version_is_taken_up_without_being_told(service):
+    backend = TSPBackend(project_id=KEY, label_config=CONFIG, service=service)
+    for number in (1, 2, 3, 4):
+        version = new_version(service.model_dir, KEY, number)
+        assert backend.predict(tasks("a"))[0]["model_version"] == version
+
+
+def test_what_is_not_ready_in_time_stays_open(service, monkeypatch):
+    new_version(service.model_dir, KEY)
+    clock = iter(range(0, 10_000, 50))
+    monkeypatch.setattr(backend_model.time, "monotonic", lambda: next(clock))
+    answers = TSPBackend(project_id=KEY, label_config=CONFIG, service=service).predict(tasks(*"abcdefghij"))
+    assert [bool(answer) for answer in answers] == [True] * 4 + [False] * 6
+
+
+def test_a_damaged_model_or_configuration_leaves_every_place_empty(service):
+    version = new_version(service.model_dir, KEY)
+    broken = TSPBackend(project_id=KEY, label_config=CONFIG, service=service)
+    (Versions(service.model_dir, KEY).folder(version) / checkpoints.WEIGHTS).write_bytes(b"")
+    assert broken.predict(tasks("a", "b")) == [[], []]
+
+
+@pytest.mark.parametrize("generation", ["1.0.9", "2.x"])
+def test_fit_only_wakes_a_job(service, generation):
+    backend = TSPBackend(label_config=CONFIG, service=service)
+    data = {"project": PROJECT}
+    if generation == "2.x":
+        answer = backend.fit("START_TRAINING", data)
+    else:
+        answer = backend.fit((), event="START_TRAINING", data=data, job_id="7", workdir="somewhere")
+    assert answer == {"job_id": f"train-{KEY}-00001"}
+    assert "job_id" not in backend.fit("PROJECT_UPDATED", data)
+
+
+def test_the_cache_keeps_few_models_and_loads_each_once(tmp_path, monkeypatch):
+    loads: list[Path] = []
+
+    def load(folder: Path, device: object) -> tuple[torch.nn.Module, dict]:
+        loads.append(folder)
+        return torch.nn.Identity(), {}
+
+    monkeypatch.setattr(backend_model.checkpoints, "load", load)
+    cache = ModelCache(most=2)
+    for name in "ababcab":
+        cache.get(tmp_path / name)
+    assert [folder.name for folder in loads] == ["a", "b", "c", "a", "b"]

@@ -1,0 +1,121 @@
+"""`python -m backend` as a whole: up at once, both parts end together, nothing stays behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from scripts.processes import free_port
+
+ROOT = Path(__file__).resolve().parent.parent
+EVENT = {"action": "START_TRAINING", "project": {"id": 4, "created_at": "2023-11-14T22:13:20Z"}}
+
+
+class Service:
+    """The command in a folder of its own, with nobody at LABEL_STUDIO_URL."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self._log = folder / "log"
+        environ = os.environ | {
+            "LABEL_STUDIO_URL": f"http://127.0.0.1:{free_port()}",
+            "LABEL_STUDIO_API_KEY": "token",
+            "MODEL_DIR": str(folder / "models"),
+            "PORT": str(self.port),
+        }
+        with self._log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "backend"], cwd=ROOT, env=environ, stdout=log, stderr=log
+            )
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def call(self, path: str, body: dict | None = None) -> dict | None:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            return json.load(error)
+        except OSError:
+            return None
+
+    def children(self) -> dict[str, int]:
+        """The pids of web and worker."""
+        listing = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        names = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in listing}
+        return {part: int(pid) for pid, line in names.items() for part in ("web", "worker") if part.encode() in line}
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            if time.monotonic() > deadline:
+                pytest.fail(f"waited for: {what}\n{self.log}")
+            time.sleep(0.05)
+
+
+def gone(pids: dict[str, int]) -> bool:
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids.values())
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    service = Service(tmp_path)
+    try:
+        service.until(lambda: service.call("/health"), "/health")
+        service.until(lambda: len(service.children()) == 2, "both parts")
+        yield service
+    finally:
+        service.process.kill()
+        service.process.wait()
+
+
+def test_a_job_without_label_studio_fails_in_one_line_and_a_signal_ends_both(service: Service) -> None:
+    job_id = service.call("/webhook", EVENT)["job"]
+    service.until(lambda: service.call(f"/job_status?job_id={job_id}")["job_status"] == "failed", "the failure")
+    error = service.call(f"/job_status?job_id={job_id}")["error"]
+    assert "no Label Studio answers" in error and "\n" not in error
+    children = service.children()
+    assert set(children) == {"web", "worker"}
+    service.process.terminate()
+    assert service.process.wait(30) == 0
+    assert gone(children)
+    assert "Traceback" not in service.log
+
+
+@pytest.mark.parametrize("part", ["web", "worker"])
+def test_if_one_part_dies_the_other_is_stopped_and_it_is_said(service: Service, part: str) -> None:
+    children = service.children()
+    os.kill(children[part], signal.SIGKILL)
+    assert service.process.wait(30) == 1
+    assert f"the {part} process ended" in service.log
+    service.until(lambda: gone(children) and service.call("/health") is None, "the end of the other part")
+
+
+def test_nothing_outlives_a_killed_supervisor(service: Service) -> None:
+    children = service.children()
+    service.process.kill()
+    service.process.wait()
+    service.until(lambda: gone(children) and service.call("/health") is None, "the end of both parts")
+
+
+def test_a_second_worker_on_the_same_folder_is_refused(service: Service, tmp_path: Path) -> None:
+    service.until((tmp_path / "models" / "worker.lock").exists, "the first worker")
+    environ = os.environ | {"LABEL_STUDIO_API_KEY": "token", "MODEL_DIR": str(tmp_path / "models")}
+    command = [sys.executable, "-m", "backend", "worker"]
+    second = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert second.returncode == 1
+    assert "another worker" in second.stderr and len(second.stderr.splitlines()) == 1

@@ -1,0 +1,223 @@
+"""The worker's steps on a made-up project: real training of a tiny network, no server."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from backend import pool as backend_pool
+from backend import settings
+from backend import steps as backend_steps
+from backend.images import ImageError
+from backend.progress import Progress
+from backend.snapshot import Snapshot
+from backend.steps import CycleSteps, JobError, translated
+from backend.versions import Versions
+from tests.builders import disc_set, prediction
+from tsp_model.predictions import read_predictions
+from tsp_model.settings import SettingsError
+
+KEY = "4.1700000000"
+QUICK = {"preset": "tiny", "image_size": 64, "epochs": 1, "batch_size": 2, "train_after": 2}
+
+
+class Project:
+    """Stands for backend.project.LabelStudioProject: tasks in memory, what is pushed is kept."""
+
+    key, client = KEY, None
+
+    def __init__(self, folder: Path, count: int = 5) -> None:
+        images = disc_set(folder, count)
+        self.truth = images
+        self.params: dict = dict(QUICK)
+        self.classes = ("disc", "box")
+        self.pushed: dict[str, dict[str, float]] = {}
+        self.switched: list[str] = []
+        self._tasks = {
+            number: SimpleNamespace(id=number, image_url=str(item.path), annotation=None, instances=None)
+            for number, item in enumerate(images.items, start=1)
+        }
+
+    @property
+    def task_count(self) -> int:
+        return len(self._tasks)
+
+    def tasks(self):
+        return iter(self._tasks.values())
+
+    def extra_params(self) -> dict:
+        return self.params
+
+    def annotate(self, *numbers: int, stamp: str = "2026-01-01") -> None:
+        for number in numbers:
+            item = self.truth.items[number - 1]
+            self._tasks[number].annotation = {"id": number, "updated_at": stamp}
+            self._tasks[number].instances = tuple((self.classes[one.label - 1], one.rle) for one in item.instances)
+
+    def add(self, path: str) -> int:
+        number = len(self._tasks) + 1
+        self._tasks[number] = SimpleNamespace(id=number, image_url=path, annotation=None, instances=None)
+        return number
+
+    def push(self, predictions, version, classes, show_threshold) -> int:
+        already = self.pushed.setdefault(version, {})
+        new = {one.key: one.image_score for one in predictions if one.key not in already}
+        already |= new
+        return len(new)
+
+    def switch(self, version: str) -> None:
+        self.switched.append(version)
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    project = Project(tmp_path / "images")
+
+    def fetch(url: str, client: object, cache: Path) -> Path:
+        if not Path(url).exists():
+            raise ImageError(f"{url}: not there")
+        cache.mkdir(parents=True, exist_ok=True)
+        return Path(url)
+
+    monkeypatch.setattr(backend_pool, "fetch_image", fetch)
+    monkeypatch.setattr(backend_steps, "connect", lambda url, api_key: None)
+    monkeypatch.setattr(backend_steps, "LabelStudioProject", lambda client, number: project)
+    service = settings.load({"MODEL_DIR": str(tmp_path / "models")})
+    return SimpleNamespace(
+        project=project,
+        steps=CycleSteps(service),
+        versions=Versions(service.model_dir, KEY),
+        job=Progress(service.model_dir, f"train-{KEY}-00001"),
+    )
+
+
+def run_training(bench) -> str:
+    version = bench.steps.pull(KEY, bench.job)["version"]
+    for step in (bench.steps.train, bench.steps.score, bench.steps.push, bench.steps.switch):
+        assert json.loads(json.dumps(step(KEY, version, bench.job))) is not None
+    return version
+
+
+def test_two_cycles_train_score_push_and_switch(bench):
+    bench.project.annotate(1, 2)
+    first = run_training(bench)
+    assert bench.versions.active() == first and bench.project.switched == [first]
+    assert set(bench.project.pushed[first]) == {"3", "4", "5"}
+    assert bench.versions.card(first)["counts"]["labelled_images"] == 2
+    bench.project.annotate(3)
+    late = bench.project.add(bench.project.truth.items[0].path.as_posix())
+    second = run_training(bench)
+    assert set(bench.project.pushed[second]) == {"4", "5", str(late)}
+    assert bench.versions.card(second)["parent"] == first
+    # The parent had not seen the late task: its pseudo labels need its prediction.
+    assert str(late) in read_predictions(bench.versions.folder(first) / "predictions.jsonl")
+
+
+def test_a_repeated_step_changes_nothing(bench):
+    bench.project.annotate(1, 2)
+    version = run_training(bench)
+    before = dict(bench.project.pushed[version])
+    assert bench.steps.push(KEY, version, bench.job)["pushed"] == 0
+    assert bench.project.pushed[version] == before
+    bench.steps.score(KEY, version, bench.job)
+    stored = read_predictions(bench.versions.folder(version) / "predictions.jsonl")
+    assert {key: one.image_score for key, one in stored.items()} == pytest.approx(before, abs=1e-6)
+
+
+def test_nothing_to_train_on_is_said_and_leaves_nothing(bench):
+    with pytest.raises(JobError, match="nothing to train on") as caught:
+        bench.steps.pull(KEY, bench.job)
+    assert "\n" not in str(caught.value)
+    assert bench.versions.list() == [] and bench.versions.new_name().startswith("tsp-0001-")
+
+
+def test_one_broken_image_or_annotation_costs_its_task_only(bench, tmp_path):
+    bench.project.annotate(1, 2, 3, 4)
+    tasks = list(bench.project.tasks())
+    (tmp_path / "torn.png").write_bytes(Path(tasks[1].image_url).read_bytes()[:200])
+    tasks[1].image_url = str(tmp_path / "torn.png")
+    tasks[2].instances = None
+    other = tmp_path / "other.png"
+    Image.new("L", (32, 48)).save(other)
+    tasks[3].image_url = str(other)
+    tasks[3].instances = (("disc", bench.project.truth.items[0].instances[0].rle),)
+    tasks[4].image_url = "nowhere.png"
+    version = bench.steps.pull(KEY, bench.job)["version"]
+    snapshot = Snapshot.read(bench.versions.folder(version))
+    assert [image.key for image in snapshot.labelled] == ["1"]
+    assert set(snapshot.skipped) == {"2", "3", "4", "5"}
+    assert "another size" in snapshot.skipped["4"]
+
+
+def test_if_label_studio_cannot_be_told_the_old_version_goes_on(bench):
+    def refuse(version: str) -> None:
+        raise RuntimeError("no Label Studio answers")
+
+    bench.project.annotate(1, 2)
+    switch = bench.project.switch
+    bench.project.switch = refuse
+    with pytest.raises(RuntimeError):
+        run_training(bench)
+    assert bench.versions.active() is None
+    bench.project.switch = switch
+    version = run_training(bench)
+    bench.project.switch = refuse
+    with pytest.raises(RuntimeError):
+        run_training(bench)
+    assert bench.versions.active() == version
+
+
+def test_unknown_extra_params_fail_the_job_by_name(bench):
+    bench.project.annotate(1)
+    bench.project.params["epoch"] = 3
+    with pytest.raises(SettingsError, match="epoch"):
+        bench.steps.pull(KEY, bench.job)
+
+
+def test_a_project_made_anew_under_the_same_id_is_not_trained_into_the_old_one(bench):
+    bench.project.annotate(1)
+    bench.project.key = "4.1800000000"
+    with pytest.raises(JobError, match="gone"):
+        bench.steps.pull(KEY, bench.job)
+
+
+def test_a_training_is_due_after_enough_new_or_changed_annotations(bench):
+    assert not bench.steps.due(KEY, bench.job)["due"]
+    bench.project.annotate(1, 2)
+    assert bench.steps.due(KEY, bench.job)["due"]
+    run_training(bench)
+    assert not bench.steps.due(KEY, bench.job)["due"]
+    bench.project.annotate(1, stamp="2026-02-02")
+    assert not bench.steps.due(KEY, bench.job)["due"]
+    bench.project.annotate(3)
+    assert bench.steps.due(KEY, bench.job)["due"]
+    bench.project.params["train_after"] = 0
+    assert not bench.steps.due(KEY, bench.job)["due"]
+
+
+def test_new_tasks_are_scored_by_the_active_version_and_old_ones_not_again(bench):
+    assert "first training" in bench.steps.score_new(KEY, bench.job)["message"]
+    bench.project.annotate(1, 2)
+    version = run_training(bench)
+    before = dict(bench.project.pushed[version])
+    late = bench.project.add(bench.project.truth.items[0].path.as_posix())
+    assert bench.steps.score_new(KEY, bench.job) == {"scored": 1, "pushed": 1}
+    assert bench.project.pushed[version].keys() == before.keys() | {str(late)}
+    assert bench.steps.score_new(KEY, bench.job) == {"scored": 0, "pushed": 0}
+
+
+def test_a_label_that_was_added_first_in_the_configuration_moves_the_pseudo_labels(bench):
+    old = prediction("1", [(0.9, 0.8, 0.7), (0.5, 0.5, 0.5)])
+    old = dataclasses.replace(old, labels=[1, 2])
+    new = translated({"1": old}, ["disc", "box"], ["ring", "disc"])["1"]
+    assert (new.labels, new.scores) == ([2], old.scores[:1])
+    assert new.image_score == old.image_score
+    bench.project.annotate(1, 2)
+    run_training(bench)
+    bench.project.classes = ("ring", "disc", "box")
+    assert bench.versions.card(run_training(bench))["classes"] == ["ring", "disc", "box"]
