@@ -156,8 +156,13 @@ def _add_job_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
     @app.route("/job_status", methods=["GET", "POST"])
     def job_status() -> tuple[Response, int]:
         asked = request.args.get("job_id") if request.method == "GET" else _body().get("job")
+        key = request.args.get("project")
+        if key and not asked:  # who pressed "Start training" hears no id from Label Studio
+            asked = jobs.last("train", Versions(service.model_dir, key).key)
+            if asked is None:
+                return jsonify({"error": f"project {key} had no training yet."}), 404
         if not isinstance(asked, str) or not asked:
-            raise BadRequest('name the job: GET ?job_id=... or POST {"job": ...}.')
+            raise BadRequest('name the job: GET ?job_id=... or ?project=..., or POST {"job": ...}.')
         state = jobs.status(asked)
         if state is None:
             # 410 is what Label Studio's client takes for a job that is no more.

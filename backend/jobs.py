@@ -88,6 +88,13 @@ class Jobs:
             }
             return client.enqueue(options, key).get_workflow_id()
 
+    def last(self, kind: str, key: str) -> str | None:
+        """The id of the newest job of `kind` for project `key`, whatever became of it; None if there never was one."""
+        rows = self._connected().list_workflows(
+            workflow_id_prefix=f"{kind}-{key}-", sort_desc=True, limit=1, load_input=False, load_output=False
+        )
+        return rows[0].workflow_id if rows else None
+
     def status(self, job_id: str) -> dict[str, Any] | None:
         """How far a job is (backend.progress), with Label Studio's own `job_status`; None if unknown."""
         if progress.job_file(self._model_dir, job_id) is None:

@@ -22,8 +22,8 @@ from scripts.processes import ServerError, free_port, require_free_port
 from scripts.table import table
 from tsp_model.settings import Settings
 
-CYCLES, PER_CYCLE, TRAIN, TEST = 3, 12, 120, 60
-METHOD = {"epochs": 30}
+CYCLES, PER_CYCLE, TRAIN, TEST = 3, 8, 120, 60
+METHOD = {"epochs": 25}
 LABEL_STUDIO_PORT, BACKEND_PORT = 8080, 9090
 
 

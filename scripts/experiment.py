@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from backend.project import LabelStudioProject
 from tqdm import tqdm
 
 from backend.connection import connect
+from backend.project import LabelStudioProject
 from backend.regions import to_region
 from backend.versions import Versions
 from scripts.command_line import CommandError
@@ -194,7 +194,7 @@ class Experiment:
         """
         if self.plan.strategy != "tsp":
             return
-        scores = self.project.scores(self.versions.active() or "")
+        scores = self.project.scores()
         waiting = set(self.task_of.values()) - self.project.annotated_task_ids()
         if not waiting:
             return

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import quoteattr
 
-from backend.project import LabelStudioProject
 from label_studio_sdk import LabelStudio
 
 from backend.connection import ProjectError, call
+from backend.project import LabelStudioProject
 from tsp_model.data.image_set import ImageSet
 
 if TYPE_CHECKING:

@@ -214,7 +214,7 @@ def test_a_network_starts_without_a_download(monkeypatch, caplog):
 
 def test_local_imagenet_weights_are_taken_and_freeze_the_norms(tmp_path):
     source, _ = backbones.resnet_fpn("resnet18", "none")
-    state = {name: value for name, value in source.body.state_dict().items()}
+    state = dict(source.body.state_dict())
     torch.save(state, tmp_path / "resnet18.pth")
     backbone, frozen = backbones.resnet_fpn("resnet18", str(tmp_path / "resnet18.pth"))
     assert frozen

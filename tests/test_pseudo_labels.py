@@ -74,5 +74,6 @@ def test_a_mask_that_is_empty_after_the_cut_is_no_pseudo_label():
 
 @pytest.mark.parametrize("rule", ["all", "any"])
 def test_empty_detections(rule):
-    empty = {name: value[:0] if isinstance(value, torch.Tensor) else value for name, value in detections([SURE]).items()}
+    one = detections([SURE])
+    empty = {name: value[:0] if isinstance(value, torch.Tensor) else value for name, value in one.items()}
     assert len(pseudo_labels.select(empty, rule=rule)["labels"]) == 0

@@ -29,7 +29,7 @@ def trained(discs):
 
 
 def matched_detections(model, images):
-    """(b, true box IoU, m, true mask IoU) of the detections that match an object: class, IoU > 0.5, each object once."""
+    """(b, true box IoU, m, true mask IoU) of detections matched by class and IoU > 0.5, each object once."""
     rows = []
     for item, (image, target) in zip(images.items, (images[i] for i in range(len(images))), strict=True):
         found = next(predict(model, [image]))

@@ -1,0 +1,66 @@
+"""What trains: which annotation of a task counts, and which instances it holds.
+
+Cancelled ("skipped") annotations and drafts never train. A submitted annotation without regions is an image without
+objects. Of several annotations the one marked as ground truth counts, else the latest.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from backend.regions import RLE, to_instances
+
+logger = logging.getLogger(__name__)
+
+NEVER = datetime.min.replace(tzinfo=timezone.utc)
+
+
+def training_annotation(annotations: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The annotation of one task that trains; None if the task counts as unlabelled.
+
+    Latest means changed last (created, if never changed); the higher id decides between equals.
+
+    Args:
+        annotations: of the task, as the server gives them; drafts are no annotations there.
+    """
+    submitted = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
+    marked = [annotation for annotation in submitted if annotation.get("ground_truth")]
+    return max(marked or submitted, key=_age, default=None)
+
+
+def instances_of(
+    annotation: Mapping[str, Any], labels: Iterable[str], task_id: int
+) -> tuple[tuple[str, RLE], ...] | None:
+    """The labelled masks of an annotation; what cannot be used goes to the log with the task's number.
+
+    Instances with a label that the configuration no longer has are left out. None if a region is malformed: half of
+    an annotation would teach that the other half is background.
+
+    Args:
+        annotation: with ``id`` and ``result``.
+        labels: the label values of the configuration.
+    """
+    known = set(labels)
+    try:
+        found = to_instances(annotation.get("result") or [])
+    except ValueError as error:
+        logger.warning("task %s, annotation %s is not used: %s", task_id, annotation.get("id"), error)
+        return None
+    unknown = sorted({label for label, _ in found} - known)
+    if unknown:
+        logger.warning(
+            "task %s, annotation %s: objects with labels that the configuration does not have are left out: %s",
+            task_id,
+            annotation.get("id"),
+            ", ".join(unknown),
+        )
+    return tuple((label, rle) for label, rle in found if label in known)
+
+
+def _age(annotation: Mapping[str, Any]) -> tuple[datetime, int]:
+    time = annotation.get("updated_at") or annotation.get("created_at")
+    moment = datetime.fromisoformat(time.replace("Z", "+00:00")) if time else NEVER
+    return moment, annotation.get("id") or 0

@@ -1,0 +1,275 @@
+"""One Label Studio project through its API: annotations out, predictions in, version and order set.
+
+Pages and large calls keep memory flat and the server quick; the calls that the SDK lacks or that answer differently
+from its types go through `backend.connection.call`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from label_studio_sdk import LabelStudio
+from label_studio_sdk.label_interface import LabelInterface
+
+from backend.annotations import instances_of, training_annotation
+from backend.connection import ProjectError, call
+from backend.label_config import parse_label_config
+from backend.regions import RLE, to_regions
+from backend.versions import project_key
+from tsp_model.predictions import Prediction
+
+logger = logging.getLogger(__name__)
+
+TASKS_A_PAGE, ANNOTATED_A_PAGE = 1000, 100
+# Each import recounts the project, so few large calls win; Label Studio takes 250 MB at most.
+PREDICTIONS_A_CALL, BYTES_A_CALL = 500, 50_000_000
+FILES_A_CALL = 50  # Django refuses more than 100 files in one form
+IMPORT_SECONDS = 600.0
+HAS_ANNOTATION = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task. `annotation` is the one that trains (None: the task counts as unlabelled); `instances` are its
+    objects by label name, None if it is malformed."""
+
+    id: int
+    image_url: str
+    annotation: Mapping[str, Any] | None = None
+    instances: tuple[tuple[str, RLE], ...] | None = None
+
+
+class LabelStudioProject:
+    """A project as it is now: key, configuration and number of tasks are read once, when this is made.
+
+    Attributes:
+        key: "<id>.<seconds of creation>", as Label Studio's own /setup names the project.
+        tag: the usable tag of the labeling configuration; classes: its label values.
+        task_count: tasks in the project.
+
+    Raises:
+        ProjectError: the project cannot be reached. LabelConfigError: its configuration cannot be used.
+    """
+
+    def __init__(self, client: LabelStudio, project_id: int) -> None:
+        self.client, self.project_id = client, project_id
+        project = self._project()
+        self.key = project_key(project["id"], project["created_at"])
+        self.config: str = project["label_config"]
+        self.tag = parse_label_config(self.config)
+        self.classes = self.tag.labels
+        self.task_count: int = project.get("task_number") or 0
+
+    def tasks(self) -> Iterator[Task]:
+        """Every task once, those with an annotation first, page by page."""
+        seen = set()
+        for raw in self._pages(ANNOTATED_A_PAGE, fields="all", filters=[HAS_ANNOTATION]):
+            seen.add(raw["id"])
+            annotation = training_annotation(raw["annotations"])
+            instances = None if annotation is None else instances_of(annotation, self.classes, raw["id"])
+            yield Task(raw["id"], self._image_url(raw), annotation, instances)
+        for raw in self._pages(TASKS_A_PAGE):
+            # One that was annotated since the first listing is no image to guess at, and trains next time.
+            if raw["id"] not in seen and not raw["total_annotations"]:
+                yield Task(raw["id"], self._image_url(raw))
+
+    def annotated_task_ids(self) -> set[int]:
+        """Tasks with an annotation that was submitted and not skipped."""
+        return {raw["id"] for raw in self._pages(TASKS_A_PAGE, filters=[HAS_ANNOTATION])}
+
+    def task_ids_by_name(self) -> dict[str, int]:
+        """The task of each image that `upload_images` imported, by its name."""
+        return {raw["data"]["name"]: raw["id"] for raw in self._pages(TASKS_A_PAGE) if "name" in raw["data"]}
+
+    def scores(self) -> dict[int, float]:
+        """Label Studio's own prediction score of each task, of the project's version; tasks without one are left out.
+
+        Only a listing that is ordered by the score carries it.
+        """
+        listing = self._pages(TASKS_A_PAGE, ordering=["tasks:predictions_score"])
+        return {raw["id"]: raw["predictions_score"] for raw in listing if raw["predictions_score"] is not None}
+
+    def push(
+        self, predictions: Iterable[Prediction], version: str, classes: Sequence[str], show_threshold: float
+    ) -> int:
+        """Predictions under `version`, in bulk; a task that has one of this version is not sent again.
+
+        Args:
+            predictions: keys are task ids. classes: the model's, whose labels may differ from the project's.
+            show_threshold: class score above which an instance is shown; S counts what it counted.
+
+        Returns:
+            How many were sent.
+
+        Raises:
+            ProjectError: one does not fit the configuration, or the server stored fewer than were sent.
+        """
+        held = {raw["id"] for raw in self._pages(TASKS_A_PAGE, filters=[_has_version(version)])}
+        interface = LabelInterface(self.config)
+        sent = 0
+        batch: list[str] = []
+        for prediction in predictions:
+            if int(prediction.key) in held:
+                continue
+            regions = to_regions(prediction, classes, self.tag, show_threshold)
+            entry = {"model_version": version, "score": prediction.image_score, "result": regions}
+            wrong = interface.validate_prediction(entry, return_errors=True)
+            if wrong:
+                raise ProjectError(f"the prediction of task {prediction.key} does not fit the project: {wrong[0]}")
+            text = json.dumps(entry | {"task": int(prediction.key)})
+            if batch and (len(batch) == PREDICTIONS_A_CALL or sum(map(len, batch)) + len(text) > BYTES_A_CALL):
+                sent += self._import_predictions(batch)
+                batch = []
+            batch.append(text)
+        return sent + (self._import_predictions(batch) if batch else 0)
+
+    def connection(self) -> dict[str, Any]:
+        """The project's connection to this backend: id, url, title, extra_params and more.
+
+        Raises:
+            ProjectError: there is none, or several and none is titled as ours are.
+        """
+        rows = call(self.client, "GET", "api/ml/", params={"project": self.project_id})
+        ours = rows if len(rows) == 1 else [row for row in rows if row["title"].lower().startswith("tsp")]
+        if len(ours) != 1:
+            raise ProjectError(
+                f"project {self.project_id} has {len(rows)} model connections, {len(ours)} with a title that begins "
+                "with TSP; connect this backend once, under Settings > Model, titled TSP"
+            )
+        return ours[0]
+
+    def extra_params(self) -> dict[str, Any]:
+        """The connection's extra_params: settings for this project only."""
+        given = self.connection().get("extra_params") or {}
+        return json.loads(given) if isinstance(given, str) else given
+
+    def switch(self, version: str) -> None:
+        """From now on `version` orders the tasks: the connection takes it as title, the project follows.
+
+        A renamed connection carries the project's model_version with it, so next task, score column and live
+        predictions all use it. Predictions of `version` must be there already.
+
+        Raises:
+            ProjectError: the project does not follow.
+        """
+        row = self.connection()
+        values = {"url": row["url"], "project": self.project_id, "title": version}
+        if row.get("auth_method") == "BASIC_AUTH":  # an empty password keeps the one that is stored
+            values |= {"auth_method": "BASIC_AUTH", "basic_auth_user": row["basic_auth_user"], "basic_auth_pass": ""}
+        call(self.client, "PATCH", f"api/ml/{row['id']}", json=values)
+        if self._project()["model_version"] != version:
+            call(self.client, "PATCH", f"api/projects/{self.project_id}", json={"model_version": version})
+        found = self._project()["model_version"]
+        if found != version:
+            raise ProjectError(f"project {self.project_id} stays at version {found!r} instead of {version!r}")
+
+    def start_training(self) -> None:
+        """What the button "Start training" does."""
+        call(self.client, "POST", f"api/ml/{self.connection()['id']}/train", json={}, timeout=120)
+
+    def next_task(self) -> int | None:
+        """The task that the server opens next for this user, who then holds its lock for a day; None: none left."""
+        try:
+            return call(self.client, "GET", f"api/projects/{self.project_id}/next", attempts=1)["id"]
+        except ProjectError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def upload_images(self, images: Mapping[str, Path]) -> dict[str, int]:
+        """Upload image files and make a task of each, its name in the task's data; the task ids by name."""
+        made: dict[str, int] = {}
+        remaining = iter(images.items())
+        while chunk := list(islice(remaining, FILES_A_CALL)):
+            # The server renames files; fields of one name would overwrite each other.
+            files = {str(i): (f"{i}{path.suffix}", path.read_bytes()) for i, (_, path) in enumerate(chunk)}
+            form = {"commit_to_project": "false"}
+            path = f"api/projects/{self.project_id}/import"
+            uploaded = call(self.client, "POST", path, params=form, files=files, timeout=IMPORT_SECONDS)
+            ids = uploaded["file_upload_ids"]
+            listed = call(
+                self.client, "GET", f"api/projects/{self.project_id}/file-uploads", params={"ids": json.dumps(ids)}
+            )
+            stored = {entry["id"]: entry["file"] for entry in listed}
+            tasks = [
+                {"data": {self.tag.image_key: f"/data/{stored[number]}", "name": name}}
+                for number, (name, _) in zip(ids, chunk, strict=True)
+            ]
+            done = call(
+                self.client, "POST", path, params={"return_task_ids": "true"}, json=tasks, timeout=IMPORT_SECONDS
+            )
+            made |= dict(zip((name for name, _ in chunk), done["task_ids"], strict=True))
+        return made
+
+    def submit_annotation(self, task_id: int, regions: Sequence[Mapping[str, Any]], cancelled: bool = False) -> int:
+        """Submit an annotation as an annotator would (no regions: an image without objects); its id."""
+        values = {"result": list(regions), "was_cancelled": cancelled}
+        return call(self.client, "POST", f"api/tasks/{task_id}/annotations/", json=values)["id"]
+
+    def _project(self) -> dict[str, Any]:
+        try:
+            return call(self.client, "GET", f"api/projects/{self.project_id}/")
+        except ProjectError as error:
+            if error.status == 404:
+                raise ProjectError(f"Label Studio has no project {self.project_id} for this token", 404) from None
+            raise
+
+    def _image_url(self, raw: Mapping[str, Any]) -> str:
+        return str(raw["data"].get(self.tag.image_key) or "")
+
+    def _pages(
+        self,
+        size: int,
+        fields: str = "task_only",
+        filters: Sequence[Mapping[str, Any]] = (),
+        ordering: Sequence[str] = ("tasks:id",),
+    ) -> Iterator[dict[str, Any]]:
+        """The project's tasks, a page in memory at a time."""
+        query: dict[str, Any] = {"ordering": list(ordering)}
+        if filters:
+            query["filters"] = {"conjunction": "and", "items": list(filters)}
+        parameters = {
+            "project": self.project_id,
+            "page_size": size,
+            "fields": fields,
+            "query": json.dumps(query),
+            "resolve_uri": "true",
+        }
+        page = taken = 0
+        while True:
+            page += 1
+            listed = call(self.client, "GET", "api/tasks/", params=parameters | {"page": page}, timeout=300)
+            yield from listed["tasks"]
+            taken += len(listed["tasks"])
+            if taken >= listed["total"] or not listed["tasks"]:
+                return
+
+    def _import_predictions(self, entries: list[str]) -> int:
+        created = call(
+            self.client,
+            "POST",
+            f"api/projects/{self.project_id}/import/predictions",
+            content="[" + ",".join(entries) + "]",
+            headers={"Content-Type": "application/json"},
+            timeout=IMPORT_SECONDS,
+        )["created"]
+        if created != len(entries):
+            raise ProjectError(
+                f"Label Studio stored {created} of {len(entries)} predictions; the missing ones did not pass its checks"
+            )
+        return created
+
+
+def _has_version(version: str) -> dict[str, Any]:
+    return {
+        "filter": "filter:tasks:predictions_model_versions",
+        "operator": "contains",
+        "type": "List",
+        "value": [version],  # a bare text would be taken letter by letter
+    }
