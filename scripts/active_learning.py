@@ -33,15 +33,10 @@ def algorithm_1(experiment: Experiment) -> list[dict[str, Any]]:
     return rows
 
 
-def parse_arguments() -> Plan:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n\n")[0],
-        epilog="example: python -m scripts.active_learning --data synthetic --cycles 3 --per-cycle 8 --out runs/tsp",
-    )
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is learned from what, for how long; the same for every command that runs Algorithm 1."""
     add = parser.add_argument
     add("--data", default="synthetic", help="'synthetic', or a COCO folder: images/, train.json, test.json")
-    add("--strategy", choices=sorted(STRATEGIES), default="tsp", help="how images are picked (default: %(default)s)")
-    add("--ssl", action=argparse.BooleanOptionalAction, default=True, help="pseudo labels (default: on)")
     add("--cycles", type=int, default=3, help="K (default: %(default)s)")
     add("--per-cycle", type=int, default=8, help="b, images labelled a cycle (default: %(default)s)")
     add("--seed", type=int, default=0, help="of data, initial weights and picks (default: %(default)s)")
@@ -50,6 +45,17 @@ def parse_arguments() -> Plan:
     add("--test-images", type=int, default=None, help="images to evaluate on (default: all; synthetic: 60)")
     add("--preset", choices=sorted(PRESETS), default="tiny", help="settings to start from (default: %(default)s)")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the method; may repeat")
+
+
+def parse_arguments() -> Plan:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").split("\n\n")[0],
+        epilog="example: python -m scripts.active_learning --data synthetic --cycles 3 --per-cycle 8 --out runs/tsp",
+    )
+    add_plan_arguments(parser)
+    add = parser.add_argument
+    add("--strategy", choices=sorted(STRATEGIES), default="tsp", help="how images are picked (default: %(default)s)")
+    add("--ssl", action=argparse.BooleanOptionalAction, default=True, help="pseudo labels (default: on)")
     add("--url", default=None, help="of Label Studio (default: LABEL_STUDIO_URL, else http://localhost:8080)")
     add("--api-key", default=None, help="its token (default: LABEL_STUDIO_API_KEY)")
     add("--backend-url", default="http://127.0.0.1:9090", help="of the TSP backend, as Label Studio reaches it")

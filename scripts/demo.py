@@ -1,4 +1,4 @@
-"""The demo: a real Label Studio, the backend and two runs of Algorithm 1 side by side, on synthetic retinal images."""
+"""The demo: a real Label Studio, the backend and two runs of Algorithm 1 side by side."""
 
 from __future__ import annotations
 
@@ -13,65 +13,58 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from scripts.active_learning import algorithm_1
+from scripts.active_learning import add_plan_arguments, algorithm_1
 from scripts.backend_process import BackendProcess
 from scripts.command_line import run
 from scripts.experiment import Experiment, Plan
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import ServerError, free_port, require_free_port
 from scripts.table import table
-from tsp_model.settings import Settings
 
-CYCLES, PER_CYCLE, TRAIN, TEST = 3, 8, 120, 60
-METHOD = {"epochs": 25}
+ARMS = (("tsp", True), ("random", False))  # strategy, pseudo labels; the first model is the same in both
 LABEL_STUDIO_PORT, BACKEND_PORT = 8080, 9090
 
 
-def demo(folder: Path, ports: tuple[int, int], once: bool) -> None:
-    """Start everything in `folder`, run both arms, print the table; wait for Ctrl-C unless `once`."""
-    start = time.monotonic()
-    say = _speaker(start)
+def demo(folder: Path, ports: tuple[int, int], arguments: argparse.Namespace) -> None:
+    """Start everything in `folder`, run both arms, print the table; wait for Ctrl-C unless `--once`."""
+    say = _speaker(time.monotonic())
     with ExitStack() as stack:
         server = stack.enter_context(LabelStudioServer(folder / "label-studio", ports[0], say))
         backend = stack.enter_context(BackendProcess(folder, ports[1], server.url, server.api_key))
         say(f"the backend answers on {backend.url}")
+        where = {
+            "url": server.url,
+            "api_key": server.api_key,
+            "backend_url": backend.url,
+            "model_dir": str(backend.model_dir),
+        }
         rows: list[dict[str, Any]] = []
         projects = []
-        for strategy, ssl in (("tsp", True), ("random", False)):
+        for strategy, ssl in ARMS:
             name = strategy + (" + SSL" if ssl else "")
-            say(f"{CYCLES} cycles of {name}: {PER_CYCLE} labels each, {TRAIN} images, {TEST} to evaluate on")
-            plan = Plan(
-                data="synthetic",
-                strategy=strategy,
-                ssl=ssl,
-                cycles=CYCLES,
-                per_cycle=PER_CYCLE,
-                seed=0,
-                label_tag="brush",
-                train_images=TRAIN,
-                test_images=TEST,
-                method=Settings.preset("tiny").override(METHOD | {"ssl": ssl}).to_dict(),
-                url=server.url,
-                api_key=server.api_key,
-                backend_url=backend.url,
-                model_dir=str(backend.model_dir),
-                out=str(folder / strategy),
-            )
+            arm = where | {"strategy": strategy, "ssl": ssl, "out": str(folder / strategy)}
+            plan = Plan.from_arguments(argparse.Namespace(**_of_the_plan(arguments) | arm))
+            say(f"{plan.cycles} cycles of {name} on {plan.data}, {plan.per_cycle} labels each")
             with Experiment.open(plan) as experiment:
                 rows += algorithm_1(experiment)
                 projects.append((name, experiment.project.project_id))
-        say("done; one seed on synthetic images names no winner")
+        say("done; one seed names no winner")
         print(table(rows))
-        if not once:
-            _stay(server, projects)
+        if not arguments.once:
+            _stay(server, projects, arguments.folder is None)
 
 
-def _stay(server: LabelStudioServer, projects: list[tuple[str, int]]) -> None:
+def _of_the_plan(arguments: argparse.Namespace) -> dict[str, Any]:
+    own = ("once", "port", "backend_port", "folder")
+    return {name: value for name, value in vars(arguments).items() if name not in own}
+
+
+def _stay(server: LabelStudioServer, projects: list[tuple[str, int]], temporary: bool) -> None:
     """Tell where to look, and wait for Ctrl-C."""
     print(f"\nLabel Studio: {server.url}   user: {server.email}   password: {server.password}")
     for name, number in projects:
         print(f"  {name}: {server.url}/projects/{number}/data")
-    print("Ctrl-C ends the demo and removes its data.", flush=True)
+    print("Ctrl-C ends the demo" + (" and removes its data." if temporary else "."), flush=True)
     signal.pause()
 
 
@@ -92,18 +85,28 @@ def _port(wanted: int | None, usual: int) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, epilog="example: scripts/demo.sh --once")
-    parser.add_argument("--once", action="store_true", help="end after the table instead of staying up")
-    parser.add_argument("--port", type=int, help=f"of Label Studio (default: {LABEL_STUDIO_PORT}, or a free one)")
-    parser.add_argument("--backend-port", type=int, help=f"of the backend (default: {BACKEND_PORT}, or a free one)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="example: scripts/demo.sh --once --per-cycle 12 --folder runs/mine"
+    )
+    add_plan_arguments(parser)
+    # Long enough to learn something from 24 synthetic images, short enough to watch.
+    parser.set_defaults(set=["epochs=25"])
+    add = parser.add_argument
+    add("--once", action="store_true", help="end after the table instead of staying up")
+    add("--port", type=int, help=f"of Label Studio (default: {LABEL_STUDIO_PORT}, or a free one)")
+    add("--backend-port", type=int, help=f"of the backend (default: {BACKEND_PORT}, or a free one)")
+    add("--folder", type=Path, help="keep everything there, and go on with what is there (default: a temporary one)")
     arguments = parser.parse_args()
     ports = _port(arguments.port, LABEL_STUDIO_PORT), _port(arguments.backend_port, BACKEND_PORT)
     # A terminal that closes must clean up like Ctrl-C.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(143))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if arguments.folder is not None:
+        demo(arguments.folder.absolute(), ports, arguments)
+        return
     with tempfile.TemporaryDirectory(prefix="tsp-demo-") as folder:
-        demo(Path(folder), ports, arguments.once)
+        demo(Path(folder), ports, arguments)
 
 
 if __name__ == "__main__":
