@@ -110,13 +110,12 @@ class Experiment:
                 "lower --cycles or --per-cycle."
             )
         state = _State(Path(plan.out) / "experiment.json")
-        state.claim(plan)
-        project_id = state.get("project_id")
-        if project_id is None:
+        state.check(plan)
+        if state.get("project_id") is None:
+            _check_images(train, test)
             title = f"{Path(plan.data).name} {plan.strategy}{' + SSL' if plan.ssl else ''}, seed {plan.seed}"
-            project_id = create_project(client, title, train.classes, plan)
-            state.set("project_id", project_id)
-        project = LabelStudioProject(client, project_id)
+            state.set(plan=plan.identity, project_id=create_project(client, title, train.classes, plan))
+        project = LabelStudioProject(client, state.get("project_id"))
         experiment = Experiment(plan, train, test, project)
         experiment.task_of = import_images(project, train)
         return experiment
@@ -153,7 +152,7 @@ class Experiment:
         if served in names and served not in chosen:
             # It shares the lowest score with a picked one; left locked, it would come first again next time.
             chosen = [served, *chosen[:-1]]
-        self.state.set("picked", before | {str(k): chosen})
+        self.state.set(picked=before | {str(k): chosen})
         return chosen
 
     def label(self, picked: Sequence[str]) -> float:
@@ -177,13 +176,13 @@ class Experiment:
         title = f"cycle {k} of {self.plan.cycles}, {self.plan.strategy}"
         job = self.service.last_training(self.project.key)
         known = self.state.get("jobs", {})
-        if job is None or job["job_id"] in known.values():
+        if job is None or job["status"] == "ERROR" or job["job_id"] in known.values():
             self.project.start_training()
             job = self.service.last_training(self.project.key)
             if job is None or job["job_id"] in known.values():
                 raise CommandError("Label Studio started no training; is the project's backend connected?")
         status = self.service.wait(job["job_id"], title)
-        self.state.set("jobs", known | {str(k): status["job_id"]})
+        self.state.set(jobs=known | {str(k): status["job_id"]})
         return status
 
     def check_next_task(self) -> None:
@@ -208,7 +207,7 @@ class Experiment:
                 f"Label Studio serves task {served} (score {scores.get(served)}) next, but the lowest score of "
                 f"project {self.project.project_id} is {lowest}; its ordering is not the uncertainty's."
             )
-        self.state.set("served", next(name for name, task in self.task_of.items() if task == served))
+        self.state.set(served=next(name for name, task in self.task_of.items() if task == served))
 
     def report(
         self, k: int, picked: Sequence[str], job: dict[str, Any], label_seconds: float, start: float
@@ -268,12 +267,12 @@ class _State:
     def get(self, name: str, default: Any = None) -> Any:
         return self._values.get(name, default)
 
-    def set(self, name: str, value: Any) -> None:
-        self._values[name] = value
+    def set(self, **values: Any) -> None:
+        self._values |= values
         write_json(self._path, self._values)
 
-    def claim(self, plan: Plan) -> None:
-        """Make the folder this plan's. Raises CommandError if it is another's."""
+    def check(self, plan: Plan) -> None:
+        """Raise CommandError if this is another plan's state."""
         identity = json.loads(json.dumps(plan.identity))
         known = self.get("plan", identity)
         changed = sorted(name for name in identity if known.get(name) != identity[name])
@@ -282,7 +281,6 @@ class _State:
                 f"{self._path.parent} holds a run with another {', '.join(changed)}; choose another --out, or repeat "
                 "the old command to go on."
             )
-        self.set("plan", identity)
 
 
 def _data(plan: Plan) -> tuple[ImageSet, ImageSet]:
@@ -296,6 +294,13 @@ def _data(plan: Plan) -> tuple[ImageSet, ImageSet]:
     if train_set.classes != test_set.classes:
         raise CommandError(f"{folder}: train.json and test.json have different categories; make them the same.")
     return _first(train_set, plan.train_images), _first(test_set, plan.test_images)
+
+
+def _check_images(*sets: ImageSet) -> None:
+    """Decode every image and label once: a broken one costs a line now, or a run later. Raises DataError."""
+    for images in sets:
+        for index in tqdm(range(len(images)), desc="checking images", leave=False):
+            images[index]
 
 
 def _first(images: ImageSet, count: int | None) -> ImageSet:
