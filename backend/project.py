@@ -178,9 +178,10 @@ class LabelStudioProject:
         try:
             return call(self.client, "GET", f"api/projects/{self.project_id}/next", attempts=1)["id"]
         except ProjectError as error:
-            if error.status == 404:
-                return None
-            raise
+            if error.status != 404:
+                raise
+        self._project()  # a project that is gone is 404 too, and not a finished one
+        return None
 
     def upload_images(self, images: Mapping[str, Path]) -> dict[str, int]:
         """Upload image files and make a task of each, its name in the task's data; the task ids by name."""

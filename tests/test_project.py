@@ -1,0 +1,376 @@
+"""backend.project against the real server: what trains, what is pushed, which version orders the tasks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from label_studio_sdk import LabelStudio
+from label_studio_sdk.label_interface import LabelInterface
+
+from backend import project as module
+from backend.connection import ProjectError, call, connect
+from backend.images import fetch_image
+from backend.project import LabelStudioProject
+from scripts.label_studio import LabelStudioServer
+from scripts.processes import free_port
+from tests.builders import disc_set, prediction
+from tests.live import (
+    CLASSES,
+    connect_backend,
+    filled_project,
+    new_project,
+    predictions_of,
+    project_values,
+    regions,
+)
+from tests.web import Server
+from tsp_model.data import masks
+from tsp_model.data.image_set import ImageSet
+
+OLD, NEW = "tsp-0001-20260101T000000", "tsp-0002-20260102T000000"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    """Images that have an object, so that an annotation of one differs from an empty one."""
+    found = disc_set(tmp_path_factory.mktemp("images"), 16)
+    return found.subset([item.key for item in found.items if item.instances][:8])
+
+
+def scored(task_id: int, score: float) -> module.Prediction:
+    """A prediction with two instances, one of them too unsure to be shown, and the score given."""
+    return replace(prediction(str(task_id), [(0.9, 0.8, 0.7), (0.2, 0.5, 0.5)]), image_score=score)
+
+
+def push(project: LabelStudioProject, scores: dict[int, float], version: str = OLD) -> int:
+    return project.push([scored(*pair) for pair in scores.items()], version, CLASSES, 0.3)
+
+
+@pytest.fixture
+def backend(client: LabelStudio):
+    """A service that connects and names whatever version `answers` holds; it predicts nothing."""
+    server = Server()
+    server.answers = "untrained"
+    server.pages["/health"] = (200, {"Content-Type": "application/json"}, b'{"status": "UP", "model_class": "T"}')
+    server.pages["/setup"] = lambda _: (
+        200,
+        {"Content-Type": "application/json"},
+        json.dumps({"model_version": server.answers}).encode(),
+    )
+    server.pages["/webhook"] = (200, {"Content-Type": "application/json"}, b"{}")
+    yield server
+    server.close()
+
+
+# What trains
+
+
+def test_what_trains_of_what_the_api_can_hold(client: LabelStudio, images: ImageSet) -> None:
+    project, tasks = filled_project(client, images)
+    one = regions(project, images.items[0])[:1]
+    both = [*one, one[0] | {"id": "second", "value": one[0]["value"] | {"brushlabels": ["box"]}}]
+    submitted, empty, skipped, draft, several, changed, marked, beside = tasks
+
+    def submit(task: int, result: list, **values: object) -> int:
+        body = {"result": result, **values}
+        return call(client, "POST", f"api/tasks/{task}/annotations/", json=body)["id"]
+
+    submit(submitted, one)
+    submit(empty, [])
+    submit(skipped, one, was_cancelled=True)
+    call(client, "POST", f"api/tasks/{draft}/drafts", json={"result": one, "lead_time": 1})
+    submit(several, one)
+    latest = submit(several, both)
+    older = submit(changed, one)
+    submit(changed, both)
+    call(client, "PATCH", f"api/annotations/{older}/", json={"result": []})
+    truth = submit(marked, one, ground_truth=True)
+    submit(marked, both)
+    submit(beside, one)
+    submit(beside, both, was_cancelled=True)
+
+    found = {task.id: task for task in project.tasks()}
+    counts = {number: None if task.instances is None else len(task.instances) for number, task in found.items()}
+    assert counts == {submitted: 1, empty: 0, skipped: None, draft: None, several: 2, changed: 0, marked: 1, beside: 1}
+    assert all(found[number].annotation is None for number in (skipped, draft))
+    assert (found[several].annotation["id"], found[changed].annotation["id"]) == (latest, older)
+    assert found[marked].annotation["id"] == truth
+    assert project.annotated_task_ids() == {submitted, empty, several, changed, marked, beside}
+
+
+def test_masks_come_back_as_they_were_drawn(client: LabelStudio, images: ImageSet) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:1]))
+    item = images.items[0]
+    project.submit_annotation(tasks[0], regions(project, item))
+    (task,) = project.tasks()
+    assert [label for label, _ in task.instances] == [images.classes[one.label - 1] for one in item.instances]
+    drawn = masks.decode([one.rle for one in item.instances])
+    assert (masks.decode([rle for _, rle in task.instances]) == drawn).all()
+
+
+def test_an_annotation_with_a_malformed_region_trains_nothing_and_hides_nothing(
+    client: LabelStudio, images: ImageSet
+) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:3]))
+    good = regions(project, images.items[0])[0]
+    broken = good | {"id": "broken", "value": good["value"] | {"rle": [1, 2, 3]}}
+    project.submit_annotation(tasks[0], [good, broken])
+    project.submit_annotation(tasks[1], [good])
+    found = {task.id: task for task in project.tasks()}
+    assert found[tasks[0]].annotation is not None and found[tasks[0]].instances is None
+    assert len(found[tasks[1]].instances) == 1
+    assert found[tasks[2]].annotation is None
+
+
+# Images and pages
+
+
+def test_each_name_has_its_own_image(
+    client: LabelStudio, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FILES_A_CALL", 3)
+    project = new_project(client)
+    names = ["left eye.png", "right eye.png", "a/scan.png", "b/scan.png", "10.png", "9.png", "ä ö.png"]
+    given = {name: item.path for name, item in zip(names, images.items, strict=False)}
+    made = project.upload_images(given)
+    assert made == project.task_ids_by_name()
+    assert list(made) == names
+    urls = {task.id: task.image_url for task in project.tasks()}
+    for name, path in given.items():
+        assert fetch_image(urls[made[name]], client, tmp_path).read_bytes() == path.read_bytes(), name
+
+
+def test_pages_hold_every_task_once(client: LabelStudio, images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, tasks = filled_project(client, images)
+    for task in tasks[1:6]:
+        project.submit_annotation(task, [])
+    monkeypatch.setattr(module, "TASKS_A_PAGE", 3)
+    monkeypatch.setattr(module, "ANNOTATED_A_PAGE", 2)
+    asked = []
+
+    def watched(*arguments, **options):
+        asked.append(options["params"]["page"])
+        return call(*arguments, **options)
+
+    with monkeypatch.context() as spy:
+        spy.setattr(module, "call", watched)
+        found = [task.id for task in project.tasks()]
+    assert found == [*tasks[1:6], tasks[0], *tasks[6:]]
+    assert asked == [1, 2, 3, 1, 2, 3]
+    assert LabelStudioProject(client, project.project_id).task_count == len(tasks)
+    assert project.annotated_task_ids() == set(tasks[1:6])
+    assert sorted(project.task_ids_by_name().values()) == tasks
+
+
+# Predictions
+
+
+def test_pushed_predictions_arrive_with_version_score_and_regions(client: LabelStudio, images: ImageSet) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:2]))
+    assert push(project, {tasks[0]: 0.25, tasks[1]: 0.75}) == 2
+    (held,) = predictions_of(project, tasks[0])
+    assert (held["model_version"], held["score"]) == (OLD, 0.25)
+    (region,) = held["result"]
+    assert region["score"] == pytest.approx(scored(tasks[0], 0.25).instance_scores[0]), "one of two is shown"
+    assert {name: region["meta"][f"{name}_score"] for name in ("class", "box", "mask")} == {
+        "class": 0.9,
+        "box": 0.8,
+        "mask": 0.7,
+    }
+
+
+def test_what_is_there_is_not_sent_again_and_another_version_is_sent_whole(
+    client: LabelStudio, images: ImageSet
+) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:3]))
+    scores = dict.fromkeys(tasks, 0.5)
+    assert push(project, dict.fromkeys(tasks[:2], 0.5)) == 2
+    assert push(project, scores) == 1, "only the task that had none"
+    assert push(project, scores) == 0
+    # Names made of the same letters: a filter on a text would find them all.
+    assert push(project, scores, OLD[::-1]) == 3
+    assert push(project, scores, NEW) == 3
+    versions = sorted(one["model_version"] for one in predictions_of(project, tasks[0]))
+    assert versions == sorted([OLD, OLD[::-1], NEW])
+
+
+@pytest.mark.parametrize("limits", [{"PREDICTIONS_A_CALL": 2}, {"BYTES_A_CALL": 1}])
+def test_large_pushes_go_in_several_calls(
+    client: LabelStudio, images: ImageSet, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]
+) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:5]))
+    for name, value in limits.items():
+        monkeypatch.setattr(module, name, value)
+    assert push(project, dict.fromkeys(tasks, 0.5)) == 5
+    assert [len(predictions_of(project, task)) for task in tasks] == [1] * 5
+
+
+def misdirected(monkeypatch: pytest.MonkeyPatch, task_id: int) -> None:
+    """Let the regions of one task name a tag that the configuration does not have."""
+    original = module.to_regions
+
+    def wrong(found, *arguments):
+        made = original(found, *arguments)
+        return [one | {"from_name": "nowhere"} for one in made] if found.key == str(task_id) else made
+
+    monkeypatch.setattr(module, "to_regions", wrong)
+
+
+def test_a_prediction_that_does_not_fit_is_refused_before_it_is_sent(
+    client: LabelStudio, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:2]))
+    misdirected(monkeypatch, tasks[1])
+    with pytest.raises(ProjectError, match=f"task {tasks[1]} does not fit .*nowhere"):
+        push(project, dict.fromkeys(tasks, 0.5))
+    assert not predictions_of(project, tasks[0])
+
+
+def test_what_the_server_drops_in_silence_is_noticed_and_made_good_by_a_repetition(
+    client: LabelStudio, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:3]))
+    with monkeypatch.context() as bypassed:
+        misdirected(bypassed, tasks[1])
+        bypassed.setattr(LabelInterface, "validate_prediction", lambda *_, **__: [])
+        with pytest.raises(ProjectError, match="stored 2 of 3"):
+            push(project, dict.fromkeys(tasks, 0.5))
+    assert push(project, dict.fromkeys(tasks, 0.5)) == 1
+    assert [len(predictions_of(project, task)) for task in tasks] == [1, 1, 1]
+
+
+# Version and order
+
+
+def test_a_connected_project_follows_the_switch_and_serves_the_lowest_score_next(
+    client: LabelStudio, images: ImageSet, backend: Server
+) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:6]))
+    connect_backend(project, backend.url)
+    # The old order would be the tasks' own; the new one is neither that nor its reverse.
+    push(project, {task: 0.1 * index for index, task in enumerate(tasks)})
+    backend.answers = OLD
+    project.switch(OLD)
+    new = dict(zip(tasks, (0.61, 0.05, 0.93, 0.3, 0.07, 0.31), strict=True))
+    push(project, new, NEW)
+    assert project.scores() == pytest.approx({task: 0.1 * index for index, task in enumerate(tasks)})
+    backend.answers = NEW
+    project.switch(NEW)
+    assert project_values(project)["model_version"] == project.connection()["title"] == NEW
+    assert project.scores() == pytest.approx(new)
+    assert list(project.scores()) == sorted(new, key=new.get)
+    served = []
+    while (task := project.next_task()) is not None:
+        served.append(task)
+        project.submit_annotation(task, [])
+        assert len(served) <= len(tasks)
+    assert served == sorted(new, key=new.get)
+
+
+def test_tasks_without_a_prediction_of_the_version_have_no_score(
+    client: LabelStudio, images: ImageSet, backend: Server
+) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:3]))
+    connect_backend(project, backend.url)
+    push(project, dict.fromkeys(tasks, 0.5))
+    push(project, {tasks[1]: 0.25}, NEW)
+    project.switch(NEW)
+    assert project.scores() == {tasks[1]: 0.25}
+    assert project.next_task() == tasks[1]
+
+
+def test_a_version_chosen_by_hand_does_not_stop_the_next_switch(
+    client: LabelStudio, images: ImageSet, backend: Server
+) -> None:
+    """Then the project does not follow the title by itself."""
+    project, tasks = filled_project(client, images.subset(images.keys[:2]))
+    connect_backend(project, backend.url)
+    push(project, dict.fromkeys(tasks, 0.5))
+    call(client, "PATCH", f"api/projects/{project.project_id}", json={"model_version": OLD})
+    push(project, dict.fromkeys(tasks, 0.4), NEW)
+    project.switch(NEW)
+    assert project_values(project)["model_version"] == NEW
+
+
+def test_a_switch_keeps_the_password_that_the_connection_sends(
+    client: LabelStudio, images: ImageSet, backend: Server
+) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:1]))
+    connect_backend(project, backend.url, auth_method="BASIC_AUTH", basic_auth_user="ann", basic_auth_pass="secret")
+    push(project, {tasks[0]: 0.5})
+    backend.asked.clear()
+    project.switch(OLD)
+    sent = [request.headers.get("Authorization") for request in backend.asked]
+    assert sent and set(sent) == {"Basic YW5uOnNlY3JldA=="}
+    assert project.connection()["auth_method"] == "BASIC_AUTH"
+
+
+def test_extra_params_come_back_as_they_were_given(client: LabelStudio, backend: Server) -> None:
+    project = new_project(client)
+    connect_backend(project, backend.url, extra_params={"epochs": 3, "ssl": False})
+    assert project.extra_params() == {"epochs": 3, "ssl": False}
+
+
+def test_ours_among_several_connections_is_the_one_titled_so(client: LabelStudio, backend: Server) -> None:
+    project = new_project(client)
+    with pytest.raises(ProjectError, match="has 0 model connections"):
+        project.connection()
+    other = Server()
+    other.pages = backend.pages
+    try:
+        connect_backend(project, other.url, title="somebody else's")
+        mine = connect_backend(project, backend.url, title="Tsp of ours")
+        assert project.connection()["id"] == mine["id"]
+        call(client, "DELETE", f"api/ml/{mine['id']}")
+        assert project.connection()["title"] == "somebody else's", "a lone one may have any title"
+    finally:
+        other.close()
+
+
+def test_next_task_is_none_when_all_is_done(client: LabelStudio, images: ImageSet) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:1]))
+    assert project.next_task() == tasks[0]
+    project.submit_annotation(tasks[0], [])
+    assert project.next_task() is None
+
+
+# What cannot be reached
+
+
+def test_a_project_that_is_not_there(client: LabelStudio) -> None:
+    with pytest.raises(ProjectError, match="no project 999999") as refusal:
+        LabelStudioProject(client, 999999)
+    assert refusal.value.status == 404
+
+
+def test_a_project_deleted_meanwhile_is_an_error_and_not_an_empty_pool(client: LabelStudio, images: ImageSet) -> None:
+    project, _ = filled_project(client, images.subset(images.keys[:1]))
+    call(client, "DELETE", f"api/projects/{project.project_id}/")
+    for attempt in (lambda: list(project.tasks()), lambda: project.switch(NEW), project.next_task):
+        with pytest.raises(ProjectError) as refusal:
+            attempt()
+        assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("token", ["f" * 40, "not a token", "ey.J.k"])
+def test_a_wrong_token_is_said_without_it(label_studio: LabelStudioServer, token: str) -> None:
+    with pytest.raises(ProjectError, match="refuses the token.*LABEL_STUDIO_API_KEY") as refusal:
+        connect(label_studio.url, token)
+    assert token not in str(refusal.value) and "\n" not in str(refusal.value)
+    assert refusal.value.__cause__ is None, "the cause would keep the header"
+
+
+def test_nobody_at_the_address_or_somebody_else(label_studio: LabelStudioServer, backend: Server) -> None:
+    with pytest.raises(ProjectError, match="no Label Studio answers at") as refusal:
+        connect(f"http://127.0.0.1:{free_port()}", label_studio.api_key)
+    assert label_studio.api_key not in str(refusal.value)
+    with pytest.raises(ProjectError, match="is it Label Studio"):
+        connect(backend.url, label_studio.api_key)
+    for wrong in ("localhost:8080", "ftp://localhost", ""):
+        with pytest.raises(ProjectError, match="is not an address"):
+            connect(wrong, label_studio.api_key)
+    with pytest.raises(ProjectError, match="no token"):
+        connect(label_studio.url, "")
