@@ -26,8 +26,7 @@ PRIVATE_ADDRESS = (
 
 
 class ProjectError(RuntimeError):
-    """Label Studio cannot be used as asked. The message is one line: the cause, then the remedy; never a
-    token.
+    """Label Studio cannot be used as asked. The message is one line: the cause, then the remedy; never a token.
 
     ``status`` is the HTTP status where an answer was the cause.
     """

@@ -179,24 +179,28 @@ def start_worker(database_url: str, model_dir: Path, steps: Steps) -> None:
     )
 
 
+def _step(dbos: Any, steps: Steps, model_dir: Path, name: str, retry: bool) -> Any:
+    """`steps.<name>` as a durable step and a phase; `retry` rides out a restart of Label Studio."""
+    options = {
+        "retries_allowed": True,
+        "max_attempts": 7,  # a minute, and Label Studio restarts in less
+        "interval_seconds": 1.0,
+        "should_retry": _connection_lost,
+    }
+
+    def run(job_id: str, *args: str) -> dict[str, Any]:
+        job = Progress(model_dir, job_id)
+        with job.phase(name):
+            return getattr(steps, name)(*args, job)
+
+    return dbos.step(name=name, **(options if retry else {}))(run)
+
+
 def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
     """The workflows and their steps, under the names that the database knows them by."""
 
     def step(name: str, retry: bool = False) -> Any:
-        """`steps.<name>` as a durable step and a phase; `retry` rides out a restart of Label Studio."""
-        options = {
-            "retries_allowed": True,
-            "max_attempts": 4,
-            "interval_seconds": 1.0,
-            "should_retry": _connection_lost,
-        }
-
-        def run(job_id: str, *args: str) -> dict[str, Any]:
-            job = Progress(model_dir, job_id)
-            with job.phase(name):
-                return getattr(steps, name)(*args, job)
-
-        return dbos.step(name=name, **(options if retry else {}))(run)
+        return _step(dbos, steps, model_dir, name, retry)
 
     pull, train, score = step("pull", retry=True), step("train"), step("score")
     push, switch = step("push", retry=True), step("switch", retry=True)

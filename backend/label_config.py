@@ -61,8 +61,7 @@ def parse_label_config(xml: str) -> LabelTag:
     """Find the usable tag of a labeling configuration.
 
     Raises:
-        LabelConfigError: invalid XML; no usable tag or several; no image or several; no labels; one name in
-        the
+        LabelConfigError: invalid XML; no usable tag or several; no image or several; no labels; one name in the
             ``predicted_values`` of two labels.
     """
     interface = _read(xml)

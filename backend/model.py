@@ -45,7 +45,7 @@ _SECOND_GENERATION = "project_id" in inspect.signature(LabelStudioMLBase.__init_
 
 
 class ModelCache:
-    """The models last asked for, by folder. A version's folder never changes, so nothing here grows old."""
+    """The models last asked for, by folder. A version's weights never change, so nothing here grows old."""
 
     def __init__(self, most: int = 2) -> None:
         self._most = most

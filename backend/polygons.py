@@ -1,9 +1,8 @@
 """Masks to polygons with few points, and back.
 
-Label Studio's polygon region is one ring without holes. A mask of several pieces therefore becomes the
-outline of its
-largest piece with its holes filled: one polygon per piece would turn one instance into several, and bridges
-between the pieces cannot be edited by an annotator. Small specks beside an object are lost on purpose.
+Label Studio's polygon region is one ring without holes. A mask of several pieces therefore becomes the outline of its
+largest piece with its holes filled: one polygon per piece would turn one instance into several, and bridges between the
+pieces cannot be edited by an annotator. Small specks beside an object are lost on purpose.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """How far a job is: one small JSON file per job, written by the worker and read by the web service.
 
-    {job_id, status, phase, done, total, loss, eta_seconds, version, message, error, seconds: {phase:
-    seconds}}
+    {job_id, status, phase, done, total, loss, eta_seconds, version, message, error, seconds: {phase: seconds}}
 
 status is QUEUED, RUNNING, SUCCESS or ERROR. Writes are atomic, so a reader never sees half a file.
 """

@@ -98,7 +98,7 @@ class LabelStudioProject:
     def push(
         self, predictions: Iterable[Prediction], version: str, classes: Sequence[str], show_threshold: float
     ) -> int:
-        """Predictions under `version`, in bulk; a task that has one of this version is not sent again.
+        """Predictions under `version`, in bulk; a task that has one of this version, or is gone, is left out.
 
         Args:
             predictions: keys are task ids. classes: the model's, whose labels may differ from the project's.
@@ -111,11 +111,15 @@ class LabelStudioProject:
             ProjectError: one does not fit the configuration, or the server stored fewer than were sent.
         """
         held = {raw["id"] for raw in self._pages(TASKS_A_PAGE, filters=[_has_version(version)])}
+        there = {raw["id"] for raw in self._pages(TASKS_A_PAGE)}
         interface = LabelInterface(self.config)
         sent = 0
         batch: list[str] = []
         for prediction in predictions:
             if int(prediction.key) in held:
+                continue
+            if int(prediction.key) not in there:
+                logger.info("task %s was deleted since it was scored", prediction.key)
                 continue
             regions = to_regions(prediction, classes, self.tag, show_threshold)
             entry = {"model_version": version, "score": prediction.image_score, "result": regions}

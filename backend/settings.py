@@ -40,7 +40,11 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("HOST", "127.0.0.1", "address the web service listens on"),
     Variable("PORT", "9090", "port the web service listens on"),
     Variable("WEB_THREADS", "16", "threads of the web service"),
-    Variable("TORCH_THREADS", "1", "threads torch may use in the worker and in the web service, each"),
+    Variable(
+        "TORCH_THREADS",
+        str(max(1, (os.cpu_count() or 2) // 2)),
+        "threads torch may use in the worker and in the web service, each; half the cores by default",
+    ),
     Variable("BASIC_AUTH_USER", "", "user name asked of Label Studio; empty like the password: no check"),
     Variable("BASIC_AUTH_PASS", "", "password asked of Label Studio"),
     Variable("TSP_TRAIN_AFTER", "0", "train after so many new annotations; 0: only on Start training"),
@@ -72,7 +76,6 @@ class ServiceSettings:
     predict_seconds: float
     preset: str
     method: Settings
-    method_overrides: Mapping[str, str]
 
     @property
     def database_url(self) -> str:
@@ -144,7 +147,6 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
         predict_seconds=_number("TSP_PREDICT_SECONDS", text["TSP_PREDICT_SECONDS"], float, 1, 3600),
         preset=text["TSP_PRESET"],
         method=_method(text["TSP_PRESET"], overrides),
-        method_overrides=overrides,
     )
 
 
@@ -153,8 +155,7 @@ def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None
 
     Args:
         service: the environment's settings.
-        extra_params: lower-case names: every field of tsp_model's Settings, train_after, show_threshold,
-        preset.
+        extra_params: lower-case names: every field of tsp_model's Settings, train_after, show_threshold, preset.
             A preset named here replaces the environment's preset and its TSP_<FIELD>s.
     Raises:
         SettingsError: one line that names the unknown key or the value that cannot be used.

@@ -1,4 +1,4 @@
-"""Model versions on disk: immutable folders, one of them active.
+"""Model versions on disk: a folder each, whose weights and card never change; one of them is active.
 
     MODEL_DIR/<project key>/versions/<version>/{card.json, model.safetensors, predictions.jsonl, ...}
     MODEL_DIR/<project key>/active          the active version's name, replaced atomically
@@ -97,12 +97,12 @@ class Versions:
         """Digest of the credentials that the project's webhooks were last told to send."""
         return self.root / "webhooks_authorised"
 
-    def remove_incomplete(self, keep: str | None = None) -> list[str]:
-        """Delete what dead trainings left, except `keep`; only the project's running job may call this.
+    def remove_incomplete(self) -> list[str]:
+        """Delete what dead trainings left; only the project's running job may call this.
 
         Returns: the names removed.
         """
-        gone = [name for name in self._names() if name != keep and not (self._folder / name / "card.json").is_file()]
+        gone = [name for name in self._names() if not (self._folder / name / "card.json").is_file()]
         for name in gone:
             shutil.rmtree(self._folder / name)
         return gone

@@ -28,7 +28,7 @@ def algorithm_1(experiment: Experiment) -> list[dict[str, Any]]:
         label_seconds = experiment.label(picked)
         # lines 8-12: D_semi from M_(k-1)'s predictions, M_k from D_al + D_semi; then M_k's S for every task
         job = experiment.train(k)
-        experiment.check_next_task()
+        experiment.check_order()
         rows.append(experiment.report(k, picked, job, label_seconds, start))
     return rows
 
@@ -71,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run("active_learning", main)
+    run("active_learning", main, stopped="stopped; the same command goes on where it was")

@@ -36,7 +36,7 @@ EXPECTED = (
 )
 
 
-def run(name: str, main: Callable[[], None]) -> None:
+def run(name: str, main: Callable[[], None], stopped: str = "stopped") -> None:
     """Call `main` and leave with 0; with 1 and one line for what users can mend, with 130 after Ctrl-C."""
     level = os.environ.get("LOG_LEVEL", "WARNING").upper()
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
@@ -47,5 +47,5 @@ def run(name: str, main: Callable[[], None]) -> None:
     except OSError as error:
         sys.exit(f"{name}: {error.strerror or error}: {error.filename or 'no file named'}")
     except KeyboardInterrupt:
-        print(f"{name}: stopped; the same command goes on where it was", file=sys.stderr)
+        print(f"{name}: {stopped}", file=sys.stderr)
         sys.exit(130)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,8 @@ def _stay(server: LabelStudioServer, projects: list[tuple[str, int]], temporary:
     for name, number in projects:
         print(f"  {name}: {server.url}/projects/{number}/data")
     print("Ctrl-C ends the demo" + (" and removes its data." if temporary else "."), flush=True)
-    signal.pause()
+    with suppress(KeyboardInterrupt):  # the usual end, not an error
+        signal.pause()
 
 
 def _speaker(start: float) -> Callable[[str], None]:

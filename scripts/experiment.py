@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,17 +20,19 @@ from tqdm import tqdm
 from backend.connection import connect
 from backend.project import LabelStudioProject
 from backend.regions import to_region
+from backend.snapshot import Snapshot
 from backend.versions import Versions
 from scripts.command_line import CommandError
-from scripts.project_setup import create_project, import_images
+from scripts.project_setup import create_project, import_images, point_connection
 from scripts.service import Service
+from scripts.table import read_rows
 from tsp_model.acquisition import STRATEGIES, pick
 from tsp_model.cycle import PREDICTIONS, PSEUDO_LABELS, score_pool
 from tsp_model.data.coco import load_coco
 from tsp_model.data.image_set import ImageSet
 from tsp_model.data.synthetic import write_synthetic
 from tsp_model.evaluation import average_precision, pseudo_label_precision
-from tsp_model.files import write_json
+from tsp_model.files import write_json, write_text
 from tsp_model.predictions import read_predictions
 from tsp_model.settings import Settings
 
@@ -64,8 +68,9 @@ class Plan:
         unfinished = [name for name, equals, _ in pairs if not equals]
         if unfinished:
             raise CommandError(f"--set {unfinished[0]} has no value; write --set {unfinished[0]}=VALUE.")
-        if arguments.cycles < 1 or arguments.per_cycle < 1:
-            raise CommandError("--cycles and --per-cycle must be at least 1.")
+        for name in ("cycles", "per_cycle", "train_images", "test_images"):
+            if values[name] is not None and values[name] < 1:
+                raise CommandError(f"--{name.replace('_', '-')} must be at least 1.")
         chosen = {name.strip(): value for name, _, value in pairs} | {"ssl": arguments.ssl, "seed": arguments.seed}
         values["method"] = Settings.preset(values.pop("preset")).override(chosen).to_dict()
         environment = {
@@ -80,7 +85,8 @@ class Plan:
     @property
     def identity(self) -> dict[str, Any]:
         """What must not change between a run and its continuation; more cycles may be asked for."""
-        return {name: value for name, value in asdict(self).items() if name not in ("api_key", "cycles", "out")}
+        where = ("url", "api_key", "backend_url", "model_dir", "out")
+        return {name: value for name, value in asdict(self).items() if name not in (*where, "cycles")}
 
 
 class Experiment:
@@ -116,6 +122,11 @@ class Experiment:
             title = f"{Path(plan.data).name} {plan.strategy}{' + SSL' if plan.ssl else ''}, seed {plan.seed}"
             state.set(plan=plan.identity, project_id=create_project(client, title, train.classes, plan))
         project = LabelStudioProject(client, state.get("project_id"))
+        point_connection(project, plan.backend_url)
+        if not Versions(Path(plan.model_dir), project.key).root.is_dir():
+            raise CommandError(
+                f"the backend keeps its models elsewhere than in {plan.model_dir}; give its MODEL_DIR with --model-dir."
+            )
         experiment = Experiment(plan, train, test, project)
         experiment.task_of = import_images(project, train)
         return experiment
@@ -128,8 +139,7 @@ class Experiment:
 
     def rows(self) -> list[dict[str, Any]]:
         """The result rows of finished cycles."""
-        path = self.out / "results.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return read_rows(self._results) if self._results.exists() else []
 
     def picked(self, k: int) -> list[str] | None:
         """The images that an interrupted cycle k had picked already."""
@@ -174,32 +184,46 @@ class Experiment:
     def train(self, k: int) -> dict[str, Any]:
         """START_TRAINING, unless the labels so far were trained on already; the job's last status."""
         title = f"cycle {k} of {self.plan.cycles}, {self.plan.strategy}"
-        job = self.service.last_training(self.project.key)
         known = self.state.get("jobs", {})
+        if str(k) in known:  # trained, but stopped before its row was written
+            return self.service.wait(known[str(k)], title)
+        job = self.service.last_training(self.project.key)
         if job is None or job["status"] == "ERROR" or job["job_id"] in known.values():
             self.project.start_training()
             job = self.service.last_training(self.project.key)
             if job is None or job["job_id"] in known.values():
                 raise CommandError("Label Studio started no training; is the project's backend connected?")
         status = self.service.wait(job["job_id"], title)
+        self._refuse_skipped()
         self.state.set(jobs=known | {str(k): status["job_id"]})
         return status
 
-    def check_next_task(self) -> None:
-        """Label Studio itself must serve a task with the lowest score next; CommandError if it does not.
+    def _refuse_skipped(self) -> None:
+        """An image that the backend could not use would silently leave the pool."""
+        folder = self._active_folder()
+        for task, reason in Snapshot.read(folder).skipped.items():
+            raise CommandError(f"the backend left out task {task} (and maybe others): {reason}")
 
-        Not asked where images are picked at random: being served locks a task, and a locked task that is not
-        labelled comes first again.
+    def check_order(self) -> None:
+        """Label Studio must order by the new version's S and serve a task with the lowest next; else CommandError.
+
+        The next task itself is asked for only where TSP picks: being served locks a task for a day, and one that
+        is then not labelled would come first again. Elsewhere the server's score column must still be S.
         """
-        if self.plan.strategy != "tsp":
-            return
         scores = self.project.scores()
         waiting = set(self.task_of.values()) - self.project.annotated_task_ids()
         if not waiting:
             return
-        missing = waiting - set(scores)
-        if missing:
-            raise CommandError(f"{len(missing)} tasks have no prediction of the active version, {min(missing)} first.")
+        version = self._active_folder()
+        expected = {int(key): found.image_score for key, found in read_predictions(version / PREDICTIONS).items()}
+        wrong = [task for task in sorted(waiting) if abs(scores.get(task, math.inf) - expected[task]) > 1e-9]
+        if wrong:
+            raise CommandError(
+                f"Label Studio shows score {scores.get(wrong[0])} for task {wrong[0]}, version {version.name} says "
+                f"{expected[wrong[0]]} ({len(wrong)} tasks differ); is the project's model version {version.name}?"
+            )
+        if self.plan.strategy != "tsp":
+            return
         served = self.project.next_task()
         lowest = min(scores[task] for task in waiting)
         if served not in waiting or scores[served] > lowest:
@@ -240,20 +264,24 @@ class Experiment:
             **precision,
             "detections_per_image": card["architecture"]["detections_per_image"],
             "ranking_score_threshold": card["settings"]["ranking_score_threshold"],
+            "nms_threshold": card["settings"]["nms_threshold"],
             "version": folder.name,
             "seconds": {name: round(value, 2) for name, value in seconds.items()},
         }
-        with (self.out / "results.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        text = "".join(json.dumps(line) + "\n" for line in [*self.rows(), row])
+        write_text(self._results, text)
+        for warning in card["warnings"]:
+            print(f"cycle {k}: {warning}", file=sys.stderr)
         return row
+
+    @property
+    def _results(self) -> Path:
+        return self.out / "results.jsonl"
 
     def _active_folder(self) -> Path:
         active = self.versions.active()
         if active is None:
-            raise CommandError(
-                f"no version of project {self.project.project_id} lies under {self.plan.model_dir}; "
-                "give the backend's own folder with --model-dir or MODEL_DIR."
-            )
+            raise CommandError(f"project {self.project.project_id} has no active version under {self.plan.model_dir}.")
         return self.versions.folder(active)
 
 

@@ -71,13 +71,21 @@ class Service:
                 return {}
             if response.status_code == 401:
                 raise ServiceError(f"the backend at {self.url} asks for BASIC_AUTH_USER and BASIC_AUTH_PASS; set both.")
-            response.raise_for_status()
+            if not response.ok:
+                raise ServiceError(f"the backend at {self.url} answered {response.status_code}: {_reason(response)}")
             return response.json()
         except (requests.RequestException, ValueError) as error:
             raise ServiceError(
                 f"no backend answers at {self.url} ({type(error).__name__}); start it with `python -m backend`, or "
                 "correct --backend-url."
             ) from None
+
+
+def _reason(response: requests.Response) -> str:
+    try:
+        return response.json()["error"]
+    except (ValueError, TypeError, KeyError):
+        return "no reason given; is it a TSP backend?"
 
 
 def _show(bar: tqdm, title: str, status: dict[str, Any]) -> None:

@@ -8,11 +8,13 @@ from tests.builders import SIZE, disc_set
 from tsp_model.cycle import initial_model
 from tsp_model.data import masks
 from tsp_model.inference import predict
-from tsp_model.losses import paired_box_iou
+from tsp_model.losses import paired_box_iou, semi_supervised_loss, supervised_loss
 from tsp_model.settings import Settings
 from tsp_model.training import NonFiniteLossError, beta_at, gradient_share, learning_rate_at, train
 
 TINY = Settings.preset("tiny").override({"image_size": SIZE, "epochs": 2})
+
+SGD = TINY.to_dict() | {"epochs": 1, "augmentation": "none", "warmup_iterations": 0, "gradient_clip": 0}
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +104,34 @@ def test_a_non_finite_loss_stops_and_names_the_images(discs):
         train(model, labelled, labelled.subset([]), TINY, 0.01)
     weight = "roi_heads.box_predictor.bbox_pred.weight"
     assert torch.equal(dict(model.named_parameters())[weight], before[weight])
+
+
+def test_a_step_follows_the_weighted_sum_of_both_gradients(discs):
+    """Eq. 5 where it counts: the weights move by -rate (grad L_sup + beta grad L_semi)."""
+    labelled, pseudo = discs.subset(discs.keys[:4]), discs.subset(discs.keys[4:8])
+    settings = Settings.from_dict(
+        SGD | {"optimizer": "sgd", "momentum": 0, "weight_decay": 0, "learning_rate": 1e-3, "schedule": "step"}
+    )
+    beta = 0.3
+    model = initial_model(labelled, settings)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    gradients = []
+    forward = model.forward
+
+    def keeping_the_gradient(images, targets, pseudo=False):
+        losses = forward(images, targets, pseudo)
+        loss = semi_supervised_loss(losses) if pseudo else supervised_loss(losses)
+        found = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True, allow_unused=True)
+        gradients.append([torch.zeros(()) if g is None else g for g in found])
+        return losses
+
+    model.forward = keeping_the_gradient
+    train(model, labelled, pseudo, settings, beta)
+    supervised, semi = gradients
+    assert any(g.any() for g in semi)
+    moved = [before[name] - value.detach() for name, value in model.named_parameters()]
+    for step, first, second in zip(moved, supervised, semi, strict=True):
+        assert torch.allclose(step, 1e-3 * (first + beta * second), atol=1e-7)
 
 
 def test_nothing_labelled_is_refused(discs):

@@ -7,10 +7,13 @@ import socket
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
+from pickle import UnpicklingError
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -91,7 +94,7 @@ def resnet_fpn(name: str, weights: str, frozen_norms: bool | None = None) -> tup
         backbone_name=name,
         weights=None,
         norm_layer=FrozenBatchNorm2d if frozen else nn.BatchNorm2d,
-        trainable_layers=3 if frozen else 5,
+        trainable_layers=3 if frozen else 5,  # torchvision's own choice for ImageNet weights; from nothing, all
     )
     if state is not None:
         _load_body(backbone.body, state, weights)
@@ -104,14 +107,18 @@ def _imagenet_state(name: str, weights: str) -> Mapping[str, Tensor] | None:
         path = Path(weights)
         if not path.is_file():
             raise SettingsError(f"weights={weights!r} is no file; give a local .pth or .safetensors, 'auto' or 'none'.")
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            if path.suffix == ".safetensors":
+                return safetensors.torch.load_file(path)
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise SettingsError(f"weights={weights!r} cannot be read ({reason}); give another file.") from error
     entry = get_model_weights(name)["IMAGENET1K_V1"]
     try:
         with _socket_timeout(DOWNLOAD_TIMEOUT_S):
             return entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPException) as error:
         log.warning(
             "ImageNet weights for %s cannot be had (%s): the backbone starts from random weights with trainable norms "
             "and needs many more labels; set weights to a local file to avoid this.",

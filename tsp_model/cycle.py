@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 PSEUDO_LABELS, PREDICTIONS, TRAINING_STATE = "pseudo_labels.jsonl", "predictions.jsonl", "training.pt"
 FEW_PSEUDO_IMAGES = 0.05  # of the pool; below this share a user should hear of it
 FEW_PSEUDO_LABELS = (
-    "only %d of %d unlabelled images have a pseudo label; lower pseudo_class_threshold, pseudo_box_threshold or "
+    "only {} of {} unlabelled images have a pseudo label; lower pseudo_class_threshold, pseudo_box_threshold or "
     "pseudo_mask_threshold if the precision of pseudo labels allows"
 )
 
@@ -60,12 +60,14 @@ def train_cycle(
         parent: folder of M_(k-1): recorded, and the start of a warm start.
 
     Returns:
-        The card: classes, settings, counts, metrics, parent, seconds.
+        The card: classes, settings, counts, labelled, metrics, warnings, parent, train_seconds, architecture.
     """
     start = time.monotonic()
     chosen = pseudo_labels.from_predictions(previous, unlabelled, settings) if previous and settings.ssl else {}
-    if previous and settings.ssl and len(chosen) < FEW_PSEUDO_IMAGES * len(unlabelled):
-        log.warning(FEW_PSEUDO_LABELS, len(chosen), len(unlabelled))
+    warnings = []
+    if previous is not None and settings.ssl and len(chosen) < FEW_PSEUDO_IMAGES * len(unlabelled):
+        warnings.append(FEW_PSEUDO_LABELS.format(len(chosen), len(unlabelled)))
+        log.warning(warnings[0])
     folder.mkdir(parents=True, exist_ok=True)
     write_predictions(folder / PSEUDO_LABELS, chosen.values())
     pseudo = pseudo_labels.as_image_set(chosen, unlabelled)
@@ -88,6 +90,7 @@ def train_cycle(
             "counts": _counts(labelled, unlabelled, pseudo),
             "labelled": list(labelled.keys),
             "metrics": metrics,
+            "warnings": warnings,
             "parent": parent.name if parent else None,
             "train_seconds": round(time.monotonic() - start, 3),
         },

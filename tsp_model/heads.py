@@ -117,6 +117,8 @@ class TSPRoIHeads(RoIHeads):
         targets: list[dict[str, Tensor]],
         pseudo: bool,
     ) -> dict[str, Tensor]:
+        # Ground-truth boxes join the proposals, as torchvision has it: without them the IoU heads see too few good
+        # boxes early on, and far fewer instances become pseudo labels.
         rois, matched, labels, regression_targets = self.select_training_samples(list(proposals), targets)
         sampled = sum(len(entry) for entry in labels)
         positives = [torch.where(entry > 0)[0] for entry in labels]

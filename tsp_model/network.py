@@ -199,7 +199,7 @@ def _build_roi_heads(
         )
 
     return TSPRoIHeads(
-        box_roi_pool=pool(7),
+        box_roi_pool=pool(7),  # torchvision's sizes; the paper names none
         box_head=TwoMLPHead(channels * 7**2, sizes.box_width),
         box_predictor=FastRCNNPredictor(sizes.box_width, num_classes),
         fg_iou_thresh=0.5,
