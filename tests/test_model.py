@@ -1,6 +1,8 @@
 """TSPBackend on whichever generation of label-studio-ml is installed: who answers for whom, and with what."""
 
+import importlib
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,10 +13,10 @@ from backend import settings
 from backend.images import ImageError
 from backend.label_config import parse_label_config
 from backend.model import ModelCache, TSPBackend
-from backend.versions import Versions
+from backend.versions import UNTRAINED, Versions
 from tsp_model import checkpoints
 from tsp_model.network import tsp_mask_rcnn
-from tsp_model.settings import Settings
+from tsp_model.settings import Settings, SettingsError
 
 PROJECT = {"id": 4, "created_at": "2023-11-14T22:13:20.123456Z"}
 KEY, OTHER = "4.1700000000", "5.1700000000"
@@ -143,3 +145,42 @@ def test_the_cache_keeps_few_models_and_loads_each_once(tmp_path, monkeypatch):
     for name in "ababcab":
         cache.get(tmp_path / name)
     assert [folder.name for folder in loads] == ["a", "b", "c", "a", "b"]
+
+
+class SecondGenerationBase:
+    """Stands for label-studio-ml 2.x, which is on no package index: its constructor, state and calls."""
+
+    state: ClassVar[dict[tuple[str, str], str]] = {}
+
+    def __init__(self, project_id: str | None = None, label_config: str | None = None) -> None:
+        self.project_id = project_id or ""
+        if not self.get("model_version"):
+            self.set("model_version", "0.0.1")
+        self.setup()
+
+    def get(self, key: str) -> str | None:
+        return self.state.get((self.project_id, key))
+
+    def set(self, key: str, value: str) -> None:
+        self.state[self.project_id, key] = value
+
+
+def test_the_second_generation_constructs_it_and_hears_of_the_active_version(service, monkeypatch):
+    import label_studio_ml.model
+
+    monkeypatch.setattr(label_studio_ml.model, "LabelStudioMLBase", SecondGenerationBase)
+    try:
+        second = importlib.reload(backend_model)
+        backend = second.TSPBackend(project_id=KEY, label_config=CONFIG, service=service)
+        assert backend.get("model_version") == UNTRAINED
+        backend.set_extra_params({"train_after": 3})
+        assert settings.remembered_extra_params(service.model_dir, KEY) == {"train_after": 3}
+        with pytest.raises(SettingsError, match="train_afer"):
+            backend.set_extra_params({"train_afer": 3})
+        version = new_version(service.model_dir, KEY)
+        again = second.TSPBackend(project_id=KEY, label_config=CONFIG, service=service)
+        assert again.get("model_version") == version
+        assert again.fit("START_TRAINING", {"project": PROJECT}) == {"job_id": f"train-{KEY}-00001"}
+    finally:
+        monkeypatch.undo()
+        importlib.reload(backend_model)
