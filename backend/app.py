@@ -25,6 +25,8 @@ from tsp_model.settings import SettingsError
 
 logger = logging.getLogger(__name__)
 
+LONGEST_PHRASE = 160  # what Label Studio writes around it has to fit into its message too
+
 
 class BadRequest(ValueError):
     """A request that cannot be answered; the message is one line."""
@@ -80,9 +82,12 @@ def _add_authentication(app: Flask, service: ServiceSettings) -> None:
 
 
 def _add_errors(app: Flask) -> None:
-    def refuse(error: Exception) -> tuple[Response, int]:
+    def refuse(error: Exception) -> Response:
         logger.warning("%s %s refused: %s", request.method, request.path, error)
-        return jsonify({"error": one_line(error)}), 400
+        response = jsonify({"error": one_line(error)})
+        # Whoever connects a backend sees no body in Label Studio, only this line.
+        response.status = f"400 {_reason_phrase(error)}"
+        return response
 
     for kind in (BadRequest, EventError, SettingsError, VersionError):
         app.register_error_handler(kind, refuse)
@@ -95,6 +100,12 @@ def _add_errors(app: Flask) -> None:
     def unexpected(error: Exception) -> tuple[Response, int]:
         logger.exception("%s %s failed", request.method, request.path)
         return jsonify({"error": one_line(error)}), 500
+
+
+def _reason_phrase(error: Exception) -> str:
+    """An error as HTTP lets a status line say it: printable ASCII, not too long."""
+    text = one_line(error)[:LONGEST_PHRASE]
+    return "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in text) or "BAD REQUEST"
 
 
 def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:

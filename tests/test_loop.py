@@ -1,0 +1,463 @@
+"""The whole loop: a real Label Studio server and the real backend, web service and worker, on small images."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import torch
+from label_studio_sdk import LabelStudio
+
+from backend.connection import ProjectError, call
+from backend.project import LabelStudioProject
+from backend.versions import Versions
+from scripts.backend_process import BackendProcess
+from scripts.label_studio import LabelStudioServer
+from scripts.processes import free_port
+from scripts.project_setup import label_config
+from tests.builders import disc_set
+from tests.live import (
+    CLASSES,
+    connect_backend,
+    filled_project,
+    new_project,
+    predictions_of,
+    project_values,
+    regions,
+)
+from tsp_model.cycle import PREDICTIONS
+from tsp_model.data.image_set import ImageSet
+from tsp_model.predictions import read_predictions
+from tsp_model.scores import instance_scores
+
+LIMIT_SECONDS = 120.0
+# A network of one epoch is sure of nothing: every detection counts, is shown and may become a pseudo label.
+CURIOUS = {
+    "score_threshold": 0.0,
+    "ranking_score_threshold": 0.0,
+    "show_threshold": 0.0,
+    "pseudo_class_threshold": 0.0,
+    "pseudo_box_threshold": 0.0,
+    "pseudo_mask_threshold": 0.0,
+    "mask_threshold": 0.3,
+    "detections_per_image": 3,
+}
+QUICK = {"TSP_PRESET": "tiny", "TSP_IMAGE_SIZE": "64", "TSP_EPOCHS": "1", "TSP_BATCH_SIZE": "2"}
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    """What `condition` answers once it is true."""
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited for {what}"
+        time.sleep(0.1)
+    return found
+
+
+class Loop:
+    """A project and the service it is connected to, as Label Studio's user and as the service's clients see them."""
+
+    def __init__(
+        self, project: LabelStudioProject, backend: BackendProcess, auth: tuple[str, str] | None = None
+    ) -> None:
+        self.project, self.backend, self.auth = project, backend, auth
+        self.versions = Versions(backend.model_dir, project.key)
+
+    def post(self, path: str, body: Any) -> requests.Response:
+        return requests.post(self.backend.url + path, json=body, auth=self.auth, timeout=90)
+
+    def setup(self) -> str:
+        """The version that the service tells Label Studio."""
+        extra = self.project.extra_params()
+        body = {"project": self.project.key, "schema": self.project.config, "extra_params": extra}
+        return self.post("/setup", body).json()["model_version"]
+
+    def predict(self, tasks: list[int]) -> dict[str, Any]:
+        """A live prediction, as Label Studio asks for it."""
+        found = [call(self.project.client, "GET", f"api/tasks/{task}/") for task in tasks]
+        data = [{"id": task["id"], "data": task["data"]} for task in found]
+        body = {"tasks": data, "project": self.project.key, "label_config": self.project.config, "params": {}}
+        return self.post("/predict", body).json()
+
+    def status(self, **asked: str) -> dict[str, Any] | None:
+        answer = requests.get(f"{self.backend.url}/job_status", params=asked, auth=self.auth, timeout=30)
+        return answer.json() if answer.ok else None
+
+    def ended(self, kind: str, number: int) -> dict[str, Any]:
+        """The status of a job of this project, once it has succeeded."""
+        job_id = f"{kind}-{self.project.key}-{number:05d}"
+
+        def over() -> dict[str, Any] | None:
+            status = self.status(job_id=job_id)
+            return status if status and status["job_status"] in ("finished", "failed") else None
+
+        status = until(over, f"the end of {job_id}")
+        assert status["job_status"] == "finished", f"{status}\n{self.backend.log.read_text()[-3000:]}"
+        return status
+
+    def train(self) -> str:
+        """Start training, in Label Studio; the version it made once it is active."""
+        self.project.start_training()
+        job = self.status(project=self.project.key)["job_id"]
+        return self.ended("train", int(job.rpartition("-")[2]))["version"]
+
+    def labels_shown(self, task: int, version: str) -> set[str]:
+        found = [one for one in predictions_of(self.project, task) if one["model_version"] == version]
+        assert len(found) == 1
+        return {label for region in found[0]["result"] for label in region["value"][self.project.tag.region_type]}
+
+
+def retrieve_predictions(project: LabelStudioProject, tasks: list[int]) -> None:
+    """The Data Manager's action "Retrieve predictions"."""
+    call(
+        project.client,
+        "POST",
+        "api/dm/actions",
+        params={"id": "retrieve_tasks_predictions", "project": project.project_id},
+        json={"selectedItems": {"all": False, "included": tasks}},
+    )
+
+
+def open_task(project: LabelStudioProject, task: int) -> None:
+    """What the editor does first."""
+    call(project.client, "GET", f"api/tasks/{task}/", params={"project": project.project_id})
+
+
+def add_broken_task(project: LabelStudioProject) -> int:
+    """A task whose image is not there."""
+    path = f"api/projects/{project.project_id}/import"
+    body = [{"data": {"image": "/data/upload/1/not-there.png"}}]
+    return call(project.client, "POST", path, params={"return_task_ids": "true"}, json=body)["task_ids"][0]
+
+
+@pytest.fixture(scope="module")
+def backend(label_studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackendProcess]:
+    folder = tmp_path_factory.mktemp("backend")
+    with BackendProcess(folder, free_port(), label_studio.url, label_studio.api_key, **QUICK) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    return disc_set(tmp_path_factory.mktemp("images"), 12)
+
+
+@pytest.fixture(scope="module")
+def trained(client: LabelStudio, backend: BackendProcess, images: ImageSet) -> tuple[Loop, list[int], str]:
+    """A project with a first version, its tasks (the first two are annotated) and the version; tests add to it."""
+    project, tasks = filled_project(client, images.subset(images.keys[:5]))
+    connect_backend(project, backend.url, extra_params=CURIOUS)
+    loop = Loop(project, backend)
+    for task, item in zip(tasks[:2], images.items, strict=False):
+        project.submit_annotation(task, regions(project, item))
+    return loop, tasks, loop.train()
+
+
+# The cycle
+
+
+@pytest.mark.parametrize("tag", ["brush", "polygon"])
+def test_two_cycles(client: LabelStudio, backend: BackendProcess, images: ImageSet, tag: str) -> None:
+    project, tasks = filled_project(client, images, tag)
+    connect_backend(project, backend.url, extra_params=CURIOUS | {"epochs": 3})
+    loop = Loop(project, backend)
+    item_of = dict(zip(tasks, images.items, strict=True))
+    assert loop.setup() == "untrained"
+    for task in tasks[:4]:
+        project.submit_annotation(task, regions(project, item_of[task]))
+    first = loop.train()
+    check_version(loop, first, set(tasks[4:]))
+    assert loop.versions.card(first)["counts"]["pseudo_images"] == 0
+
+    scores = project.scores()
+    served = project.next_task()
+    assert scores[served] == min(scores.values())
+    batch = [served, *sorted(set(scores) - {served}, key=scores.get)[:3]]
+    for task in batch:
+        project.submit_annotation(task, regions(project, item_of[task]))
+    watch_training(loop, first, tasks[-1])
+    second = loop.ended("train", 2)["version"]
+    card = loop.versions.card(second)
+    assert card["parent"] == first
+    assert (card["counts"]["labelled_images"], card["counts"]["unlabelled_images"]) == (8, 4)
+    assert card["counts"]["pseudo_images"] > 0 and card["counts"]["pseudo_objects"] > 0
+    assert sorted(card["labelled"]) == sorted(map(str, [*tasks[:4], *batch]))
+    check_version(loop, second, set(scores) - set(batch))
+
+
+def check_version(loop: Loop, version: str, pool: set[int]) -> None:
+    """`version` is everywhere, and every task of the pool has its prediction, with scores."""
+    project = loop.project
+    assert project_values(project)["model_version"] == project.connection()["title"] == version
+    assert loop.setup() == loop.versions.active() == version
+    listed = requests.get(f"{loop.backend.url}/versions", params={"project": project.key}, timeout=30).json()
+    assert listed["active"] == version and version in listed["versions"]
+    scored = read_predictions(loop.versions.folder(version) / PREDICTIONS)
+    assert set(scored) == set(map(str, pool))
+    assert project.scores() == pytest.approx({task: scored[str(task)].image_score for task in pool})
+    shown = 0
+    for task in pool:
+        (held,) = [one for one in predictions_of(project, task) if one["model_version"] == version]
+        assert held["score"] == pytest.approx(scored[str(task)].image_score) and 0 <= held["score"] <= 1
+        for region in held["result"]:
+            shown += 1
+            assert region["type"] == project.tag.region_type and 0 <= region["score"] <= 1
+            c, b, m = (region["meta"][f"{name}_score"] for name in ("class", "box", "mask"))
+            assert re.fullmatch(r"class \d\.\d\d, box \d\.\d\d, mask \d\.\d\d", *region["meta"]["text"])
+            triplet = (torch.tensor([value]) for value in (c, b, m))
+            assert region["score"] == pytest.approx(instance_scores(*triplet).item(), abs=2e-4)
+    assert shown > 0
+
+
+def watch_training(loop: Loop, old: str, task: int) -> None:
+    """Train; as long as the switch has not come, `old` answers."""
+    assert loop.predict([task])["model_version"] == old  # also: the web service has its model from now on
+    loop.project.start_training()
+    seen = 0
+    while True:
+        answer, told = loop.predict([task]), loop.setup()
+        status = loop.status(project=loop.project.key)
+        if status["job_status"] in ("finished", "failed") or status.get("phase") == "switch":
+            break
+        assert answer["model_version"] == answer["results"][0]["model_version"] == told == old
+        seen += 1
+    assert seen > 0
+
+
+def test_tasks_that_come_later_are_scored_without_a_hand(
+    trained: tuple[Loop, list[int], str], images: ImageSet
+) -> None:
+    loop, _, version = trained
+    late = loop.project.upload_images({item.key: item.path for item in images.items[5:7]})
+    held = until(
+        lambda: [found for task in late.values() if (found := predictions_of(loop.project, task))][1:], "predictions"
+    )
+    assert held
+    for task in late.values():
+        (one,) = predictions_of(loop.project, task)
+        assert one["model_version"] == version
+        assert loop.project.scores()[task] == pytest.approx(one["score"])
+
+
+def test_opening_a_task_without_a_prediction_brings_one_once(trained: tuple[Loop, list[int], str]) -> None:
+    loop, tasks, version = trained
+    (held,) = predictions_of(loop.project, tasks[3])
+    call(loop.project.client, "DELETE", f"api/predictions/{held['id']}/")
+    assert predictions_of(loop.project, tasks[3]) == []
+    open_task(loop.project, tasks[3])
+    (live,) = predictions_of(loop.project, tasks[3])
+    assert live["model_version"] == version
+    assert live["score"] == pytest.approx(held["score"], abs=1e-5)
+    assert [region["id"] for region in live["result"]] == [region["id"] for region in held["result"]]
+    open_task(loop.project, tasks[3])
+    assert len(predictions_of(loop.project, tasks[3])) == 1
+
+
+def test_a_broken_image_costs_only_its_own_task(trained: tuple[Loop, list[int], str]) -> None:
+    loop, tasks, version = trained
+    broken = add_broken_task(loop.project)
+    answer = loop.predict([tasks[2], broken, tasks[4]])
+    assert [bool(one) for one in answer["results"]] == [True, False, True]
+    assert answer["results"][1] == []
+    for task in (tasks[2], tasks[4]):
+        for held in predictions_of(loop.project, task):
+            call(loop.project.client, "DELETE", f"api/predictions/{held['id']}/")
+    retrieve_predictions(loop.project, [tasks[2], broken, tasks[4]])
+    found = [
+        [one["model_version"] for one in predictions_of(loop.project, task)] for task in (tasks[2], broken, tasks[4])
+    ]
+    assert found == [[version], [], [version]]
+
+
+def test_skipped_stays_in_the_pool_empty_trains_and_broken_is_left_out(
+    client: LabelStudio, backend: BackendProcess, images: ImageSet
+) -> None:
+    project, (drawn, empty, skipped, *rest) = filled_project(client, images.subset(images.keys[:5]))
+    broken, broken_labelled = add_broken_task(project), add_broken_task(project)
+    connect_backend(project, backend.url, extra_params=CURIOUS)
+    loop = Loop(project, backend)
+    item = next(item for item in images.items if item.instances)
+    for task in (drawn, broken_labelled):
+        project.submit_annotation(task, regions(project, item))
+    project.submit_annotation(empty, [])
+    project.submit_annotation(skipped, regions(project, item), cancelled=True)
+    version = loop.train()
+    card = loop.versions.card(version)
+    assert sorted(card["labelled"]) == sorted(map(str, (drawn, empty)))
+    assert card["counts"]["labelled_objects"] == len(item.instances)
+    assert set(project.scores()) == {skipped, *rest}
+    assert predictions_of(project, broken) == []
+    log = backend.log.read_text()
+    assert all(f"task {task} is left out" in log for task in (broken, broken_labelled))
+
+
+def test_annotations_train_when_there_are_enough_new_ones(
+    client: LabelStudio, backend: BackendProcess, images: ImageSet
+) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:5]))
+    connect_backend(project, backend.url, extra_params={"train_after": 2})
+    loop = Loop(project, backend)
+
+    def annotate(number: int) -> dict[str, Any]:
+        """The check that the event wakes."""
+        project.submit_annotation(tasks[number - 1], regions(project, images.items[number - 1]))
+        return loop.ended("check", number)
+
+    assert annotate(1)["due"] is False
+    assert loop.status(project=project.key) is None, "no training yet"
+    assert annotate(2)["train_job_id"].startswith(f"train-{project.key}-")
+    version = loop.ended("train", 1)["version"]
+    assert loop.versions.card(version)["counts"]["labelled_images"] == 2
+    assert annotate(3)["due"] is False
+    assert loop.status(project=project.key)["job_id"].endswith("-00001")
+    assert annotate(4)["due"] is True
+    assert loop.versions.card(loop.ended("train", 2)["version"])["counts"]["labelled_images"] == 4
+
+
+def test_a_label_added_after_a_version_is_learned_by_the_next(
+    client: LabelStudio, backend: BackendProcess, images: ImageSet
+) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:4]))
+    connect_backend(project, backend.url, extra_params=CURIOUS)
+    loop = Loop(project, backend)
+    items = [item for item in images.items if item.instances]
+    project.submit_annotation(tasks[0], regions(project, items[0]))
+    first = loop.train()
+    assert loop.versions.card(first)["classes"] == ["disc", "box"]
+    config = label_config(("ring", *CLASSES), "brush")
+    call(client, "PATCH", f"api/projects/{project.project_id}", json={"label_config": config})
+    changed = Loop(LabelStudioProject(client, project.project_id), backend)
+    assert changed.predict([tasks[3]])["results"][0]["model_version"] == first
+    drawn = [
+        one | {"value": one["value"] | {"brushlabels": ["ring"]}} for one in regions(changed.project, items[1])[:1]
+    ]
+    changed.project.submit_annotation(tasks[1], drawn)
+    second = changed.train()
+    assert changed.versions.card(second)["classes"] == ["ring", "disc", "box"]
+    assert changed.versions.card(second)["counts"]["labelled_images"] == 2
+    check_version(changed, second, set(tasks[2:]))
+
+
+def test_two_projects_with_different_labels_never_mix(
+    client: LabelStudio, backend: BackendProcess, images: ImageSet
+) -> None:
+    loops = {}
+    for classes in (("disc", "box"), ("Nucleus",)):
+        project = new_project(client, classes=classes)
+        given = {item.key: item.path for item in images.items[:4]}
+        tasks = list(project.upload_images(given).values())
+        connect_backend(project, backend.url, extra_params=CURIOUS)
+        item = next(item for item in images.items if item.instances)
+        drawn = regions(new_project(client), item)
+        value = {"brushlabels": [classes[-1]]}
+        project.submit_annotation(tasks[0], [one | {"value": one["value"] | value} for one in drawn])
+        loops[classes] = (Loop(project, backend), tasks[1:])
+    for loop, _ in loops.values():
+        loop.project.start_training()
+    names = {classes: loop.ended("train", 1)["version"] for classes, (loop, _) in loops.items()}
+    for _ in range(2):
+        for classes, (loop, pool) in loops.items():
+            assert loop.versions.list() == [names[classes]]
+            assert loop.versions.card(names[classes])["classes"] == list(classes)
+            for answer in loop.predict(pool)["results"]:
+                shown = {label for region in answer["result"] for label in region["value"]["brushlabels"]}
+                assert shown <= set(classes)
+            for task in pool:
+                assert loop.labels_shown(task, names[classes]) <= set(classes)
+    shown = [loop.labels_shown(task, names[classes]) for classes, (loop, pool) in loops.items() for task in pool]
+    assert {"Nucleus"} in shown and any(one & {"disc", "box"} for one in shown)
+
+
+# What cannot be answered
+
+
+def test_before_the_first_training_nothing_is_answered_and_nothing_stored(
+    client: LabelStudio, backend: BackendProcess, images: ImageSet
+) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:2]))
+    connect_backend(project, backend.url)
+    loop = Loop(project, backend)
+    assert loop.predict(tasks) == {"results": [[], []], "model_version": "untrained"}
+    open_task(project, tasks[0])
+    retrieve_predictions(project, tasks)
+    assert [predictions_of(project, task) for task in tasks] == [[], []]
+    project.start_training()
+    job_id = loop.status(project=project.key)["job_id"]
+    failed = until(lambda: (s := loop.status(job_id=job_id))["job_status"] == "failed" and s, "the failure")
+    assert "nothing to train on" in failed["error"] and "\n" not in failed["error"]
+    assert loop.versions.list() == []
+
+
+TWO_IMAGES = """<View><Image name="a" value="$image"/><Image name="b" value="$other"/>
+<BrushLabels name="label" toName="a"><Label value="disc"/></BrushLabels></View>"""
+NO_MASKS = """<View><Image name="image" value="$image"/>
+<RectangleLabels name="label" toName="image"><Label value="disc"/></RectangleLabels></View>"""
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"), [(TWO_IMAGES, "several images"), (NO_MASKS, "no tag for masks")], ids=["images", "tag"]
+)
+def test_a_configuration_that_cannot_be_used_is_refused_with_the_reason(
+    client: LabelStudio, backend: BackendProcess, config: str, reason: str
+) -> None:
+    usable = new_project(client)
+    call(client, "PATCH", f"api/projects/{usable.project_id}", json={"label_config": config})
+    with pytest.raises(ProjectError, match=reason):
+        connect_backend(usable, backend.url)
+    with pytest.raises(ProjectError, match="0 model connections"):
+        usable.connection()
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"nonsense", b"[]", b"{}", b'{"action": 3}', b'{"action": "START_TRAINING", "project": {"id": 1}}']
+)
+def test_a_webhook_that_cannot_be_understood_is_one_line(backend: BackendProcess, body: bytes) -> None:
+    answer = requests.post(f"{backend.url}/webhook", data=body, timeout=30)
+    assert answer.status_code == 400
+    assert answer.json()["error"] and "\n" not in answer.json()["error"]
+
+
+def test_misspelt_extra_params_are_refused_with_the_name(client: LabelStudio, backend: BackendProcess) -> None:
+    with pytest.raises(ProjectError, match="unknown key epoch;"):
+        connect_backend(new_project(client), backend.url, extra_params={"epoch": 3})
+
+
+# Basic authentication
+
+
+class GuardedBackend(BackendProcess):
+    """Asks for user and password, for /health too."""
+
+    def _wait(self) -> None:
+        def refused() -> bool:
+            try:
+                return requests.get(self.url + "/health", timeout=1).status_code == 401
+            except requests.RequestException:
+                return False
+
+        until(refused, "the backend")
+
+
+def test_basic_authentication_reaches_events_too(
+    client: LabelStudio, label_studio: LabelStudioServer, images: ImageSet, tmp_path: Path
+) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:3]))
+    guard = {"BASIC_AUTH_USER": "ann", "BASIC_AUTH_PASS": "open sesame"}
+    port = free_port()
+    with GuardedBackend(tmp_path, port, label_studio.url, label_studio.api_key, **QUICK, **guard) as backend:
+        for wrong in ({}, {"auth_method": "BASIC_AUTH", "basic_auth_user": "ann", "basic_auth_pass": "sesame"}):
+            with pytest.raises(ProjectError, match="authentication parameters"):
+                connect_backend(project, backend.url, **wrong)
+        access = {"auth_method": "BASIC_AUTH", "basic_auth_user": "ann", "basic_auth_pass": "open sesame"}
+        connect_backend(project, backend.url, extra_params={"train_after": 1}, **access)
+        loop = Loop(project, backend, auth=("ann", "open sesame"))
+        project.submit_annotation(tasks[0], regions(project, images.items[0]))
+        version = until(loop.versions.active, "the training that the annotation starts")
+        until(lambda: project_values(project)["model_version"] == version, "the switch")
+        assert set(project.scores()) == set(tasks[1:])
+        assert "open sesame" not in backend.log.read_text()
