@@ -10,15 +10,15 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from label_studio_sdk import LabelStudio
 from label_studio_sdk.label_interface import LabelInterface
 
 from backend.annotations import instances_of, training_annotation
-from backend.connection import ProjectError, call
+from backend.connection import ProjectError, base_url, call
 from backend.label_config import parse_label_config
 from backend.regions import RLE, to_regions
 from backend.versions import project_key
@@ -27,11 +27,12 @@ from tsp_model.predictions import Prediction
 logger = logging.getLogger(__name__)
 
 TASKS_A_PAGE, ANNOTATED_A_PAGE = 1000, 100
-# Each import recounts the project, so few large calls win; Label Studio takes 250 MB at most.
+# Each import recounts the project, so few large calls win; Label Studio takes 250 MB at most, files included.
 PREDICTIONS_A_CALL, BYTES_A_CALL = 500, 50_000_000
 FILES_A_CALL = 50  # Django refuses more than 100 files in one form
 IMPORT_SECONDS = 600.0
 HAS_ANNOTATION = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
+HAS_SCORE = {"filter": "filter:tasks:predictions_score", "operator": "empty", "type": "Number", "value": "false"}
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,12 @@ class LabelStudioProject:
         return {raw["data"]["name"]: raw["id"] for raw in self._pages(TASKS_A_PAGE) if "name" in raw["data"]}
 
     def scores(self) -> dict[int, float]:
-        """Label Studio's own prediction score of each task, of the project's version; tasks without one are left out.
+        """Label Studio's own prediction score of each task, of the project's version; the lowest first, ties by id.
 
-        Only a listing that is ordered by the score carries it.
+        Tasks without one are left out. Only a listing that filters or orders by the score carries it.
         """
-        listing = self._pages(TASKS_A_PAGE, ordering=["tasks:predictions_score"])
-        return {raw["id"]: raw["predictions_score"] for raw in listing if raw["predictions_score"] is not None}
+        found = {raw["id"]: raw["predictions_score"] for raw in self._pages(TASKS_A_PAGE, filters=[HAS_SCORE])}
+        return dict(sorted(found.items(), key=lambda pair: (pair[1], pair[0])))
 
     def push(
         self, predictions: Iterable[Prediction], version: str, classes: Sequence[str], show_threshold: float
@@ -190,8 +191,9 @@ class LabelStudioProject:
     def upload_images(self, images: Mapping[str, Path]) -> dict[str, int]:
         """Upload image files and make a task of each, its name in the task's data; the task ids by name."""
         made: dict[str, int] = {}
-        remaining = iter(images.items())
-        while chunk := list(islice(remaining, FILES_A_CALL)):
+        # Where Label Studio is served under a path, its addresses without a host begin with that path.
+        root = urlsplit(base_url(self.client)).path
+        for chunk in _upload_chunks(images):
             # The server renames files; fields of one name would overwrite each other.
             files = {str(i): (f"{i}{path.suffix}", path.read_bytes()) for i, (_, path) in enumerate(chunk)}
             form = {"commit_to_project": "false"}
@@ -203,7 +205,7 @@ class LabelStudioProject:
             )
             stored = {entry["id"]: entry["file"] for entry in listed}
             tasks = [
-                {"data": {self.tag.image_key: f"/data/{stored[number]}", "name": name}}
+                {"data": {self.tag.image_key: f"{root}data/{stored[number]}", "name": name}}
                 for number, (name, _) in zip(ids, chunk, strict=True)
             ]
             done = call(
@@ -229,31 +231,29 @@ class LabelStudioProject:
         return str(raw["data"].get(self.tag.image_key) or "")
 
     def _pages(
-        self,
-        size: int,
-        fields: str = "task_only",
-        filters: Sequence[Mapping[str, Any]] = (),
-        ordering: Sequence[str] = ("tasks:id",),
+        self, size: int, fields: str = "task_only", filters: Sequence[Mapping[str, Any]] = ()
     ) -> Iterator[dict[str, Any]]:
-        """The project's tasks, a page in memory at a time."""
-        query: dict[str, Any] = {"ordering": list(ordering)}
-        if filters:
-            query["filters"] = {"conjunction": "and", "items": list(filters)}
-        parameters = {
-            "project": self.project_id,
-            "page_size": size,
-            "fields": fields,
-            "query": json.dumps(query),
-            "resolve_uri": "true",
-        }
-        page = taken = 0
+        """The project's tasks in the order of their ids, a page in memory at a time.
+
+        A page begins after the last id seen, not at a number: page numbers would give a task twice, or pass one
+        over, when an annotation or a deletion in the meantime moves the rest of a filtered list.
+        """
+        last = 0
         while True:
-            page += 1
-            listed = call(self.client, "GET", "api/tasks/", params=parameters | {"page": page}, timeout=300)
-            yield from listed["tasks"]
-            taken += len(listed["tasks"])
-            if taken >= listed["total"] or not listed["tasks"]:
+            after = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": last}
+            query = {"filters": {"conjunction": "and", "items": [*filters, after]}, "ordering": ["tasks:id"]}
+            parameters = {
+                "project": self.project_id,
+                "page_size": size,
+                "fields": fields,
+                "query": json.dumps(query),
+                "resolve_uri": "true",
+            }
+            tasks = call(self.client, "GET", "api/tasks/", params=parameters, timeout=300)["tasks"]
+            yield from tasks
+            if len(tasks) < size:
                 return
+            last = tasks[-1]["id"]
 
     def _import_predictions(self, entries: list[str]) -> int:
         created = call(
@@ -278,3 +278,18 @@ def _has_version(version: str) -> dict[str, Any]:
         "type": "List",
         "value": [version],  # a bare text would be taken letter by letter
     }
+
+
+def _upload_chunks(images: Mapping[str, Path]) -> Iterator[list[tuple[str, Path]]]:
+    """The images in groups that one form can carry, by number and by bytes."""
+    chunk: list[tuple[str, Path]] = []
+    total = 0
+    for name, path in images.items():
+        size = path.stat().st_size
+        if chunk and (len(chunk) == FILES_A_CALL or total + size > BYTES_A_CALL):
+            yield chunk
+            chunk, total = [], 0
+        chunk.append((name, path))
+        total += size
+    if chunk:
+        yield chunk

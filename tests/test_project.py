@@ -152,17 +152,36 @@ def test_pages_hold_every_task_once(client: LabelStudio, images: ImageSet, monke
     asked = []
 
     def watched(*arguments, **options):
-        asked.append(options["params"]["page"])
+        asked.append(options["params"]["page_size"])
         return call(*arguments, **options)
 
     with monkeypatch.context() as spy:
         spy.setattr(module, "call", watched)
         found = [task.id for task in project.tasks()]
     assert found == [*tasks[1:6], tasks[0], *tasks[6:]]
-    assert asked == [1, 2, 3, 1, 2, 3]
+    assert asked == [2, 2, 2, 3, 3, 3]
     assert LabelStudioProject(client, project.project_id).task_count == len(tasks)
     assert project.annotated_task_ids() == set(tasks[1:6])
     assert sorted(project.task_ids_by_name().values()) == tasks
+
+
+def test_an_annotation_between_two_pages_gives_no_task_twice_and_passes_none_over(
+    client: LabelStudio, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, tasks = filled_project(client, images)
+    made = {task: project.submit_annotation(task, []) for task in tasks[2:7]}
+    monkeypatch.setattr(module, "ANNOTATED_A_PAGE", 2)
+    reading = project.tasks()
+    found = [next(reading).id, next(reading).id]
+    project.submit_annotation(tasks[0], [])
+    found.append(next(reading).id)
+    next_one = next(reading).id
+    call(client, "DELETE", f"api/annotations/{made[tasks[2]]}/")
+    call(client, "DELETE", f"api/annotations/{made[tasks[3]]}/")
+    found += [next_one, *(task.id for task in reading)]
+    assert sorted(found) == sorted(set(found)), "a task came twice"
+    # The one annotated behind the reader's back waits for the next time; no other is passed over.
+    assert set(found) == set(tasks) - {tasks[0]}
 
 
 # Predictions
@@ -335,6 +354,18 @@ def test_next_task_is_none_when_all_is_done(client: LabelStudio, images: ImageSe
     assert project.next_task() == tasks[0]
     project.submit_annotation(tasks[0], [])
     assert project.next_task() is None
+
+
+def test_a_personal_access_token_serves_like_a_legacy_one(
+    label_studio: LabelStudioServer, client: LabelStudio, images: ImageSet, tmp_path: Path
+) -> None:
+    both = {"api_tokens_enabled": True, "legacy_api_tokens_enabled": True}
+    call(client, "POST", "api/jwt/settings", json=both)
+    personal = connect(label_studio.url, call(client, "POST", "api/token/", json={})["token"])
+    project, tasks = filled_project(personal, images.subset(images.keys[:1]))
+    (task,) = project.tasks()
+    assert task.id == tasks[0]
+    assert fetch_image(task.image_url, personal, tmp_path).read_bytes() == images.items[0].path.read_bytes()
 
 
 # What cannot be reached

@@ -1,6 +1,7 @@
 """A small web server for tests, real enough for redirects, headers and broken answers."""
 
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -23,7 +24,8 @@ class Server:
                 for name, value in {"Content-Length": str(len(body)), **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(body)
+                with suppress(BrokenPipeError):  # a client that gave up, as some tests want
+                    self.wfile.write(body)
 
             do_GET = do_POST = answer
 
