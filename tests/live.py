@@ -1,28 +1,43 @@
-"""Projects on the real server, for tests."""
+"""Projects on the real server, and the backend that they are connected to, for tests."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import requests
 from label_studio_sdk import LabelStudio
 
 from backend.connection import call
 from backend.project import LabelStudioProject
 from backend.regions import to_region
+from backend.versions import Versions
+from scripts.backend_process import BackendProcess
 from scripts.project_setup import label_config
 from tsp_model.data.image_set import ImageSet, Item
 
 CLASSES = ("disc", "box")
+LIMIT_SECONDS = 120.0
+# A network of one epoch is sure of nothing: every detection counts, is shown and may become a pseudo label.
+CURIOUS = {
+    "score_threshold": 0.0,
+    "ranking_score_threshold": 0.0,
+    "show_threshold": 0.0,
+    "pseudo_class_threshold": 0.0,
+    "pseudo_box_threshold": 0.0,
+    "pseudo_mask_threshold": 0.0,
+    "mask_threshold": 0.3,
+    "detections_per_image": 3,
+}
+QUICK = {"TSP_PRESET": "tiny", "TSP_IMAGE_SIZE": "64", "TSP_EPOCHS": "1", "TSP_BATCH_SIZE": "2"}
 
 
-def new_project(
-    client: LabelStudio, tag: str = "brush", classes: Sequence[str] = CLASSES, config: str | None = None
-) -> LabelStudioProject:
+def new_project(client: LabelStudio, tag: str = "brush", classes: Sequence[str] = CLASSES) -> LabelStudioProject:
     """An empty project in uncertainty order."""
     values = {
         "title": "a test's project",
-        "label_config": config or label_config(classes, tag),
+        "label_config": label_config(classes, tag),
         "sampling": "Uncertainty sampling",
     }
     return LabelStudioProject(client, call(client, "POST", "api/projects", json=values)["id"])
@@ -57,3 +72,95 @@ def project_values(project: LabelStudioProject) -> dict[str, Any]:
 def predictions_of(project: LabelStudioProject, task_id: int) -> list[dict[str, Any]]:
     """Every prediction that the server holds for a task."""
     return call(project.client, "GET", "api/predictions/", params={"task": task_id})
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    """What `condition` answers once it is true."""
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited for {what}"
+        time.sleep(0.1)
+    return found
+
+
+class Loop:
+    """A project and the service it is connected to, as Label Studio's user and as the service's clients see them."""
+
+    def __init__(
+        self, project: LabelStudioProject, backend: BackendProcess, auth: tuple[str, str] | None = None
+    ) -> None:
+        self.project, self.backend, self.auth = project, backend, auth
+        self.versions = Versions(backend.model_dir, project.key)
+
+    def post(self, path: str, body: Any) -> requests.Response:
+        return requests.post(self.backend.url + path, json=body, auth=self.auth, timeout=90)
+
+    def setup(self) -> str:
+        """The version that the service tells Label Studio."""
+        extra = self.project.extra_params()
+        body = {"project": self.project.key, "schema": self.project.config, "extra_params": extra}
+        return self.post("/setup", body).json()["model_version"]
+
+    def predict(self, tasks: list[int]) -> dict[str, Any]:
+        """A live prediction, as Label Studio asks for it."""
+        found = [call(self.project.client, "GET", f"api/tasks/{task}/") for task in tasks]
+        data = [{"id": task["id"], "data": task["data"]} for task in found]
+        body = {"tasks": data, "project": self.project.key, "label_config": self.project.config, "params": {}}
+        return self.post("/predict", body).json()
+
+    def status(self, **asked: str) -> dict[str, Any] | None:
+        answer = requests.get(f"{self.backend.url}/job_status", params=asked, auth=self.auth, timeout=30)
+        return answer.json() if answer.ok else None
+
+    def ended(self, kind: str, number: int) -> dict[str, Any]:
+        """The status of a job of this project, once it has succeeded."""
+        job_id = f"{kind}-{self.project.key}-{number:05d}"
+
+        def over() -> dict[str, Any] | None:
+            status = self.status(job_id=job_id)
+            return status if status and status["job_status"] in ("finished", "failed") else None
+
+        status = until(over, f"the end of {job_id}")
+        assert status["job_status"] == "finished", f"{status}\n{self.backend.log.read_text()[-3000:]}"
+        return status
+
+    def settle(self) -> None:
+        """Until imports so far are scored: webhooks are synchronous, so their jobs are known by now."""
+        number = 1
+        while self.status(job_id=f"score-{self.project.key}-{number:05d}"):
+            self.ended("score", number)
+            number += 1
+
+    def train(self) -> str:
+        """Start training, in Label Studio; the version it made once it is active."""
+        self.project.start_training()
+        job = self.status(project=self.project.key)["job_id"]
+        return self.ended("train", int(job.rpartition("-")[2]))["version"]
+
+    def labels_shown(self, task: int, version: str) -> set[str]:
+        found = [one for one in predictions_of(self.project, task) if one["model_version"] == version]
+        assert len(found) == 1
+        return {label for region in found[0]["result"] for label in region["value"][self.project.tag.region_type]}
+
+
+def retrieve_predictions(project: LabelStudioProject, tasks: list[int]) -> None:
+    """The Data Manager's action "Retrieve predictions"."""
+    call(
+        project.client,
+        "POST",
+        "api/dm/actions",
+        params={"id": "retrieve_tasks_predictions", "project": project.project_id},
+        json={"selectedItems": {"all": False, "included": tasks}},
+    )
+
+
+def open_task(project: LabelStudioProject, task: int) -> None:
+    """What the editor does first."""
+    call(project.client, "GET", f"api/tasks/{task}/", params={"project": project.project_id})
+
+
+def add_broken_task(project: LabelStudioProject) -> int:
+    """A task whose image is not there."""
+    path = f"api/projects/{project.project_id}/import"
+    body = [{"data": {"image": "/data/upload/1/not-there.png"}}]
+    return call(project.client, "POST", path, params={"return_task_ids": "true"}, json=body)["task_ids"][0]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from label_studio_sdk import LabelStudio
 
 from backend.connection import ProjectError, call
 from backend.project import LabelStudioProject
-from backend.versions import Versions
 from scripts.backend_process import BackendProcess
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port
@@ -23,116 +21,24 @@ from scripts.project_setup import label_config
 from tests.builders import disc_set
 from tests.live import (
     CLASSES,
+    CURIOUS,
+    QUICK,
+    Loop,
+    add_broken_task,
     connect_backend,
     filled_project,
     new_project,
+    open_task,
     predictions_of,
     project_values,
     regions,
+    retrieve_predictions,
+    until,
 )
 from tsp_model.cycle import PREDICTIONS
 from tsp_model.data.image_set import ImageSet
 from tsp_model.predictions import read_predictions
 from tsp_model.scores import instance_scores
-
-LIMIT_SECONDS = 120.0
-# A network of one epoch is sure of nothing: every detection counts, is shown and may become a pseudo label.
-CURIOUS = {
-    "score_threshold": 0.0,
-    "ranking_score_threshold": 0.0,
-    "show_threshold": 0.0,
-    "pseudo_class_threshold": 0.0,
-    "pseudo_box_threshold": 0.0,
-    "pseudo_mask_threshold": 0.0,
-    "mask_threshold": 0.3,
-    "detections_per_image": 3,
-}
-QUICK = {"TSP_PRESET": "tiny", "TSP_IMAGE_SIZE": "64", "TSP_EPOCHS": "1", "TSP_BATCH_SIZE": "2"}
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    """What `condition` answers once it is true."""
-    deadline = time.monotonic() + LIMIT_SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited for {what}"
-        time.sleep(0.1)
-    return found
-
-
-class Loop:
-    """A project and the service it is connected to, as Label Studio's user and as the service's clients see them."""
-
-    def __init__(
-        self, project: LabelStudioProject, backend: BackendProcess, auth: tuple[str, str] | None = None
-    ) -> None:
-        self.project, self.backend, self.auth = project, backend, auth
-        self.versions = Versions(backend.model_dir, project.key)
-
-    def post(self, path: str, body: Any) -> requests.Response:
-        return requests.post(self.backend.url + path, json=body, auth=self.auth, timeout=90)
-
-    def setup(self) -> str:
-        """The version that the service tells Label Studio."""
-        extra = self.project.extra_params()
-        body = {"project": self.project.key, "schema": self.project.config, "extra_params": extra}
-        return self.post("/setup", body).json()["model_version"]
-
-    def predict(self, tasks: list[int]) -> dict[str, Any]:
-        """A live prediction, as Label Studio asks for it."""
-        found = [call(self.project.client, "GET", f"api/tasks/{task}/") for task in tasks]
-        data = [{"id": task["id"], "data": task["data"]} for task in found]
-        body = {"tasks": data, "project": self.project.key, "label_config": self.project.config, "params": {}}
-        return self.post("/predict", body).json()
-
-    def status(self, **asked: str) -> dict[str, Any] | None:
-        answer = requests.get(f"{self.backend.url}/job_status", params=asked, auth=self.auth, timeout=30)
-        return answer.json() if answer.ok else None
-
-    def ended(self, kind: str, number: int) -> dict[str, Any]:
-        """The status of a job of this project, once it has succeeded."""
-        job_id = f"{kind}-{self.project.key}-{number:05d}"
-
-        def over() -> dict[str, Any] | None:
-            status = self.status(job_id=job_id)
-            return status if status and status["job_status"] in ("finished", "failed") else None
-
-        status = until(over, f"the end of {job_id}")
-        assert status["job_status"] == "finished", f"{status}\n{self.backend.log.read_text()[-3000:]}"
-        return status
-
-    def train(self) -> str:
-        """Start training, in Label Studio; the version it made once it is active."""
-        self.project.start_training()
-        job = self.status(project=self.project.key)["job_id"]
-        return self.ended("train", int(job.rpartition("-")[2]))["version"]
-
-    def labels_shown(self, task: int, version: str) -> set[str]:
-        found = [one for one in predictions_of(self.project, task) if one["model_version"] == version]
-        assert len(found) == 1
-        return {label for region in found[0]["result"] for label in region["value"][self.project.tag.region_type]}
-
-
-def retrieve_predictions(project: LabelStudioProject, tasks: list[int]) -> None:
-    """The Data Manager's action "Retrieve predictions"."""
-    call(
-        project.client,
-        "POST",
-        "api/dm/actions",
-        params={"id": "retrieve_tasks_predictions", "project": project.project_id},
-        json={"selectedItems": {"all": False, "included": tasks}},
-    )
-
-
-def open_task(project: LabelStudioProject, task: int) -> None:
-    """What the editor does first."""
-    call(project.client, "GET", f"api/tasks/{task}/", params={"project": project.project_id})
-
-
-def add_broken_task(project: LabelStudioProject) -> int:
-    """A task whose image is not there."""
-    path = f"api/projects/{project.project_id}/import"
-    body = [{"data": {"image": "/data/upload/1/not-there.png"}}]
-    return call(project.client, "POST", path, params={"return_task_ids": "true"}, json=body)["task_ids"][0]
 
 
 @pytest.fixture(scope="module")
@@ -234,10 +140,7 @@ def test_tasks_that_come_later_are_scored_without_a_hand(
 ) -> None:
     loop, _, version = trained
     late = loop.project.upload_images({item.key: item.path for item in images.items[5:7]})
-    held = until(
-        lambda: [found for task in late.values() if (found := predictions_of(loop.project, task))][1:], "predictions"
-    )
-    assert held
+    loop.settle()
     for task in late.values():
         (one,) = predictions_of(loop.project, task)
         assert one["model_version"] == version
@@ -261,6 +164,7 @@ def test_opening_a_task_without_a_prediction_brings_one_once(trained: tuple[Loop
 def test_a_broken_image_costs_only_its_own_task(trained: tuple[Loop, list[int], str]) -> None:
     loop, tasks, version = trained
     broken = add_broken_task(loop.project)
+    loop.settle()  # or the job would bring back what is deleted below
     answer = loop.predict([tasks[2], broken, tasks[4]])
     assert [bool(one) for one in answer["results"]] == [True, False, True]
     assert answer["results"][1] == []
