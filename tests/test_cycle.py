@@ -3,15 +3,19 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from tests.builders import SIZE, disc_set, prediction
 from tsp_model import checkpoints
+from tsp_model.acquisition import STRATEGIES, pick
 from tsp_model.checkpoints import CheckpointError
 from tsp_model.cycle import PSEUDO_LABELS, initial_model, score_pool, train_cycle
+from tsp_model.data.coco import load_coco
 from tsp_model.data.image_set import ImageSet
+from tsp_model.evaluation import average_precision
 from tsp_model.inference import predict
 from tsp_model.predictions import read_predictions
 from tsp_model.settings import Settings, SettingsError
@@ -145,3 +149,27 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(first, tmp_path, damage):
 
 def test_an_empty_pool_is_scored_to_nothing(first, discs):
     assert list(score_pool(first[0], ImageSet([], discs.classes))) == []
+
+
+@pytest.mark.slow
+def test_two_cycles_of_algorithm_1_on_real_images(shared_data, tmp_path):
+    """In memory, without Label Studio: pick, train, score, pick the least sure, train with pseudo labels, evaluate."""
+    train, test = (load_coco(shared_data / "dsb2018", split) for split in ("train", "test"))
+    train, test = train.subset(train.keys[:40]), test.subset(test.keys[:20])
+    settings = SETTINGS.override({"image_size": 256, "epochs": 10, "pseudo_class_threshold": 0.3})
+    settings = settings.override({"pseudo_box_threshold": 0.3, "pseudo_mask_threshold": 0.3})
+    first = list(train.keys[:16])
+    pool = train.subset(train.keys[16:])
+    train_cycle(train.subset(first), pool, None, settings, tmp_path / "M1")
+    found = {entry.key: entry for entry in score_pool(tmp_path / "M1", pool)}
+    scores = STRATEGIES["tsp"](list(found.values()), first, np.random.default_rng(0))
+    picked = pick(dict(zip(found, scores.tolist(), strict=True)), 8, seed=0)
+    assert max(found[key].image_score for key in picked) <= min(
+        entry.image_score for key, entry in found.items() if key not in picked
+    )
+    rest = pool.subset([key for key in pool.keys if key not in picked])
+    card = train_cycle(train.subset([*first, *picked]), rest, found, settings, tmp_path / "M2", parent=tmp_path / "M1")
+    assert card["counts"]["labelled_images"] == 24
+    assert 0 < card["counts"]["pseudo_images"] <= len(rest)
+    after = average_precision(test, {entry.key: entry for entry in score_pool(tmp_path / "M2", test)})
+    assert 0 < after["box_ap50"] <= 1
