@@ -63,7 +63,7 @@ class BackendProcess:
         began = time.monotonic()
         while True:
             try:
-                if requests.get(self.url + "/health", timeout=1).ok:
+                if requests.get(self.url + "/health", timeout=1).status_code in (200, 401):  # 401: asks for a password
                     return
             except requests.RequestException:
                 pass

@@ -146,6 +146,9 @@ def test_killed_in_the_second_cycle_it_goes_on_and_finished_it_changes_nothing(r
     # While the backend trains.
     run.killed_when(lambda: len(run.trainings()) == 2)
     assert len(run.rows()) == 1
+    # Trained, but not evaluated yet.
+    run.killed_when(lambda: "2" in run.state["jobs"])
+    assert len(run.rows()) == 1
     run.to_the_end()
     assert run.state["picked"] == before, "what was picked stays picked"
     assert run.rows()[0] == first

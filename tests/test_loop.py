@@ -334,26 +334,13 @@ def test_misspelt_extra_params_are_refused_with_the_name(client: LabelStudio, ba
 # Basic authentication
 
 
-class GuardedBackend(BackendProcess):
-    """Asks for user and password, for /health too."""
-
-    def _wait(self) -> None:
-        def refused() -> bool:
-            try:
-                return requests.get(self.url + "/health", timeout=1).status_code == 401
-            except requests.RequestException:
-                return False
-
-        until(refused, "the backend")
-
-
 def test_basic_authentication_reaches_events_too(
     client: LabelStudio, label_studio: LabelStudioServer, images: ImageSet, tmp_path: Path
 ) -> None:
     project, tasks = filled_project(client, images.subset(images.keys[:3]))
     guard = {"BASIC_AUTH_USER": "ann", "BASIC_AUTH_PASS": "open sesame"}
     port = free_port()
-    with GuardedBackend(tmp_path, port, label_studio.url, label_studio.api_key, **QUICK, **guard) as backend:
+    with BackendProcess(tmp_path, port, label_studio.url, label_studio.api_key, **QUICK, **guard) as backend:
         for wrong in ({}, {"auth_method": "BASIC_AUTH", "basic_auth_user": "ann", "basic_auth_pass": "sesame"}):
             with pytest.raises(ProjectError, match="authentication parameters"):
                 connect_backend(project, backend.url, **wrong)
