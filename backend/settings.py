@@ -47,7 +47,7 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable("BASIC_AUTH_USER", "", "user name asked of Label Studio; empty like the password: no check"),
     Variable("BASIC_AUTH_PASS", "", "password asked of Label Studio"),
-    Variable("TSP_TRAIN_AFTER", "0", "train after so many new annotations; 0: only on Start training"),
+    Variable("TSP_TRAIN_AFTER", "20", "train after so many new annotations; 0: only on Start training"),
     Variable("TSP_SHOW_THRESHOLD", "0.3", "class score above which an instance is shown to annotators"),
     Variable("TSP_PREDICT_SECONDS", "80", "seconds a /predict may take; tasks not done by then stay open"),
     Variable("TSP_PRESET", "paper", "settings of the method to start from: " + " or ".join(PRESETS)),

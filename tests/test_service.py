@@ -59,8 +59,8 @@ class Service:
         names = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in listing}
         return {part: int(pid) for pid, line in names.items() for part in ("web", "worker") if part.encode() in line}
 
-    def until(self, condition: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + 60
+    def until(self, condition: Callable[[], object], what: str, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
                 pytest.fail(f"waited for: {what}\n{self.log}")
@@ -83,9 +83,10 @@ def service(tmp_path: Path) -> Iterator[Service]:
         service.process.wait()
 
 
+@pytest.mark.slow  # the job waits a minute for Label Studio to come back
 def test_a_job_without_label_studio_fails_in_one_line_and_a_signal_ends_both(service: Service) -> None:
     job_id = service.call("/webhook", EVENT)["job"]
-    service.until(lambda: service.call(f"/job_status?job_id={job_id}")["job_status"] == "failed", "the failure")
+    service.until(lambda: service.call(f"/job_status?job_id={job_id}")["job_status"] == "failed", "failure", 300)
     error = service.call(f"/job_status?job_id={job_id}")["error"]
     assert "no Label Studio answers" in error and "\n" not in error
     children = service.children()

@@ -19,7 +19,7 @@ def test_the_defaults_are_the_papers_method_and_a_local_service():
     assert (service.host, service.port, service.train_after, service.show_threshold) == (
         "127.0.0.1",
         9090,
-        0,
+        20,
         0.3,
     )
     assert service.model_dir.is_absolute()
