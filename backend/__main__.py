@@ -18,6 +18,7 @@ from types import FrameType
 from typing import NoReturn
 
 from backend import settings
+from backend.jobs import unusable_sqlite
 from backend.settings import ServiceSettings
 from tsp_model.settings import SettingsError
 
@@ -71,6 +72,8 @@ def _say(line: str, code: int) -> int:
 
 def _cannot_start(service: ServiceSettings, part: str) -> str | None:
     """Why it is no use to start, or None."""
+    if reason := unusable_sqlite():
+        return f"{reason}, and the job engine needs 3.42; use Python 3.10 or 3.11, or one with a newer SQLite."
     try:
         service.model_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=service.model_dir):

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -141,6 +143,16 @@ class Jobs:
         if status == "ERROR":
             told["error"] = one_line(row.error) if row.error else f"The worker gave the job up ({row.status})."
         return told
+
+
+def unusable_sqlite() -> str | None:
+    """Why SQLite cannot hold the jobs under this Python, or None.
+
+    From Python 3.12 on DBOS stamps its rows with unixepoch('subsec'), which is NULL before SQLite 3.42.
+    """
+    if sys.version_info >= (3, 12) and sqlite3.sqlite_version_info < (3, 42):
+        return f"Python {sys.version_info[0]}.{sys.version_info[1]} comes with SQLite {sqlite3.sqlite_version} here"
+    return None
 
 
 def prepare_database(database_url: str) -> None:

@@ -11,8 +11,18 @@ say() { echo "setup: $*"; }
 die() { echo "setup: $*" >&2; exit 1; }
 trap 'echo "setup: interrupted; run it again and it goes on" >&2; exit 130' INT TERM
 
+# From Python 3.12 on the job engine asks SQLite for milliseconds, which came with 3.42; without, no job can be stored.
+judge='import sys
+try:
+    from sqlite3 import sqlite_version as sqlite
+except ImportError:
+    sqlite = "3.42"  # its absence is told below
+old = sys.version_info >= (3, 12) and tuple(map(int, sqlite.split(".")[:2])) < (3, 42)
+known = (3, 10) <= sys.version_info[:2] <= (3, 13)'
+
 supported() {  # supported PYTHON: true for 3.10 to 3.13
-    "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1
+    "$1" -c "$judge
+sys.exit(old or not known)" >/dev/null 2>&1
 }
 
 find_python() {  # sets $python, or stops with the reason
@@ -23,7 +33,9 @@ find_python() {  # sets $python, or stops with the reason
     done
     if [ -z "${python:-}" ]; then
         candidate=${candidates[0]}
-        found=$("$candidate" -c 'import platform; print("Python", platform.python_version())' 2>/dev/null) ||
+        found=$("$candidate" -c "$judge
+import platform
+print('Python', platform.python_version() + f' with SQLite {sqlite}, from 3.12 on it needs 3.42' * (old and known))" 2>/dev/null) ||
             found="nothing that runs"
         die "Python 3.10 to 3.13 is needed, $candidate is $found; name another: PYTHON=/path/to/python3.12 $0"
     fi

@@ -85,6 +85,13 @@ def test_an_unsupported_python_is_refused(house: Path, tmp_path: Path, version: 
     assert not (house / ".venv").exists()
 
 
+def test_a_python_whose_sqlite_is_too_old_for_the_job_engine_is_refused(house: Path, tmp_path: Path) -> None:
+    before = "import sqlite3; sqlite3.sqlite_version = '3.40.1'; sys.version_info = (3, 12, 1)"
+    line = the_one_line(run_setup(house, PYTHON=fake_python(tmp_path, before)))
+    assert "with SQLite 3.40.1, from 3.12 on it needs 3.42" in line
+    assert not (house / ".venv").exists()
+
+
 def test_a_python_that_is_not_there_is_refused(house: Path) -> None:
     line = the_one_line(run_setup(house, PYTHON="/no/such/python"))
     assert "/no/such/python is nothing that runs" in line
