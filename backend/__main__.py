@@ -172,6 +172,7 @@ def _web(service: ServiceSettings) -> int:
                 "graceful_timeout": STOP_SECONDS // 2,
                 "loglevel": "warning",
                 "proc_name": "tsp-backend",
+                "control_socket_disable": True,  # it would live in the user's home
                 "when_ready": lambda _: print(f"web service on http://{service.host}:{service.port}", flush=True),
             }.items():
                 self.cfg.set(name, value)
@@ -203,8 +204,19 @@ def _worker(service: ServiceSettings) -> int:
 
     start_worker(service.database_url, service.model_dir, CycleSteps(service))
     print("worker ready", flush=True)
+    _warn_of_label_studio(service)
     while True:
         signal.pause()
+
+
+def _warn_of_label_studio(service: ServiceSettings) -> None:
+    """Say at once what would otherwise fail the first job; Label Studio may also just not be up yet."""
+    from backend.connection import ProjectError, connect
+
+    try:
+        connect(service.label_studio_url, service.label_studio_api_key)
+    except ProjectError as error:
+        logging.warning("no job can run yet: %s", error)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

@@ -20,7 +20,7 @@ from backend.events import EventError, handle
 from backend.jobs import Jobs
 from backend.progress import one_line
 from backend.settings import ServiceSettings
-from backend.versions import UNTRAINED, VersionError, Versions, project_keys
+from backend.versions import UNTRAINED, VersionError, Versions, project_keys, versions_of
 from tsp_model.settings import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -147,11 +147,14 @@ def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
     @app.route("/versions", methods=["GET"])
     def list_versions() -> Response:
         # Label Studio's own client sends no project: it then hears of every version that is here.
-        key = request.args.get("project")
-        every = [Versions(service.model_dir, one) for one in ([key] if key else project_keys(service.model_dir))]
+        project = request.args.get("project")
+        if project:
+            versions = versions_of(service.model_dir, project)
+            return jsonify({"versions": versions.list(), "active": versions.active()})
+        every = [Versions(service.model_dir, key) for key in project_keys(service.model_dir)]
         active = {versions.key: version for versions in every if (version := versions.active())}
         names = sorted({name for versions in every for name in versions.list()})
-        return jsonify({"versions": names, "active": active.get(key) if key else active})
+        return jsonify({"versions": names, "active": active})
 
 
 def _add_job_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
@@ -167,11 +170,11 @@ def _add_job_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
     @app.route("/job_status", methods=["GET", "POST"])
     def job_status() -> tuple[Response, int]:
         asked = request.args.get("job_id") if request.method == "GET" else _body().get("job")
-        key = request.args.get("project")
-        if key and not asked:  # who pressed "Start training" hears no id from Label Studio
-            asked = jobs.last("train", Versions(service.model_dir, key).key)
+        project = request.args.get("project")
+        if project and not asked:  # who pressed "Start training" hears no id from Label Studio
+            asked = jobs.last("train", versions_of(service.model_dir, project).key)
             if asked is None:
-                return jsonify({"error": f"project {key} had no training yet."}), 404
+                return jsonify({"error": f"project {project} had no training yet."}), 404
         if not isinstance(asked, str) or not asked:
             raise BadRequest('name the job: GET ?job_id=... or ?project=..., or POST {"job": ...}.')
         state = jobs.status(asked)

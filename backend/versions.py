@@ -128,6 +128,19 @@ def project_keys(model_dir: Path, project_id: str | None = None) -> list[str]:
     return [key for key in keys if project_id is None or key.split(".")[0] == project_id]
 
 
+def versions_of(model_dir: Path, project: str) -> Versions:
+    """The versions of a project, named by its key or, as people know it, by its bare id (the newest of that id).
+
+    Raises VersionError if no project of that id was ever connected.
+    """
+    if "." in project:
+        return Versions(model_dir, project)
+    keys = project_keys(model_dir, project)
+    if not keys:
+        raise VersionError(f"no project {project!r} is connected here; give the number in the project's address.")
+    return Versions(model_dir, keys[-1])
+
+
 def project_key(project_id: int, created_at: str | datetime) -> str:
     """The key Label Studio itself makes from a project's id and time of creation (text in ISO 8601)."""
     if isinstance(created_at, str):

@@ -32,6 +32,8 @@ def demo(folder: Path, ports: tuple[int, int], arguments: argparse.Namespace) ->
         server = stack.enter_context(LabelStudioServer(folder / "label-studio", ports[0], say))
         backend = stack.enter_context(BackendProcess(folder, ports[1], server.url, server.api_key))
         say(f"the backend answers on {backend.url}")
+        if not arguments.once:
+            _tell_login(server)
         where = {
             "url": server.url,
             "api_key": server.api_key,
@@ -61,12 +63,17 @@ def _of_the_plan(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _stay(server: LabelStudioServer, projects: list[tuple[str, int]], temporary: bool) -> None:
     """Tell where to look, and wait for Ctrl-C."""
-    print(f"\nLabel Studio: {server.url}   user: {server.email}   password: {server.password}")
+    print()
+    _tell_login(server)
     for name, number in projects:
         print(f"  {name}: {server.url}/projects/{number}/data")
     print("Ctrl-C ends the demo" + (" and removes its data." if temporary else "."), flush=True)
     with suppress(KeyboardInterrupt):  # the usual end, not an error
         signal.pause()
+
+
+def _tell_login(server: LabelStudioServer) -> None:
+    print(f"Label Studio: {server.url}   user: {server.email}   password: {server.password}", flush=True)
 
 
 def _speaker(start: float) -> Callable[[str], None]:

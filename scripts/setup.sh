@@ -112,3 +112,4 @@ fi
 [ -z "${PYTHON:-}" ] || find_python
 ensure make_main .venv requirements.txt scripts/requirements-patched.txt
 ensure make_label_studio .venv-label-studio scripts/requirements-label-studio.txt
+say "done"
