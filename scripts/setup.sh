@@ -103,6 +103,7 @@ ensure() {  # ensure MAKER VENV FILE...: calls MAKER unless VENV is current
     if current "$@"; then say "$venv is up to date"; return; fi
     "$maker"
     fingerprint "$@" >"$venv/stamp"
+    say "$venv is ready"
 }
 
 if command -v flock >/dev/null; then  # two at a time would delete each other's work
@@ -112,4 +113,3 @@ fi
 [ -z "${PYTHON:-}" ] || find_python
 ensure make_main .venv requirements.txt scripts/requirements-patched.txt
 ensure make_label_studio .venv-label-studio scripts/requirements-label-studio.txt
-say "done"

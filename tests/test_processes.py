@@ -58,7 +58,8 @@ def test_grandchildren_end_with_the_command(tmp_path: Path) -> None:
 def test_the_command_ends_with_its_parent(tmp_path: Path, ending: signal.Signals) -> None:
     port = free_port()
     program = (
-        "import os, pathlib, time\n"
+        "import os, pathlib, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "from scripts.processes import Child\n"
         f"Child({[*SERVE, str(port)]!r}, os.environ, pathlib.Path({str(tmp_path / 'log')!r}))\n"
         "time.sleep(600)\n"
@@ -69,7 +70,10 @@ def test_the_command_ends_with_its_parent(tmp_path: Path, ending: signal.Signals
         wait_until(lambda: answers(port))
     finally:
         parent.send_signal(ending)
-        parent.wait()
+        try:
+            parent.wait(30)
+        finally:
+            parent.kill()
     wait_until(lambda: not answers(port))
 
 
