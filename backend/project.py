@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from label_studio_sdk import LabelStudio
@@ -25,6 +25,7 @@ from backend.versions import project_key
 from tsp_model.predictions import Prediction
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 TASKS_A_PAGE, ANNOTATED_A_PAGE = 1000, 100
 # Each import recounts the project, so few large calls win; Label Studio takes 250 MB at most, files included.
@@ -111,11 +112,16 @@ class LabelStudioProject:
         Raises:
             ProjectError: one does not fit the configuration, or the server stored fewer than were sent.
         """
+        entries = self._entries(predictions, version, classes, show_threshold)
+        return sum(self._import_predictions(chunk) for chunk in _chunks(entries, len, PREDICTIONS_A_CALL))
+
+    def _entries(
+        self, predictions: Iterable[Prediction], version: str, classes: Sequence[str], show_threshold: float
+    ) -> Iterator[str]:
+        """The predictions that `push` has to send, checked, as the JSON that Label Studio imports."""
         held = {raw["id"] for raw in self._pages(TASKS_A_PAGE, filters=[_has_version(version)])}
         there = {raw["id"] for raw in self._pages(TASKS_A_PAGE)}
         interface = LabelInterface(self.config)
-        sent = 0
-        batch: list[str] = []
         for prediction in predictions:
             if int(prediction.key) in held:
                 continue
@@ -127,12 +133,7 @@ class LabelStudioProject:
             wrong = interface.validate_prediction(entry, return_errors=True)
             if wrong:
                 raise ProjectError(f"the prediction of task {prediction.key} does not fit the project: {wrong[0]}")
-            text = json.dumps(entry | {"task": int(prediction.key)})
-            if batch and (len(batch) == PREDICTIONS_A_CALL or sum(map(len, batch)) + len(text) > BYTES_A_CALL):
-                sent += self._import_predictions(batch)
-                batch = []
-            batch.append(text)
-        return sent + (self._import_predictions(batch) if batch else 0)
+            yield json.dumps(entry | {"task": int(prediction.key)})
 
     def connection(self) -> dict[str, Any]:
         """The project's connection to this backend: id, url, title, extra_params and more.
@@ -163,16 +164,25 @@ class LabelStudioProject:
         Raises:
             ProjectError: the project does not follow.
         """
-        row = self.connection()
-        values = {"url": row["url"], "project": self.project_id, "title": version}
-        if row.get("auth_method") == "BASIC_AUTH":  # an empty password keeps the one that is stored
-            values |= {"auth_method": "BASIC_AUTH", "basic_auth_user": row["basic_auth_user"], "basic_auth_pass": ""}
-        call(self.client, "PATCH", f"api/ml/{row['id']}", json=values)
+        self._change_connection(self.connection(), title=version)
         if self._project()["model_version"] != version:
             call(self.client, "PATCH", f"api/projects/{self.project_id}", json={"model_version": version})
         found = self._project()["model_version"]
         if found != version:
             raise ProjectError(f"project {self.project_id} stays at version {found!r} instead of {version!r}")
+
+    def point_connection(self, url: str) -> None:
+        """Let the connection lead to `url`, where the backend answers now."""
+        row = self.connection()
+        if row["url"].rstrip("/") != url.rstrip("/"):
+            self._change_connection(row, url=url)
+
+    def _change_connection(self, row: Mapping[str, Any], **changes: str) -> None:
+        """PATCH the connection `row`; Label Studio refuses a change that does not repeat these values."""
+        values = {"url": row["url"], "project": self.project_id, "title": row["title"]}
+        if row.get("auth_method") == "BASIC_AUTH":  # an empty password keeps the one that is stored
+            values |= {"auth_method": "BASIC_AUTH", "basic_auth_user": row["basic_auth_user"], "basic_auth_pass": ""}
+        call(self.client, "PATCH", f"api/ml/{row['id']}", json=values | changes)
 
     def start_training(self) -> None:
         """What the button "Start training" does."""
@@ -193,7 +203,7 @@ class LabelStudioProject:
         made: dict[str, int] = {}
         # Where Label Studio is served under a path, its addresses without a host begin with that path.
         root = urlsplit(base_url(self.client)).path
-        for chunk in _upload_chunks(images):
+        for chunk in _chunks(images.items(), lambda image: image[1].stat().st_size, FILES_A_CALL):
             # The server renames files; fields of one name would overwrite each other.
             files = {str(i): (f"{i}{path.suffix}", path.read_bytes()) for i, (_, path) in enumerate(chunk)}
             form = {"commit_to_project": "false"}
@@ -280,16 +290,16 @@ def _has_version(version: str) -> dict[str, Any]:
     }
 
 
-def _upload_chunks(images: Mapping[str, Path]) -> Iterator[list[tuple[str, Path]]]:
-    """The images in groups that one form can carry, by number and by bytes."""
-    chunk: list[tuple[str, Path]] = []
+def _chunks(items: Iterable[T], size_of: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """The items in groups that one call can carry: at most `most`, and BYTES_A_CALL unless one alone is larger."""
+    chunk: list[T] = []
     total = 0
-    for name, path in images.items():
-        size = path.stat().st_size
-        if chunk and (len(chunk) == FILES_A_CALL or total + size > BYTES_A_CALL):
+    for item in items:
+        size = size_of(item)
+        if chunk and (len(chunk) == most or total + size > BYTES_A_CALL):
             yield chunk
             chunk, total = [], 0
-        chunk.append((name, path))
+        chunk.append(item)
         total += size
     if chunk:
         yield chunk

@@ -24,7 +24,7 @@ from backend.versions import Versions
 from backend.webhooks import authorise
 from tsp_model.cycle import PREDICTIONS, score_pool, train_cycle
 from tsp_model.data.image_set import ImageSet, Instance, Item
-from tsp_model.files import write_atomically
+from tsp_model.files import write_text
 from tsp_model.predictions import Prediction, read_predictions, write_predictions
 from tsp_model.settings import Settings
 
@@ -164,8 +164,7 @@ class CycleSteps:
         url = project.connection()["url"]
         found = authorise(project.client, project.project_id, url, *self._service.basic_auth)
         if found:
-            path, digest = self._versions(project.key).authorised_file, self._service.credentials_digest
-            write_atomically(path, lambda partial: partial.write_text(digest, encoding="utf-8"))
+            write_text(self._versions(project.key).authorised_file, self._service.credentials_digest)
         message = "webhooks send user and password." if found else f"no webhook to {url} yet."
         return {"found": found, "message": message}
 

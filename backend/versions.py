@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tsp_model.files import write_atomically
+from tsp_model.files import write_text
 
 # What /setup answers before the first training; no prediction ever has this version.
 UNTRAINED = "untrained"
@@ -83,7 +83,7 @@ class Versions:
             self._pointer.unlink(missing_ok=True)
             return
         self.card(version)
-        write_atomically(self._pointer, lambda path: path.write_text(version + "\n", encoding="utf-8"))
+        write_text(self._pointer, version + "\n")
 
     def new_name(self, now: datetime | None = None) -> str:
         """A name that no version of this project had: tsp-<counter>-<UTC time>. Unfinished versions count

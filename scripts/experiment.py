@@ -23,7 +23,7 @@ from backend.regions import to_region
 from backend.snapshot import Snapshot
 from backend.versions import Versions
 from scripts.command_line import CommandError
-from scripts.project_setup import create_project, import_images, point_connection
+from scripts.project_setup import create_project, import_images
 from scripts.service import Service
 from scripts.table import read_rows
 from tsp_model.acquisition import STRATEGIES, pick
@@ -122,7 +122,7 @@ class Experiment:
             title = f"{Path(plan.data).name} {plan.strategy}{' + SSL' if plan.ssl else ''}, seed {plan.seed}"
             state.set(plan=plan.identity, project_id=create_project(client, title, train.classes, plan))
         project = LabelStudioProject(client, state.get("project_id"))
-        point_connection(project, plan.backend_url)
+        project.point_connection(plan.backend_url)
         if not Versions(Path(plan.model_dir), project.key).root.is_dir():
             raise CommandError(
                 f"the backend keeps its models elsewhere than in {plan.model_dir}; give its MODEL_DIR with --model-dir."

@@ -64,14 +64,6 @@ def create_project(client: LabelStudio, title: str, classes: Sequence[str], plan
     return project["id"]
 
 
-def point_connection(project: LabelStudioProject, backend_url: str) -> None:
-    """Let the project's connection point to where the backend answers now."""
-    row = project.connection()
-    if row["url"].rstrip("/") != backend_url.rstrip("/"):
-        values = {"url": backend_url, "project": project.project_id, "title": row["title"]}
-        call(project.client, "PATCH", f"api/ml/{row['id']}", json=values)
-
-
 def import_images(project: LabelStudioProject, images: ImageSet) -> dict[str, int]:
     """Upload the images that the project lacks; the task id of each by its key."""
     known = project.task_ids_by_name()
