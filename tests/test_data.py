@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from faster_coco_eval.core import mask as codec
 from PIL import Image
 
 from tsp_model.data import DataError, masks
@@ -30,6 +31,28 @@ def test_masks_come_back_as_they_were():
     assert (after == before).all()
     assert masks.area(masks.encode(before)).tolist() == before.sum((1, 2)).tolist()
     assert masks.encode(torch.from_numpy(before) * 255) == masks.encode(before)
+
+
+def edge_cases():
+    """Masks whose runs begin or end where columns or the image do."""
+    corner = np.zeros((5, 7), dtype=np.uint8)
+    corner[4, 6] = 1
+    columns = np.zeros((5, 7), dtype=np.uint8)
+    columns[:, 2:4] = 1
+    chequered = np.indices((6, 9)).sum(0).astype(np.uint8) % 2
+    return [np.ones((1, 1)), np.zeros((4, 3)), np.ones((4, 3)), corner, columns, chequered, 1 - chequered, chequered.T]
+
+
+@pytest.mark.parametrize("mask", [*edge_cases(), *random_masks()], ids=lambda mask: f"{mask.sum():.0f} of {mask.shape}")
+def test_codes_are_the_codecs_own(mask):
+    expected = codec.encode(np.asfortranarray(mask, dtype=np.uint8))
+    assert masks.encode(mask[None]) == [{"size": list(mask.shape), "counts": expected["counts"].decode()}]
+    assert (masks.decode(masks.encode(mask[None]))[0] == mask).all()
+
+
+def test_runs_without_a_pixel_are_read():
+    assert not masks.decode([masks.from_counts([12, 0], 3, 4)]).any()
+    assert masks.decode([masks.from_counts([0, 2, 0, 3, 7], 3, 4)])[0].T.ravel().tolist() == [1] * 5 + [0] * 7
 
 
 def test_boxes_are_tight_pixel_edges():
@@ -62,14 +85,10 @@ def test_polygons_are_united_and_cut_at_the_border():
         [0, 0, 0, 0, 0, 0, 0],
     ]
     # Two points are a line, not the box that the codec would make of four numbers.
-    assert masks.area(
-        [masks.from_polygons([[1, 1, 3, 3]], 5, 7), masks.from_polygons([], 5, 7)]
-    ).tolist() == [0, 0]
+    assert masks.area([masks.from_polygons([[1, 1, 3, 3]], 5, 7), masks.from_polygons([], 5, 7)]).tolist() == [0, 0]
 
 
-@pytest.mark.parametrize(
-    "polygon", [[1, 1, 4, 1, 4], [1, 1, 4, 1, 4, float("nan")], [[1, 1], [4, 1], [4, 4]], "x"]
-)
+@pytest.mark.parametrize("polygon", [[1, 1, 4, 1, 4], [1, 1, 4, 1, 4, float("nan")], [[1, 1], [4, 1], [4, 4]], "x"])
 def test_broken_polygons_are_refused(polygon):
     with pytest.raises(DataError, match="polygon"):
         masks.from_polygons([polygon], 5, 7)
@@ -106,9 +125,7 @@ def test_grey_is_repeated_and_transparency_dropped(tmp_path):
     assert read_image(save(tmp_path / "rgba.png", rgba))[1].tolist() == (grey + 1).tolist()
 
 
-@pytest.mark.parametrize(
-    ("largest", "expected"), [(255, 255), (1023, 255), (4095, 255), (2048, 128), (65535, 255)]
-)
+@pytest.mark.parametrize(("largest", "expected"), [(255, 255), (1023, 255), (4095, 255), (2048, 128), (65535, 255)])
 def test_deep_images_keep_their_contrast(tmp_path, largest, expected):
     image = read_image(save(tmp_path / "deep.png", np.array([[0, largest]], dtype=np.uint16)))
     assert image[:, 0].tolist() == [[0, expected]] * 3
@@ -137,9 +154,7 @@ def test_unreadable_images_are_named(tmp_path, content):
         save(path, np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8))
         content = path.read_bytes()[:800]
     path.write_bytes(content)
-    with pytest.raises(
-        DataError, match=r"cannot read the image .*bad\.png: .+; replace or remove it"
-    ) as caught:
+    with pytest.raises(DataError, match=r"cannot read the image .*bad\.png: .+; replace or remove it") as caught:
         read_image(path)
     assert "\n" not in str(caught.value)
 
