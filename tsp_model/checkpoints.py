@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 
+from tsp_model.execution import Execution
 from tsp_model.files import write_atomically, write_json
 from tsp_model.network import TSPMaskRCNN, tsp_mask_rcnn
+from tsp_model.settings import Settings
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
 
@@ -44,8 +45,11 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
-def load(folder: Path, device: torch.device | str = "cpu") -> tuple[TSPMaskRCNN, dict[str, Any]]:
+def load(folder: Path, execution: Execution | None = None) -> tuple[TSPMaskRCNN, dict[str, Any]]:
     """The model of `folder` in evaluation mode, and its card. Nothing is downloaded and no pickle is read.
+
+    Args:
+        execution: how it runs here; None: as its settings say.
 
     Raises CheckpointError for a missing, torn or foreign checkpoint.
     """
@@ -57,4 +61,5 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[TSPMaskRCNN,
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
         cause = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{folder / WEIGHTS} cannot be loaded ({cause}); use another version.") from error
-    return model.to(device).eval(), card
+    execution = execution or Execution.choose(Settings.from_dict(card["settings"]))
+    return execution.prepare(model).eval(), card

@@ -1,4 +1,4 @@
-"""Images in, detections out; the one place that decides the device and how inference runs on it."""
+"""Images in, detections out."""
 
 from __future__ import annotations
 
@@ -10,11 +10,6 @@ import torch
 from torch import Tensor, nn
 
 BATCH_SIZE = 4
-
-
-def default_device() -> torch.device:
-    """The first GPU where there is one, the CPU otherwise."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def to_input(image: Tensor, device: torch.device) -> Tensor:

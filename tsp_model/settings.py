@@ -20,12 +20,16 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "augmentation": ("flip", "flip_rot90", "none"),
     "semi_normaliser": ("sampled", "positive"),
     "beta_schedule": ("constant", "unlabelled_share"),
+    "precision": ("auto", "bfloat16", "float32"),
+    "memory_format": ("auto", "channels_last", "contiguous"),
+    "roi_align": ("auto", "gather", "torchvision"),
 }
 
 # (lowest, highest) allowed value; None means unbounded on that side.
 RANGES: dict[str, tuple[float | None, float | None]] = {
     "image_size": (32, 4096),
     "detections_per_image": (1, 10_000),
+    "proposals": (1, 10_000),
     "epochs": (1, 100_000),
     "batch_size": (1, 1024),
     "learning_rate": (1e-8, 10),
@@ -64,6 +68,7 @@ class Settings:
     ranking_score_threshold: float = 0.3  # class score above which a detection counts in S
     nms_threshold: float = 0.5
     detections_per_image: int | None = None  # None: from the data, see network.detections_needed
+    proposals: int | None = None  # that reach the box head in testing; None: see network.proposals_needed
     mask_threshold: float = 0.5  # where masks are cut for annotators, pseudo labels and AP
     empty_image: str = "graded"  # S of an image without a detection: "graded" or "zero"
 
@@ -93,6 +98,12 @@ class Settings:
     pseudo_ratio: float = 1.0  # pseudo-labelled images drawn beside each labelled one
     warm_start: bool = False  # True: start from the previous model instead of the initial weights
     seed: int = 0
+
+    # Execution: how fast, not what; auto is what was measured to be quickest on the machine (tsp_model/execution.py)
+    precision: str = "auto"  # of convolutions and linear layers: "bfloat16" or "float32"
+    memory_format: str = "auto"  # "channels_last" or "contiguous"
+    roi_align: str = "auto"  # "gather" (tsp_model/roi_align.py) or "torchvision"
+    compile: bool = False  # torch.compile; a minute's start, worth it for thousands of images of one size
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():

@@ -1,0 +1,128 @@
+"""What runs how: the choices, each switch, and that none of them changes what a network says."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tsp_model import execution
+from tsp_model.execution import Execution
+from tsp_model.inference import predict
+from tsp_model.network import TSPMaskRCNN, proposals_needed, tsp_mask_rcnn
+from tsp_model.roi_align import GatherRoIAlign
+from tsp_model.settings import Settings
+
+CPU = torch.device("cpu")
+
+
+def network() -> TSPMaskRCNN:
+    torch.manual_seed(0)
+    return tsp_mask_rcnn(3, "tiny", image_size=96)
+
+
+def images() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(0, 256, (3, 96, 96), generator=generator, dtype=torch.uint8) for _ in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"avx512_f": True}, torch.float32),
+        ({}, torch.float32),
+    ],
+)
+def test_bfloat16_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(execution, "_onednn_takes_bfloat16", lambda: True)
+    assert Execution.choose(Settings(), CPU).precision == expected
+
+
+def test_each_choice_can_be_set() -> None:
+    asked = Settings(precision="float32", memory_format="contiguous", roi_align="torchvision", compile=False)
+    assert Execution.choose(asked, CPU) == Execution(CPU, torch.float32, False, False, False)
+    asked = Settings(precision="bfloat16", memory_format="channels_last", roi_align="gather", compile=True)
+    assert Execution.choose(asked, CPU) == Execution(CPU, torch.bfloat16, True, True, True)
+    auto = Execution.choose(Settings(), CPU)
+    assert (auto.channels_last, auto.gather, auto.compiled) == (True, True, False)
+    assert not Execution.choose(Settings(), torch.device("cuda")).gather
+
+
+def test_prepare_applies_what_was_chosen() -> None:
+    model = Execution(CPU, torch.bfloat16, True, True, False).prepare(network())
+    seen = []
+    model.backbone.register_forward_hook(lambda module, args, output: seen.append(output["0"]))
+    list(predict(model, images()[:1]))
+    assert seen[0].dtype == torch.bfloat16
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    pools = [module for module in model.modules() if isinstance(module, GatherRoIAlign)]
+    assert len(pools) == 2
+    assert all(pool.gather for pool in pools)
+    Execution().prepare(model)
+    list(predict(model, images()[:1]))
+    assert seen[1].dtype == torch.float32
+    assert seen[1].is_contiguous()
+    assert not any(pool.gather for pool in pools)
+
+
+def test_layout_and_roi_align_change_rounding_only() -> None:
+    plain = list(predict(Execution().prepare(network()), images()))
+    quick = list(predict(Execution(channels_last=True, gather=True).prepare(network()), images()))
+    for one, other in zip(plain, quick, strict=True):
+        assert torch.equal(one["labels"], other["labels"])
+        for name in ("boxes", "scores", "box_scores", "mask_scores", "masks"):
+            torch.testing.assert_close(one[name], other[name], atol=1e-3, rtol=1e-3)
+
+
+def test_bfloat16_keeps_boxes_off_its_grid() -> None:
+    """Decoded in bfloat16, coordinates above 64 pixels would be multiples of a half."""
+    found = next(iter(predict(Execution(CPU, torch.bfloat16, True, True).prepare(network()), images()[:1])))
+    boxes = found["boxes"]
+    far = boxes[(boxes > 64) & (boxes < 96)]
+    assert len(far) > 5
+    assert boxes.dtype == found["scores"].dtype == found["mask_scores"].dtype == torch.float32
+    assert ((far * 2) % 1 != 0).any()
+
+
+_OTHER_MACHINE = """
+import json, sys, torch
+sys.path.insert(0, {root!r})
+from tests.test_execution import images, network
+from tsp_model.execution import Execution
+from tsp_model.inference import predict
+execution = Execution.choose()
+found = list(predict(execution.prepare(network()), images()))
+print(json.dumps([str(execution.precision)] + [one["scores"].tolist() for one in found]))
+"""
+
+
+def test_a_processor_without_avx512_gives_the_same_results_in_float32() -> None:
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    program = _OTHER_MACHINE.format(root=str(Path(__file__).parents[1]))
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    precision, *scores = json.loads(done.stdout)
+    assert precision == "torch.float32"
+    for one, other in zip(scores, predict(Execution().prepare(network()), images()), strict=True):
+        torch.testing.assert_close(torch.tensor(one), other["scores"], atol=1e-4, rtol=1e-3)
+
+
+def test_proposals_leave_room_for_the_detections() -> None:
+    assert proposals_needed(100) == 300
+    assert proposals_needed(450) == 900
+    assert proposals_needed(450, 1000) == 1000
+    model = tsp_mask_rcnn(3, "tiny", image_size=96, detections_per_image=450)
+    assert model.rpn.post_nms_top_n() == 300  # training keeps its own
+    assert model.eval().rpn.post_nms_top_n() == 900
+    assert tsp_mask_rcnn(weights="none", **model.architecture).eval().rpn.post_nms_top_n() == 900

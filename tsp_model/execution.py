@@ -1,0 +1,94 @@
+"""How a network runs on this machine: the one place that decides precision, memory format, RoIAlign and compilation.
+
+None of it changes what is computed beyond rounding, so it belongs to the machine and not to the model: a version that a
+GPU trained answers on a CPU. Every choice is a setting with "auto" as its default; what auto means was measured with
+`python -m scripts.benchmark speed`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from tsp_model.roi_align import GatherRoIAlign
+from tsp_model.settings import Settings
+
+if TYPE_CHECKING:
+    from tsp_model.network import TSPMaskRCNN
+
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Attributes:
+
+    device: where the network runs.
+    precision: of convolutions and linear layers (autocast); weights, losses, boxes and scores stay float32.
+    channels_last: pixels before channels in memory.
+    gather: RoIAlign as a gather (tsp_model.roi_align) instead of torchvision's kernel.
+    compiled: backbone and RPN head go through torch.compile.
+    """
+
+    device: torch.device = CPU
+    precision: torch.dtype = torch.float32
+    channels_last: bool = False
+    gather: bool = False
+    compiled: bool = False
+
+    @classmethod
+    def choose(cls, settings: Settings | None = None, device: torch.device | None = None) -> Execution:
+        """What `settings` ask for, and where they say "auto" what is quickest on `device` (default_device()).
+
+        bfloat16 needs hardware: without it, it would be right but slower than float32. Compilation pays only for
+        thousands of images of one size, so auto means off.
+        """
+        settings, device = settings or Settings(), device or default_device()
+        precision = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(settings.precision)
+        if precision is None:
+            precision = torch.bfloat16 if _quick_bfloat16(device) else torch.float32
+        return cls(
+            device=device,
+            precision=precision,
+            channels_last=settings.memory_format != "contiguous",
+            gather=settings.roi_align != "torchvision" and device.type == "cpu",
+            compiled=settings.compile,
+        )
+
+    def prepare(self, model: TSPMaskRCNN) -> TSPMaskRCNN:
+        """Move `model` to the device and let it run so from now on; in place."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        model.to(device=self.device, memory_format=layout)
+        for module in model.modules():
+            if isinstance(module, GatherRoIAlign):
+                module.gather = self.gather
+        if self.compiled:
+            model.backbone.compile()
+            model.rpn.head.compile()
+        model.execution = self
+        return model
+
+    def autocast(self) -> torch.autocast:
+        """The context of a forward pass."""
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
+
+def default_device() -> torch.device:
+    """The first GPU where there is one, the CPU otherwise."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _quick_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    has_instructions = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+    return bool(has_instructions) and _onednn_takes_bfloat16()
+
+
+def _onednn_takes_bfloat16() -> bool:
+    """It may have been told to leave the instructions alone (ONEDNN_MAX_CPU_ISA)."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
