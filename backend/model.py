@@ -220,4 +220,4 @@ def _connected(url: str, api_key: str) -> LabelStudio:
 
 def _detect(model: torch.nn.Module, images: list[torch.Tensor]) -> list[dict[str, Any]]:
     with _FORWARD:
-        return list(predict(model, images))
+        return list(predict(model, images, paste=False))

@@ -108,9 +108,7 @@ print(json.dumps([str(execution.precision)] + [one["scores"].tolist() for one in
 def test_a_processor_without_avx512_gives_the_same_results_in_float32() -> None:
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
     program = _OTHER_MACHINE.format(root=str(Path(__file__).parents[1]))
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     precision, *scores = json.loads(done.stdout)
     assert precision == "torch.float32"

@@ -58,9 +58,7 @@ def test_equals_torchvision_forward_and_backward(name: str, size: int, samples: 
         weights = torch.linspace(-1, 1, output.numel()).view_as(output)
         (output * weights).sum().backward()
         outputs.append(output)
-        gradients.append(
-            {level: torch.zeros_like(x) if x.grad is None else x.grad for level, x in inputs.items()}
-        )
+        gradients.append({level: torch.zeros_like(x) if x.grad is None else x.grad for level, x in inputs.items()})
     torch.testing.assert_close(outputs[0], outputs[1], atol=1e-4, rtol=1e-4)
     for level in gradients[0]:
         torch.testing.assert_close(gradients[0][level], gradients[1][level], atol=1e-3, rtol=1e-3)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.roi_heads import (
     RoIHeads,
     maskrcnn_inference,
@@ -47,6 +48,22 @@ class IoUHead(nn.Module):
     def forward(self, roi_features: Tensor) -> Tensor:
         pooled = self.convolutions(roi_features).mean(dim=(2, 3))
         return self.predictor(pooled).float().sigmoid().squeeze(1)
+
+
+class DropoutMLPHead(TwoMLPHead):
+    """torchvision's box head with dropout after each layer.
+
+    forward: [N, channels, S, S] -> [N, width].
+    """
+
+    def __init__(self, inputs: int, width: int, dropout: float) -> None:
+        super().__init__(inputs, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (self.fc6, self.fc7):
+            x = self.dropout(layer(x.flatten(start_dim=1)).relu())
+        return x
 
 
 class TSPRegionProposalNetwork(RegionProposalNetwork):
@@ -89,12 +106,19 @@ class TSPRoIHeads(RoIHeads):
     """torchvision's box and mask heads with the two IoU heads beside them."""
 
     def __init__(
-        self, *args: Any, box_iou_head: IoUHead, mask_iou_head: IoUHead, semi_normaliser: str, **kwargs: Any
+        self,
+        *args: Any,
+        box_iou_head: IoUHead,
+        mask_iou_head: IoUHead,
+        semi_normaliser: str,
+        dropout: float,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.box_iou_head = box_iou_head
         self.mask_iou_head = mask_iou_head
         self.semi_normaliser = semi_normaliser
+        self.mask_dropout = nn.Dropout(dropout)
 
     def forward(
         self,
@@ -142,7 +166,7 @@ class TSPRoIHeads(RoIHeads):
         positive_rois = [entry[keep] for entry, keep in zip(rois, positives, strict=True)]
         positive_matched = [entry[keep] for entry, keep in zip(matched, positives, strict=True)]
         mask_features = self.mask_roi_pool(features, positive_rois, image_shapes)
-        mask_logits = self.mask_predictor(self.mask_head(mask_features)).float()
+        mask_logits = self._mask_logits(mask_features)
         masks, gt_labels = [t["masks"] for t in targets], [t["labels"] for t in targets]
         result = {
             "loss_classifier": classification,
@@ -155,13 +179,14 @@ class TSPRoIHeads(RoIHeads):
         box_target = self._box_iou_target(
             box_regression[positive], all_labels[positive], positive_rois, positive_matched, targets
         )
-        mask_target = self._mask_iou_target(
-            mask_logits, all_labels[positive], positive_rois, positive_matched, masks
-        )
+        mask_target = self._mask_iou_target(mask_logits, all_labels[positive], positive_rois, positive_matched, masks)
         return result | {
             "loss_box_iou": losses.iou_loss(self.box_iou_head(box_features[positive]), box_target),
             "loss_mask_iou": losses.iou_loss(self.mask_iou_head(mask_features), mask_target),
         }
+
+    def _mask_logits(self, mask_features: Tensor) -> Tensor:
+        return self.mask_predictor(self.mask_dropout(self.mask_head(mask_features))).float()
 
     @torch.no_grad()
     def _box_iou_target(
@@ -198,9 +223,7 @@ class TSPRoIHeads(RoIHeads):
             if len(image_rois):
                 inside.append(project_masks_on_boxes(image_masks, image_rois, image_matched, grid))
                 outside.append(losses.area_outside(image_masks, image_matched, image_rois, grid))
-        return losses.mask_iou_target(
-            predicted > MASK_TARGET_THRESHOLD, torch.cat(inside) >= 0.5, torch.cat(outside)
-        )
+        return losses.mask_iou_target(predicted > MASK_TARGET_THRESHOLD, torch.cat(inside) >= 0.5, torch.cat(outside))
 
     def _detections(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
@@ -213,7 +236,7 @@ class TSPRoIHeads(RoIHeads):
         box_scores = self.box_iou_head(self.box_roi_pool(features, boxes, image_shapes))
         mask_features = self.mask_roi_pool(features, boxes, image_shapes)
         mask_scores = self.mask_iou_head(mask_features)
-        mask_logits = self.mask_predictor(self.mask_head(mask_features)).float()
+        mask_logits = self._mask_logits(mask_features)
         masks = maskrcnn_inference(mask_logits, labels)
         counts = [len(entry) for entry in boxes]
         box_scores, mask_scores = box_scores.split(counts), mask_scores.split(counts)
@@ -222,7 +245,7 @@ class TSPRoIHeads(RoIHeads):
                 "boxes": boxes[i],
                 "labels": labels[i],
                 "scores": scores[i],
-                "masks": masks[i],
+                "box_masks": masks[i][:, 0],
                 "box_scores": box_scores[i],
                 "mask_scores": mask_scores[i],
                 "instance_scores": instance_scores(scores[i], box_scores[i], mask_scores[i]),

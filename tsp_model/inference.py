@@ -7,7 +7,10 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from tsp_model.network import TSPMaskRCNN
+from tsp_model.paste import pasted
 
 BATCH_SIZE = 4
 
@@ -18,7 +21,9 @@ def to_input(image: Tensor, device: torch.device) -> Tensor:
     return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 
 
-def predict(model: nn.Module, images: Iterable[Tensor], batch_size: int = BATCH_SIZE) -> Iterator[dict[str, Any]]:
+def predict(
+    model: TSPMaskRCNN, images: Iterable[Tensor], batch_size: int = BATCH_SIZE, paste: bool = True
+) -> Iterator[dict[str, Any]]:
     """Detections of each image, in order, as a stream: memory holds one batch.
 
     Within a batch only images of one size run together: torchvision pads smaller ones, and the padding would change
@@ -28,6 +33,7 @@ def predict(model: nn.Module, images: Iterable[Tensor], batch_size: int = BATCH_
         model: tsp_mask_rcnn's; left in evaluation mode.
         images: [3, H, W] RGB each, uint8 0..255 or float 0..1, any size, on any device.
         batch_size: images a forward pass.
+        paste: False leaves each mask in its box, see TSPMaskRCNN.detect.
 
     Yields:
         Dicts on the CPU: boxes [N, 4] XYXY float32 in the image's pixels, labels, scores, box_scores, mask_scores,
@@ -43,8 +49,10 @@ def predict(model: nn.Module, images: Iterable[Tensor], batch_size: int = BATCH_
         found: dict[int, dict[str, Any]] = {}
         for indices in by_size.values():
             with torch.inference_mode():
-                outputs = model([to_input(batch[index], device) for index in indices])
+                outputs = model.detect(model.propose([to_input(batch[index], device) for index in indices]))
             for index, output in zip(indices, outputs, strict=True):
-                found[index] = {name: value.cpu() for name, value in output.items()}
+                found[index] = {
+                    name: value.cpu() if isinstance(value, Tensor) else value for name, value in output.items()
+                }
                 found[index]["max_class_score"] = float(output["max_class_score"])
-        yield from (found[index] for index in range(len(batch)))
+        yield from (pasted(found[index]) if paste else found[index] for index in range(len(batch)))

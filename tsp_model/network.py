@@ -8,15 +8,16 @@ from typing import Any
 
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
 from tsp_model.backbones import TinyBackbone, resnet_fpn
 from tsp_model.execution import Execution
-from tsp_model.heads import IoUHead, TSPRegionProposalNetwork, TSPRoIHeads
+from tsp_model.heads import DropoutMLPHead, IoUHead, TSPRegionProposalNetwork, TSPRoIHeads
+from tsp_model.paste import pasted
 from tsp_model.roi_align import GatherRoIAlign
 from tsp_model.settings import BACKBONES, SettingsError
 
@@ -25,6 +26,21 @@ IMAGE_MEAN, IMAGE_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 MIN_DETECTIONS = 100
 DETECTIONS_HEADROOM = 1.2
 MIN_PROPOSALS = 300
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """Images half way through the network.
+
+    Attributes:
+        features: levels by name, [B, C, H, W]. proposals: [R, 4] XYXY an image, in pixels of `network_sizes`.
+        network_sizes: (H, W) of each image as the network sees it; sizes: as it was given.
+    """
+
+    features: dict[str, Tensor]
+    proposals: list[Tensor]
+    network_sizes: list[tuple[int, int]]
+    sizes: list[tuple[int, int]]
 
 
 class TSPMaskRCNN(GeneralizedRCNN):
@@ -54,15 +70,36 @@ class TSPMaskRCNN(GeneralizedRCNN):
             [N, 1, H, W] in 0..1, box_scores, mask_scores, instance_scores [N] in 0..1 and max_class_score [], the
             highest foreground class score before any threshold. Ordered by falling score.
         """
-        original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        if not self.training:
+            return [pasted(found) for found in self.detect(self.propose(images))]
         batch, targets = self.transform(images, targets)
         with self.execution.autocast():
             features = self.backbone(batch.tensors)
             proposals, rpn_losses = self.rpn(batch, features, targets, pseudo)
-            detections, roi_losses = self.roi_heads(features, proposals, batch.image_sizes, targets, pseudo)
-        if self.training:
-            return rpn_losses | roi_losses
-        return self.transform.postprocess(detections, batch.image_sizes, original_sizes)
+            _, roi_losses = self.roi_heads(features, proposals, batch.image_sizes, targets, pseudo)
+        return rpn_losses | roi_losses
+
+    def propose(self, images: list[Tensor]) -> Proposed:
+        """Evaluation, first half: what there is before the heads. Images as in `forward`."""
+        batch, _ = self.transform(images, None)
+        with self.execution.autocast():
+            features = self.backbone(batch.tensors)
+            proposals, _ = self.rpn(batch, features, None)
+        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        return Proposed(features, proposals, batch.image_sizes, sizes)
+
+    def detect(self, proposed: Proposed) -> list[dict[str, Any]]:
+        """Evaluation, second half: as `forward`, but each mask in its box only.
+
+        Instead of masks a dict has box_masks [N, M, M] in 0..1, the mask head's grid over the box, and size (H, W), the
+        image's in pixels: `paste.pasted` makes masks of them.
+        """
+        with self.execution.autocast():
+            detections, _ = self.roi_heads(proposed.features, proposed.proposals, proposed.network_sizes)
+        for found, seen, size in zip(detections, proposed.network_sizes, proposed.sizes, strict=True):
+            found["boxes"] = resize_boxes(found["boxes"], seen, size)
+            found["size"] = size
+        return detections
 
 
 def detections_needed(largest_count: int, chosen: int | None = None) -> int:
@@ -141,6 +178,7 @@ def tsp_mask_rcnn(
     semi_normaliser: str = "sampled",
     frozen_norms: bool | None = None,
     proposals: int | None = None,
+    dropout: float = 0.0,
 ) -> TSPMaskRCNN:
     """The network, in training mode, with random heads.
 
@@ -152,6 +190,7 @@ def tsp_mask_rcnn(
         detections_per_image, score_threshold, nms_threshold: what counts as a detection; see detections_needed.
         semi_normaliser: N_cls of Eq. 4, see losses.classification_normaliser.
         proposals: that reach the box head in testing, see proposals_needed.
+        dropout: of box and mask head, 0..1.
     """
     if backbone not in BACKBONES:
         raise SettingsError(f"backbone={backbone!r} is unknown; use one of {', '.join(BACKBONES)}.")
@@ -165,10 +204,12 @@ def tsp_mask_rcnn(
     )
     proposals = proposals_needed(detections_per_image, proposals)
     rpn = _build_rpn(trunk.out_channels, sizes, semi_normaliser, proposals)
-    detection = {"score_thresh": score_threshold, "nms_thresh": nms_threshold}
-    roi_heads = _build_roi_heads(
-        trunk.out_channels, num_classes, sizes, semi_normaliser, detections_per_img=detections_per_image, **detection
-    )
+    detection = {
+        "score_thresh": score_threshold,
+        "nms_thresh": nms_threshold,
+        "detections_per_img": detections_per_image,
+    }
+    roi_heads = _build_roi_heads(trunk.out_channels, num_classes, sizes, semi_normaliser, dropout, **detection)
     model = TSPMaskRCNN(trunk, rpn, roi_heads, transform)
     model.architecture = {
         "num_classes": num_classes,
@@ -180,6 +221,7 @@ def tsp_mask_rcnn(
         "semi_normaliser": semi_normaliser,
         "frozen_norms": frozen,
         "proposals": proposals,
+        "dropout": dropout,
     }
     return model
 
@@ -203,7 +245,7 @@ def _build_rpn(channels: int, sizes: _Sizes, semi_normaliser: str, proposals: in
 
 
 def _build_roi_heads(
-    channels: int, num_classes: int, sizes: _Sizes, semi_normaliser: str, **detection: Any
+    channels: int, num_classes: int, sizes: _Sizes, semi_normaliser: str, dropout: float, **detection: Any
 ) -> TSPRoIHeads:
     def pool(output_size: int) -> GatherRoIAlign:
         return GatherRoIAlign(
@@ -212,7 +254,7 @@ def _build_roi_heads(
 
     return TSPRoIHeads(
         box_roi_pool=pool(7),  # torchvision's sizes; the paper names none
-        box_head=TwoMLPHead(channels * 7**2, sizes.box_width),
+        box_head=DropoutMLPHead(channels * 7**2, sizes.box_width, dropout),
         box_predictor=FastRCNNPredictor(sizes.box_width, num_classes),
         fg_iou_thresh=0.5,
         bg_iou_thresh=0.5,
@@ -225,5 +267,6 @@ def _build_roi_heads(
         box_iou_head=IoUHead(channels),
         mask_iou_head=IoUHead(channels),
         semi_normaliser=semi_normaliser,
+        dropout=dropout,
         **detection,
     )

@@ -50,27 +50,28 @@ class Prediction:
 
     @classmethod
     def from_detections(cls, key: str, detections: Mapping[str, Any], settings: Settings) -> Prediction:
-        """Compress a detections dict (`tsp_model.inference.predict`) and give the image its score.
+        """Compress a detections dict (`tsp_model.inference.predict`, pasted or not) and give the image its score.
 
         Masks are cut at ``settings.mask_threshold``; S counts detections whose class score is above
         ``settings.ranking_score_threshold`` only (which ones count is part of the method).
         """
+        from tsp_model.paste import codes
         from tsp_model.scores import empty_image_score, image_score
 
-        soft = detections["masks"][:, 0]
+        (height, width), rles = codes(detections, settings.mask_threshold)
         counted = detections["instance_scores"][detections["scores"] > settings.ranking_score_threshold]
         max_class_score = float(detections["max_class_score"])
         return cls(
             key=key,
-            height=soft.shape[-2],
-            width=soft.shape[-1],
+            height=height,
+            width=width,
             labels=detections["labels"].tolist(),
             boxes=[_floats(box) for box in detections["boxes"]],
             scores=_floats(detections["scores"]),
             box_scores=_floats(detections["box_scores"]),
             mask_scores=_floats(detections["mask_scores"]),
             instance_scores=_floats(detections["instance_scores"]),
-            counts=[rle["counts"] for rle in masks.encode((soft > settings.mask_threshold).cpu())],
+            counts=[rle["counts"] for rle in rles],
             max_class_score=max_class_score,
             image_score=image_score(counted, empty_image_score(max_class_score, settings.empty_image)),
         )

@@ -2,8 +2,8 @@
 
 RoIAlign (arXiv 1703.06870, section 3) is linear in the features: each output cell is the mean of a few bilinear
 samples, each of them a weighted sum of four pixels. With the levels laid out as one table of pixel vectors, a cell is
-therefore one bag of an `embedding_bag`: its rows are the pixels, its per-sample weights the bilinear ones. torchvision's
-kernel walks the same sums channel by channel, hardly uses a second thread and knows no bfloat16.
+therefore one bag of an `embedding_bag`: its rows are the pixels, its per-sample weights the bilinear ones.
+torchvision's kernel walks the same sums channel by channel, hardly uses a second thread and knows no bfloat16.
 """
 
 from __future__ import annotations

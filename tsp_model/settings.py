@@ -44,7 +44,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
 } | dict.fromkeys(
     (
         "score_threshold", "ranking_score_threshold", "nms_threshold", "mask_threshold",
-        "pseudo_class_threshold", "pseudo_box_threshold", "pseudo_mask_threshold",
+        "pseudo_class_threshold", "pseudo_box_threshold", "pseudo_mask_threshold", "dropout",
     ),
     (0, 1),
 )  # fmt: skip
@@ -62,6 +62,7 @@ class Settings:
     backbone: str = "resnet50"
     weights: str = "auto"  # "auto": ImageNet where it can be had; "none"; or the path of a local file
     image_size: int = 512  # the longest side in pixels that the network sees
+    dropout: float = 0.0  # share of values dropped in box and mask head, in training and Monte Carlo passes
 
     # Detections: which ones count is part of the method (section 3.1)
     score_threshold: float = 0.05  # class score below which a detection is dropped for good; what AP sees

@@ -34,6 +34,26 @@ def encode(masks: Any) -> list[RLE]:
     return [_encode(mask != 0) for mask in array]
 
 
+def encode_window(window: np.ndarray, top: int, left: int, height: int, width: int) -> RLE:
+    """The RLE of a mask of [height, width] pixels that is empty outside of a window.
+
+    Args:
+        window: [h, w] bool, all inside the mask. top, left: its first row and column.
+    """
+    # A row of background below each column ends its run, so that columns can be moved apart.
+    columns = np.zeros((window.shape[1], window.shape[0] + 1), dtype=bool)
+    columns[:, :-1] = window.T
+    changes = np.flatnonzero(np.diff(columns.ravel(), prepend=False))
+    column, row = np.divmod(changes, columns.shape[1])
+    ends = (left + column) * height + top + row
+    # Where a run ends at the bottom and the next begins at the top, they are one; so is the image's own end.
+    ends = np.append(ends, height * width)
+    same = ends[1:] == ends[:-1]
+    joined = np.append(False, same) | np.append(same, False)
+    joined[-1] = False
+    return _compressed(np.diff(ends[~joined], prepend=0).tolist(), height, width)
+
+
 def _encode(mask: np.ndarray) -> RLE:
     """The RLE of one bool [H, W] mask."""
     height, width = mask.shape
