@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from tsp_model import checkpoints
 from tsp_model.acquisition import STRATEGIES, pick
 from tsp_model.checkpoints import CheckpointError
 from tsp_model.cycle import PSEUDO_LABELS, initial_model, score_pool, train_cycle
+from tsp_model.data import DataError
 from tsp_model.data.coco import load_coco
-from tsp_model.data.image_set import ImageSet
+from tsp_model.data.image_set import ImageSet, Item
 from tsp_model.evaluation import average_precision
 from tsp_model.inference import predict
-from tsp_model.predictions import read_predictions
+from tsp_model.predictions import Prediction, read_predictions
 from tsp_model.settings import Settings, SettingsError
 
 SETTINGS = Settings.preset("tiny").override({"image_size": SIZE, "epochs": 1})
@@ -103,6 +105,30 @@ def test_the_pool_is_scored_in_order_with_the_scores_of_eq_3(first, discs):
     model, _ = checkpoints.load(folder)
     alone = next(predict(model, [pool[3][0]]))
     assert found[3].scores == pytest.approx(alone["scores"].tolist(), abs=1e-4)
+
+
+def test_the_pool_is_scored_as_image_by_image(first, discs):
+    """What runs beside the network changes nothing of what it says."""
+    pool = discs.subset(discs.keys[4:])
+    model, _ = checkpoints.load(first[0])
+    in_line = [
+        Prediction.from_detections(key, found, SETTINGS)
+        for key, found in zip(pool.keys, predict(model, [image for image, _ in pool]), strict=True)
+    ]
+    assert list(score_pool(first[0], pool)) == in_line
+
+
+def test_scoring_that_is_stopped_leaves_no_thread(first, discs, tmp_path):
+    before = threading.active_count()
+    stream = score_pool(first[0], discs)
+    next(stream)
+    assert threading.active_count() > before
+    stream.close()
+    assert threading.active_count() == before
+    torn = ImageSet([*discs.items, Item("torn", tmp_path / "not-there.png")], discs.classes)
+    with pytest.raises(DataError, match="not-there"):
+        list(score_pool(first[0], torn))
+    assert threading.active_count() == before
 
 
 def test_too_few_detections_for_the_training_images_are_refused(discs, tmp_path):

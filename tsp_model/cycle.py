@@ -20,8 +20,10 @@ from typing import Any
 import torch
 
 from tsp_model import checkpoints, pseudo_labels
+from tsp_model.ahead import ahead
 from tsp_model.data.image_set import ImageSet, read_image
-from tsp_model.inference import default_device, predict
+from tsp_model.execution import Execution
+from tsp_model.inference import BATCH_SIZE, predict
 from tsp_model.network import TSPMaskRCNN, detections_needed, tsp_mask_rcnn
 from tsp_model.predictions import Prediction, write_predictions
 from tsp_model.settings import Settings
@@ -73,7 +75,7 @@ def train_cycle(
     pseudo = pseudo_labels.as_image_set(chosen, unlabelled)
     model = initial_model(labelled, settings, parent)
     metrics = train(
-        model.to(default_device()),
+        Execution.choose(settings).prepare(model),
         labelled,
         pseudo,
         settings,
@@ -98,16 +100,26 @@ def train_cycle(
 
 
 def score_pool(folder: Path, pool: ImageSet, progress: Progress = _silent) -> Iterator[Prediction]:
-    """Every image of the pool as `folder`'s model sees it, in order, as a stream; labels are not looked at."""
-    model, card = checkpoints.load(folder, default_device())
+    """Every image of the pool as `folder`'s model sees it, in order, as a stream; labels are not looked at.
+
+    The network runs in the thread that asks; beside it one thread decodes the next images and another compresses the
+    last detections, so that it waits for neither. Close the stream, or take all of it, and both have ended.
+    """
+    model, card = checkpoints.load(folder)
     settings = Settings.from_dict(card["settings"])
     start = time.monotonic()
-    images = (read_image(item.path) for item in pool.items)
-    for done, (key, detections) in enumerate(zip(pool.keys, predict(model, images), strict=True), start=1):
-        yield Prediction.from_detections(key, detections, settings)
-        pace = (time.monotonic() - start) / done
-        left = round(pace * (len(pool) - done), 1)
-        progress({"phase": "score", "done": done, "total": len(pool), "eta_seconds": left})
+
+    def compressed(found: tuple[str, dict[str, Any]]) -> Prediction:
+        return Prediction.from_detections(*found, settings)
+
+    with ahead(read_image, (item.path for item in pool.items), 2 * BATCH_SIZE) as images:
+        found = zip(pool.keys, predict(model, images, paste=False), strict=True)
+        with ahead(compressed, found, BATCH_SIZE) as predictions:
+            for done, prediction in enumerate(predictions, start=1):
+                yield prediction
+                pace = (time.monotonic() - start) / done
+                left = round(pace * (len(pool) - done), 1)
+                progress({"phase": "score", "done": done, "total": len(pool), "eta_seconds": left})
 
 
 def initial_model(labelled: ImageSet, settings: Settings, parent: Path | None = None) -> TSPMaskRCNN:
@@ -125,6 +137,8 @@ def initial_model(labelled: ImageSet, settings: Settings, parent: Path | None = 
             settings.score_threshold,
             settings.nms_threshold,
             settings.semi_normaliser,
+            proposals=settings.proposals,
+            dropout=settings.dropout,
         )
     if settings.warm_start and parent is not None:
         warm, card = checkpoints.load(parent)
@@ -143,4 +157,3 @@ def _counts(labelled: ImageSet, unlabelled: ImageSet, pseudo: ImageSet) -> dict[
         "pseudo_images": len(pseudo),
         "pseudo_objects": sum(len(item.instances) for item in pseudo.items),
     }
-
