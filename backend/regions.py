@@ -1,7 +1,7 @@
 """Predictions to Label Studio regions, and the results of annotations back to labelled masks.
 
-Brush regions carry Label Studio's own run-length code of an RGBA image whose alpha channel is the mask; the
-SDK's codec reads and writes it. Polygon regions carry points in percent of the image.
+Brush regions carry Label Studio's own run-length code of an RGBA image whose alpha channel is the mask (`brush`).
+Polygon regions carry points in percent of the image.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from label_studio_sdk.converter import brush
 
-from backend import polygons
+from backend import brush, polygons, settings
 from backend.label_config import KINDS, LabelTag
 from tsp_model.data import masks
 from tsp_model.predictions import Prediction
@@ -44,17 +43,20 @@ def to_regions(
     regions = []
     for index, rle in enumerate(shown.rles):
         label = tag.label_for(classes[shown.labels[index] - 1])
-        if label is None or not masks.area([rle])[0]:
+        if label is None:
+            continue
+        identity = f"{shown.key}/{index}/{shown.labels[index]}/{rle['counts']}"
+        region = _region(label, rle, tag, hashlib.blake2s(identity.encode(), digest_size=5).hexdigest())
+        if region is None:
             continue
         scores = {
             "class": float(shown.scores[index]),
             "box": float(shown.box_scores[index]),
             "mask": float(shown.mask_scores[index]),
         }
-        identity = f"{shown.key}/{index}/{shown.labels[index]}/{rle['counts']}"
         regions.append(
             {
-                **to_region(label, rle, tag, hashlib.blake2s(identity.encode(), digest_size=5).hexdigest()),
+                **region,
                 "score": float(shown.instance_scores[index]),
                 "meta": {
                     "text": [", ".join(f"{name} {value:.2f}" for name, value in scores.items())],
@@ -71,12 +73,20 @@ def to_region(label: str, rle: RLE, tag: LabelTag, region_id: str) -> dict[str, 
     Raises:
         ValueError: the mask is empty, so that there is nothing to draw.
     """
+    region = _region(label, rle, tag, region_id)
+    if region is None:
+        raise ValueError(f"region {region_id}: the mask is empty; leave it out")
+    return region
+
+
+def _region(label: str, rle: RLE, tag: LabelTag, region_id: str) -> dict[str, Any] | None:
+    """As `to_region`; None for an empty mask."""
     height, width = rle["size"]
     mask = masks.decode([rle])[0]
     if not mask.any():
-        raise ValueError(f"region {region_id}: the mask is empty; leave it out")
+        return None
     if tag.kind == "brush":
-        value = {"format": "rle", "rle": brush.mask2rle(mask * np.uint8(255))}
+        value = {"format": "rle", "rle": _codec().encode(mask * np.uint8(255))}
     else:
         percent = polygons.outline(mask) * (100.0 / width, 100.0 / height)
         value = {"points": percent.clip(0, 100).tolist(), "closed": True}
@@ -92,9 +102,7 @@ def to_region(label: str, rle: RLE, tag: LabelTag, region_id: str) -> dict[str, 
     }
 
 
-def to_instances(
-    result: Sequence[Mapping[str, Any]], size: tuple[int, int] | None = None
-) -> list[tuple[str, RLE]]:
+def to_instances(result: Sequence[Mapping[str, Any]], size: tuple[int, int] | None = None) -> list[tuple[str, RLE]]:
     """The labelled masks of an annotation's (or prediction's) result, in the order of its regions.
 
     Brush and polygon regions count, whatever tag made them: annotations outlive a change of the
@@ -120,9 +128,9 @@ def to_instances(
         try:
             label = _label(region, name)
             rle = _mask(region, kind, size) if label is not None else None
-        # What a broken region makes the codecs raise: index, type and value errors (DataError is one of
-        # them).
-        except (ValueError, TypeError, KeyError, IndexError) as error:
+        # What a broken region makes the codecs raise: index, type and value errors (DataError is one of them), and
+        # the SDK's an overflow.
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
             cause = (str(error).splitlines() or [type(error).__name__])[0]
             cause = f"it has no {cause}" if isinstance(error, KeyError) else cause
             raise ValueError(f"region {name}: {cause}") from error
@@ -168,18 +176,20 @@ def _pixels(region: Mapping[str, Any], key: str) -> int:
     return value
 
 
+def _codec() -> brush.Codec:
+    return brush.CODECS[settings.brush_codec()]
+
+
 def _decode_brush(code: Sequence[int], height: int, width: int) -> np.ndarray:
     """Label Studio's run-length code to bool [H, W]."""
-    if not isinstance(code, list) or not all(isinstance(byte, int) and 0 <= byte < 256 for byte in code):
-        raise ValueError("its rle is not a list of bytes")
+    code = brush.to_bytes(code)
     # The code begins with its own length: checked here, so that a broken one cannot ask for gigabytes.
-    announced = int.from_bytes(bytes(code[:4]), "big")
-    if announced != height * width * 4:
+    announced = int.from_bytes(code[:4], "big")
+    if announced != height * width * brush.CHANNELS:
         raise ValueError(
-            f"its rle holds {announced} numbers, {width} x {height} pixels need {height * width * 4}"
+            f"its rle holds {announced} numbers, {width} x {height} pixels need {height * width * brush.CHANNELS}"
         )
-    alpha = brush.decode_rle(code).reshape(height, width, 4)[..., 3]
-    return alpha >= HALF_COVERED
+    return _codec().decode(code).reshape(height, width) >= HALF_COVERED
 
 
 def _union(parts: list[RLE]) -> RLE:

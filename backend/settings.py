@@ -50,8 +50,11 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("TSP_TRAIN_AFTER", "20", "train after so many new annotations; 0: only on Start training"),
     Variable("TSP_SHOW_THRESHOLD", "0.3", "class score above which an instance is shown to annotators"),
     Variable("TSP_PREDICT_SECONDS", "80", "seconds a /predict may take; tasks not done by then stay open"),
+    Variable("TSP_BRUSH_CODEC", "fast", "codec of brush masks: fast, or sdk for the slow one of Label Studio's SDK"),
     Variable("TSP_PRESET", "paper", "settings of the method to start from: " + " or ".join(PRESETS)),
 )  # fmt: skip
+
+BRUSH_CODECS = ("fast", "sdk")
 
 # Settings of the service that a project may override through its connection's extra_params.
 PROJECT_KEYS = ("train_after", "show_threshold", "preset")
@@ -74,6 +77,7 @@ class ServiceSettings:
     train_after: int
     show_threshold: float
     predict_seconds: float
+    brush_codec: str
     preset: str
     method: Settings
 
@@ -145,9 +149,22 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
         train_after=_number("TSP_TRAIN_AFTER", text["TSP_TRAIN_AFTER"], int, 0, 10**9),
         show_threshold=_number("TSP_SHOW_THRESHOLD", text["TSP_SHOW_THRESHOLD"], float, 0, 1),
         predict_seconds=_number("TSP_PREDICT_SECONDS", text["TSP_PREDICT_SECONDS"], float, 1, 3600),
+        brush_codec=brush_codec(environ),
         preset=text["TSP_PRESET"],
         method=_method(text["TSP_PRESET"], overrides),
     )
+
+
+def brush_codec(environ: Mapping[str, str] | None = None) -> str:
+    """TSP_BRUSH_CODEC alone, for who turns masks into regions: scripts do so without a service.
+
+    Arguments and errors as in `load`.
+    """
+    environ = os.environ if environ is None else environ
+    name = environ.get("TSP_BRUSH_CODEC") or BRUSH_CODECS[0]
+    if name not in BRUSH_CODECS:
+        raise SettingsError(f"TSP_BRUSH_CODEC={name!r} is no codec; use {' or '.join(BRUSH_CODECS)}.")
+    return name
 
 
 def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None) -> ProjectSettings:

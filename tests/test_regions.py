@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from label_studio_sdk.converter import brush
 from label_studio_sdk.label_interface import LabelInterface
 
+from backend import brush as our_brush
 from backend import polygons
+from backend import settings as environment
 from backend.label_config import parse_label_config
 from backend.regions import to_instances, to_region, to_regions
 from tsp_model.data import masks
@@ -64,6 +66,30 @@ def test_brush_round_trip_is_exact(name):
     [(label, rle)] = to_instances(json.loads(json.dumps(regions)), size=mask.shape)
     assert label == "Fluid"
     np.testing.assert_array_equal(masks.decode([rle])[0], mask)
+
+
+def test_regions_are_the_same_with_either_codec(monkeypatch):
+    assert set(our_brush.CODECS) == set(environment.BRUSH_CODECS)
+    soft = np.arange(37 * 53, dtype=np.uint8).reshape(37, 53)
+    found = {}
+    for name in environment.BRUSH_CODECS:
+        monkeypatch.setenv("TSP_BRUSH_CODEC", name)
+        made = [region(mask, str(index)) for index, mask in enumerate(corner_cases().values())]
+        drawn = region(np.ones_like(soft), "drawn")
+        drawn["value"]["rle"] = brush.mask2rle(soft)
+        found[name] = made, to_instances([*made, drawn])
+    assert found["fast"] == found["sdk"]
+
+
+@pytest.mark.parametrize("codec", environment.BRUSH_CODECS)
+def test_a_number_that_is_no_byte_is_refused_with_either_codec(codec, monkeypatch):
+    monkeypatch.setenv("TSP_BRUSH_CODEC", codec)
+    made = region(np.ones((1, 1)))
+    # Four numbers of nine bits, 256 each: a run of the first form, whose length has three bits.
+    bits = f"{4:032b}{8:05b}" + "0010" * 4 + "100011" + f"{256:09b}"
+    made["value"]["rle"] = list(int(bits.ljust(72, "0"), 2).to_bytes(9, "big"))
+    with pytest.raises(ValueError, match="region a: "):
+        to_instances([made])
 
 
 @settings(max_examples=50, deadline=None)
@@ -125,9 +151,7 @@ def test_regions_are_valid_scored_unique_and_stable(tag):
     made = prediction(stack, [1, 1, 2], instance_scores=[0.7, 0.6, 0.5], scores=[0.934, 0.9, 0.9])
     regions = to_regions(made, ["SRF", "REA"], tag)
     xml = CONFIG.format(tag={"brush": "BrushLabels", "polygon": "PolygonLabels"}[tag.kind])
-    assert (
-        LabelInterface(xml).validate_prediction({"result": regions, "score": 0.5}, return_errors=True) == []
-    )
+    assert LabelInterface(xml).validate_prediction({"result": regions, "score": 0.5}, return_errors=True) == []
     assert [region["score"] for region in regions] == [0.7, 0.6, 0.5]
     assert [region["value"][tag.region_type] for region in regions] == [["Fluid"], ["Fluid"], ["rea"]]
     assert regions[0]["meta"] == {
@@ -145,9 +169,7 @@ def test_regions_are_valid_scored_unique_and_stable(tag):
 def test_unsure_unknown_and_empty_detections_are_left_out():
     stack = np.stack([disc((20, 20), 5)] * 3 + [np.zeros((20, 20), dtype=np.uint8)])
     made = prediction(stack, [1, 2, 1, 1], scores=[0.9, 0.9, 0.3, 0.9], instance_scores=[0.1, 0.2, 0.3, 0.4])
-    assert [region["score"] for region in to_regions(made, ["SRF", "PED"], BRUSH, show_threshold=0.3)] == [
-        0.1
-    ]
+    assert [region["score"] for region in to_regions(made, ["SRF", "PED"], BRUSH, show_threshold=0.3)] == [0.1]
 
 
 def region(mask, region_id="a", labels=("rea",), tag=BRUSH):
@@ -227,9 +249,7 @@ def test_a_broken_region_is_refused_by_its_name_in_one_line(name):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "points", [[[1, 2], [3]], [[1, 2], [3, "x"], [4, 5]], [[1, 2], [3, float("nan")], [4, 5]], 7]
-)
+@pytest.mark.parametrize("points", [[[1, 2], [3]], [[1, 2], [3, "x"], [4, 5]], [[1, 2], [3, float("nan")], [4, 5]], 7])
 def test_broken_polygon_points_are_refused(points):
     made = region(np.ones((9, 9)), tag=POLYGON)
     made["value"]["points"] = points

@@ -44,6 +44,7 @@ def test_every_field_of_the_method_has_a_variable_and_the_preset_comes_first():
         ("TSP_TRAIN_AFTER", "-1"),
         ("TSP_TRAIN_AFTER", "2.5"),
         ("TSP_SHOW_THRESHOLD", "nan"),
+        ("TSP_BRUSH_CODEC", "Fast"),
         ("TSP_PRESET", "huge"),
         ("TSP_EPOCHS", "many"),
         ("TSP_EPOCHS", "0"),
@@ -58,6 +59,12 @@ def test_a_wrong_value_is_one_line_that_names_it(name, value):
     text = str(caught.value)
     assert "\n" not in text
     assert name in text or name.removeprefix("TSP_").lower() in text
+
+
+def test_the_brush_codec_is_known_to_scripts_too():
+    for environ, expected in (({}, "fast"), ({"TSP_BRUSH_CODEC": ""}, "fast"), ({"TSP_BRUSH_CODEC": "sdk"}, "sdk")):
+        assert settings.brush_codec(environ) == settings.load(environ).brush_codec == expected
+    assert settings.load({}).brush_codec in settings.BRUSH_CODECS
 
 
 def test_a_project_overrides_what_the_environment_says():
