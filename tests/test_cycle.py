@@ -113,7 +113,7 @@ def test_the_pool_is_scored_as_image_by_image(first, discs):
     model, _ = checkpoints.load(first[0])
     in_line = [
         Prediction.from_detections(key, found, SETTINGS)
-        for key, found in zip(pool.keys, predict(model, [image for image, _ in pool]), strict=True)
+        for key, found in zip(pool.keys, predict(model, [image for image, _ in pool], paste=False), strict=True)
     ]
     assert list(score_pool(first[0], pool)) == in_line
 
