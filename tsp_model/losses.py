@@ -110,7 +110,8 @@ def area_outside(masks: Tensor, matched: Tensor, rois: Tensor, grid: int) -> Ten
         [P], at least 0: exact in whole pixels, from an integral image.
     """
     height, width = masks.shape[-2:]
-    integral = F.pad(masks.to(torch.int32).cumsum(-1, dtype=torch.int32).cumsum(-2, dtype=torch.int32), (1, 0, 1, 0))
+    used, matched = matched.unique(return_inverse=True)  # of hundreds of objects, few are met by a sampled RoI
+    integral = F.pad(masks[used].cumsum(-1, dtype=torch.int32).cumsum(-2, dtype=torch.int32), (1, 0, 1, 0))
     x0, x1 = (rois[:, i].round().long().clamp(0, width) for i in (0, 2))
     y0, y1 = (rois[:, i].round().long().clamp(0, height) for i in (1, 3))
     inside = (

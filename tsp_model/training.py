@@ -240,11 +240,11 @@ def gradient_share(supervised: list[Tensor | None], both: list[Tensor | None]) -
 
 
 def _optimizer(parameters: list[Tensor], settings: Settings) -> torch.optim.Optimizer:
+    # Fused: one walk over the weights a step instead of one for each term of the update.
+    common = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "fused": True}
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(
-        parameters, settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
-    )
+        return torch.optim.AdamW(parameters, **common)
+    return torch.optim.SGD(parameters, momentum=settings.momentum, **common)
 
 
 def _refuse_non_finite(terms: dict[str, Tensor], keys: list[str]) -> dict[str, float]:

@@ -1,0 +1,226 @@
+"""Does a faster way to run a trained network say the same? AP50, the order of a pool and what would be picked.
+
+    python -m scripts.speed.agreement --folder runs/agreement
+
+A network is trained from nothing on a few images of each data set and kept in the folder for the next time.
+Then each lever of tsp_model/execution.py is put on top of the one before, and the same weights are asked again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from scripts.command_line import CommandError, run
+from scripts.speed.machine import describe, in_words
+from scripts.table import markdown
+from tsp_model import checkpoints
+from tsp_model.cycle import train_cycle
+from tsp_model.data.coco import load_coco
+from tsp_model.data.image_set import ImageSet
+from tsp_model.data.synthetic import write_synthetic
+from tsp_model.evaluation import average_precision
+from tsp_model.execution import Execution, default_device
+from tsp_model.files import write_json
+from tsp_model.inference import predict
+from tsp_model.network import TSPMaskRCNN
+from tsp_model.predictions import Prediction
+from tsp_model.settings import Settings
+
+LABELLED, SEED = 64, 0
+STOCK_PROPOSALS = 1000
+# From nothing, so with norms that train, and the same for every backbone.
+TRAINING = {
+    "weights": "none",
+    "optimizer": "adamw",
+    "schedule": "cosine",
+    "gradient_clip": 5.0,
+    "warmup_iterations": 20,
+    "augmentation": "flip_rot90",
+    "seed": SEED,
+}
+LEARNING_RATES = {"tiny": 2e-3}  # of the others: 5e-4
+
+
+def levers() -> Iterator[tuple[str, Execution, bool]]:
+    """Each lever on top of the last: its name, how to run, and whether proposals are the package's own number."""
+    device, bfloat16 = default_device(), torch.bfloat16
+    steps = Execution(device=device)
+    yield "float32, torchvision's RoIAlign, 1000 proposals", steps, False
+    steps = dataclasses.replace(steps, channels_last=True)
+    yield "+ channels last", steps, False
+    if device.type == "cpu":
+        steps = dataclasses.replace(steps, gather=True)
+        yield "+ RoIAlign as a gather", steps, False
+    steps = dataclasses.replace(steps, precision=bfloat16)
+    yield "+ bfloat16", steps, False
+    yield "+ 300 proposals", steps, True
+
+
+def compare(name: str, folder: Path, backbone: str, epochs: int, size: int, data: Path, picked: int) -> dict[str, Any]:
+    """One row a lever for one data set and backbone; the trained network is kept in `folder`."""
+    train, test = _splits(name, folder, data)
+    keys = [train.keys[i] for i in np.random.default_rng(SEED).permutation(len(train))]
+    labelled, pool = train.subset(keys[:LABELLED]), train.subset(keys[LABELLED:])
+    version = folder / f"{name}-{backbone}-{size}-{epochs}"
+    if not (version / checkpoints.CARD).exists():
+        _train(version, labelled, pool, backbone, epochs, size)
+    rows: list[dict[str, Any]] = []
+    reference: np.ndarray | None = None
+    for lever, execution, own_proposals in levers():
+        model, card = checkpoints.load(version, execution)
+        if not own_proposals:
+            model.rpn._post_nms_top_n["testing"] = STOCK_PROPOSALS
+        settings = Settings.from_dict(card["settings"])
+        start = time.perf_counter()
+        found = _predictions(model, pool, settings, f"{name}, {backbone}: {lever}")
+        seconds = (time.perf_counter() - start) / len(pool)
+        scores = np.array([found[key].image_score for key in pool.keys])
+        reference = scores if reference is None else reference
+        quality = average_precision(test, _predictions(model, test, settings, "test split"))
+        rows.append(
+            {
+                "lever": lever,
+                "mask_ap50": quality["mask_ap50"],
+                "box_ap50": quality["box_ap50"],
+                "spearman": spearman(reference, scores),
+                "overlap": overlap(reference, scores, picked),
+                "seconds_an_image": seconds,
+            }
+        )
+    return {
+        "data": name,
+        "backbone": backbone,
+        "image_size": size,
+        "epochs": epochs,
+        "labelled": len(labelled),
+        "pool": len(pool),
+        "test": len(test),
+        "picked": picked,
+        "rows": rows,
+    }
+
+
+def spearman(first: np.ndarray, second: np.ndarray) -> float:
+    """Rank correlation, -1..1, ties sharing the mean of their ranks."""
+    return float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
+
+
+def overlap(first: np.ndarray, second: np.ndarray, count: int) -> float:
+    """Share of the `count` lowest of one that are among the lowest of the other, too; ties by position."""
+    lowest = [set(np.argsort(scores, kind="stable")[:count].tolist()) for scores in (first, second)]
+    return len(lowest[0] & lowest[1]) / count
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+
+
+def _splits(name: str, folder: Path, data: Path) -> tuple[ImageSet, ImageSet]:
+    if name == "synthetic":
+        write_synthetic(folder / name, train=LABELLED + 300, test=150, size=128, seed=SEED)
+        data = folder
+    if not (data / name).is_dir():
+        raise CommandError(f"there is no data set {data / name}; give its parent folder as --data.")
+    return load_coco(data / name, "train"), load_coco(data / name, "test")
+
+
+def _train(folder: Path, labelled: ImageSet, pool: ImageSet, backbone: str, epochs: int, size: int) -> None:
+    settings = Settings().override(
+        TRAINING
+        | {
+            "backbone": backbone,
+            "epochs": epochs,
+            "image_size": size,
+            "learning_rate": LEARNING_RATES.get(backbone, 5e-4),
+        }
+    )
+    with tqdm(desc=f"train {folder.name}", dynamic_ncols=True) as bar:
+
+        def show(event: Mapping[str, Any]) -> None:
+            bar.total = event["total"]
+            bar.set_postfix(loss=f"{event['loss']:.3f}", refresh=False)
+            bar.update(event["done"] - bar.n)
+
+        train_cycle(labelled, pool, None, settings, folder, show)
+
+
+def _predictions(model: TSPMaskRCNN, images: ImageSet, settings: Settings, title: str) -> dict[str, Prediction]:
+    stream = predict(model, (images[i][0] for i in range(len(images))), paste=False)
+    found = tqdm(zip(images.keys, stream, strict=True), title, len(images), leave=False, dynamic_ncols=True)
+    return {key: Prediction.from_detections(key, detections, settings) for key, detections in found}
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """A Markdown table a data set and backbone."""
+    parts = []
+    for result in results:
+        cells = [
+            ["", "mask AP50", "box AP50", "Spearman of S", f"same {result['picked']} lowest", "s an image", "ratio"]
+        ]
+        for row in result["rows"]:
+            cells.append(
+                [
+                    row["lever"],
+                    f"{row['mask_ap50']:.3f}",
+                    f"{row['box_ap50']:.3f}",
+                    f"{row['spearman']:.4f}",
+                    f"{row['overlap']:.0%}",
+                    f"{row['seconds_an_image']:.3f}",
+                    f"{result['rows'][0]['seconds_an_image'] / row['seconds_an_image']:.2f}",
+                ]
+            )
+        title = (
+            f"{result['data']}, {result['backbone']} at {result['image_size']} px, {result['labelled']} labels, "
+            f"{result['epochs']} epochs, pool of {result['pool']}, {result['test']} test images"
+        )
+        parts.append(f"{title}\n\n{markdown(cells)}")
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="What each lever does to AP50 and to the order of a pool, on trained weights.",
+        epilog="example: python -m scripts.speed.agreement --sets synthetic,dsb2018 --backbones tiny,resnet50",
+    )
+    add = parser.add_argument
+    add("--folder", type=Path, default=Path("runs/agreement"), help="trained networks and results")
+    add("--data", type=Path, default=Path("../shared/data"), help="folder of COCO folders")
+    add("--sets", default="synthetic,dsb2018", help="'synthetic' and names of folders in --data")
+    add("--backbones", default="tiny,resnet50")
+    add("--epochs", type=int, default=16)
+    add("--size", type=int, default=256, help="image_size, pixels")
+    add("--picked", type=int, default=20, help="how many images a cycle would pick")
+    add("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    results = [
+        compare(
+            name,
+            arguments.folder,
+            backbone,
+            arguments.epochs,
+            arguments.size,
+            arguments.data,
+            arguments.picked,
+        )
+        for backbone in arguments.backbones.split(",")
+        for name in arguments.sets.split(",")
+    ]
+    machine = describe(arguments.threads)
+    write_json(arguments.folder / "agreement.json", {"machine": machine, "seed": SEED, "results": results})
+    print(f"{in_words(machine)}\n\n{table(results)}\n\n{json.dumps({'seed': SEED})}")
+
+
+if __name__ == "__main__":
+    run("agreement", main)
