@@ -12,7 +12,8 @@ A brush region is an RGBA image, row by row, whose four channels all hold the ma
 
 `mask2rle` and `decode_rle` do what their namesakes in ``label_studio_sdk.converter.brush`` do, to the byte; those go
 through the code bit by bit. Here a loop only looks for where each run begins, which depends on all runs before it, and
-the rest is done for all runs at once.
+the rest is done for all runs at once. Objects are small beside their images: `encode_window` and `decode_rows` do the
+same without touching the pixels around the object.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 from label_studio_sdk.converter import brush as sdk
+
+from tsp_model.data import masks
 
 CHANNELS = 4
 HEADER_BITS = 53
@@ -34,10 +37,10 @@ MOST_NUMBERS = 2**30
 
 
 class Codec(NamedTuple):
-    """Writes masks (uint8 [H, W]) as codes, and reads the alpha channel (uint8 [H * W]) of codes."""
+    """A way to write codes and to read them; `encode_window` and `decode_rows` say what goes in and comes out."""
 
-    encode: Callable[[np.ndarray], list[int]]
-    decode: Callable[[Sequence[int]], np.ndarray]
+    encode: Callable[[np.ndarray, int, int, int, int], list[int]]
+    decode: Callable[[bytes, int], tuple[np.ndarray, int]]
 
 
 def mask2rle(mask: np.ndarray) -> list[int]:
@@ -62,6 +65,19 @@ def mask2rle(mask: np.ndarray) -> list[int]:
     return _pack(_lengths(ends) * CHANNELS, values)
 
 
+def encode_window(window: np.ndarray, top: int, left: int, height: int, width: int) -> list[int]:
+    """The code of a mask of [height, width] pixels, 255 for the object, without making the mask.
+
+    Args:
+        window: bool [h, w], all inside the mask, which is empty elsewhere. top, left: its first row and column.
+    """
+    ends = masks.run_ends(window, top * width + left, width)
+    lengths = _lengths(np.append(ends, height * width)) * CHANNELS
+    values = np.arange(len(lengths)) % 2 * 255
+    there = lengths > 0  # the first run may be empty, and the last
+    return _pack(lengths[there], values[there])
+
+
 def decode_rle(rle: Sequence[int]) -> np.ndarray:
     """Decode a code as `label_studio_sdk.converter.brush.decode_rle` does.
 
@@ -78,11 +94,27 @@ def decode_rle(rle: Sequence[int]) -> np.ndarray:
     return np.repeat(values, _lengths(ends))
 
 
-def decode_alpha(rle: Sequence[int]) -> np.ndarray:
-    """The last channel of `decode_rle`, without making the others: uint8 [H * W]. Raises as it does."""
+def decode_rows(rle: Sequence[int], width: int) -> tuple[np.ndarray, int]:
+    """The last channel of `decode_rle`, of the rows from the first to the last that are not all zero.
+
+    Args:
+        rle: the bytes of the code of a mask [H, W].
+        width: W.
+
+    Returns:
+        uint8 [h, W], alpha ([0, W] if it is zero everywhere), and the first of these rows.
+
+    Raises:
+        ValueError: as `decode_rle`.
+    """
     values, ends = _unpack(rle)
-    # Of the first n numbers n // 4 are alpha.
-    return np.repeat(values, _lengths(ends // CHANNELS))
+    ends //= CHANNELS  # of the first n numbers n // 4 are alpha
+    drawn = (values * _lengths(ends)).nonzero()[0]
+    if not len(drawn):
+        return np.zeros((0, width), dtype=np.uint8), 0
+    top, bottom = int((ends[drawn[0] - 1] if drawn[0] else 0) // width), int(-(-ends[drawn[-1]] // width))
+    lengths = _lengths(ends.clip(top * width, bottom * width) - top * width)
+    return np.repeat(values, lengths).reshape(bottom - top, width), top
 
 
 def to_bytes(rle: Sequence[int]) -> bytes:
@@ -93,10 +125,17 @@ def to_bytes(rle: Sequence[int]) -> bytes:
         raise ValueError("the code is not a list of bytes") from None
 
 
-CODECS = {
-    "fast": Codec(mask2rle, decode_alpha),
-    "sdk": Codec(sdk.mask2rle, lambda rle: sdk.decode_rle(rle)[CHANNELS - 1 :: CHANNELS]),
-}
+def _sdk_encode(window: np.ndarray, top: int, left: int, height: int, width: int) -> list[int]:
+    mask = np.zeros((height, width), dtype=np.uint8)
+    mask[top : top + window.shape[0], left : left + window.shape[1]] = window * np.uint8(255)
+    return sdk.mask2rle(mask)
+
+
+def _sdk_decode(rle: bytes, width: int) -> tuple[np.ndarray, int]:
+    return sdk.decode_rle(rle).reshape(-1, width, CHANNELS)[..., CHANNELS - 1], 0
+
+
+CODECS = {"fast": Codec(encode_window, decode_rows), "sdk": Codec(_sdk_encode, _sdk_decode)}
 
 
 def _pack(lengths: np.ndarray, values: np.ndarray) -> list[int]:
@@ -160,7 +199,7 @@ def _unpack(rle: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     widths = np.array(sizes, dtype=np.uint64)[runs >> 61 & 3]
     lengths = ((runs << 3 >> (64 - widths)) + 1).view(np.int64)
     ends = np.cumsum(lengths)
-    used = int((ends - lengths).searchsorted(count))
+    used = np.count_nonzero(ends - lengths < count)
     ends = np.minimum(ends[:used], count)
     places = starts[:used] + 3 + widths[:used]
     repeated = runs[:used] >> 63 != 0

@@ -82,13 +82,13 @@ def to_region(label: str, rle: RLE, tag: LabelTag, region_id: str) -> dict[str, 
 def _region(label: str, rle: RLE, tag: LabelTag, region_id: str) -> dict[str, Any] | None:
     """As `to_region`; None for an empty mask."""
     height, width = rle["size"]
-    mask = masks.decode([rle])[0]
-    if not mask.any():
+    window, top, left = masks.decode_window(rle)
+    if not window.size:
         return None
     if tag.kind == "brush":
-        value = {"format": "rle", "rle": _codec().encode(mask * np.uint8(255))}
+        value = {"format": "rle", "rle": _codec().encode(window, top, left, height, width)}
     else:
-        percent = polygons.outline(mask) * (100.0 / width, 100.0 / height)
+        percent = (polygons.outline(window) + np.array([left, top])) * (100.0 / width, 100.0 / height)
         value = {"points": percent.clip(0, 100).tolist(), "closed": True}
     return {
         "id": region_id,
@@ -119,7 +119,7 @@ def to_instances(result: Sequence[Mapping[str, Any]], size: tuple[int, int] | No
         ValueError: a region is malformed, or was drawn on an image of another size. The message names the
         region.
     """
-    instances: dict[Any, tuple[str, list[RLE]]] = {}
+    drawn: list[tuple[Any, str, RLE]] = []
     for index, region in enumerate(result):
         kind = KINDS.get(str(region.get("type", "")).lower()) if isinstance(region, Mapping) else None
         if kind is None:
@@ -134,9 +134,11 @@ def to_instances(result: Sequence[Mapping[str, Any]], size: tuple[int, int] | No
             cause = (str(error).splitlines() or [type(error).__name__])[0]
             cause = f"it has no {cause}" if isinstance(error, KeyError) else cause
             raise ValueError(f"region {name}: {cause}") from error
-        if rle is None:
-            continue
-        if not masks.area([rle])[0]:
+        if rle is not None:
+            drawn.append((name, label, rle))
+    instances: dict[Any, tuple[str, list[RLE]]] = {}
+    for (name, label, rle), area in zip(drawn, masks.area([rle for *_, rle in drawn]), strict=True):
+        if not area:
             logger.warning("region %s (%s) has no pixel and is ignored", name, label)
             continue
         instances.setdefault((name, label), (label, []))[1].append(rle)
@@ -166,7 +168,7 @@ def _mask(region: Mapping[str, Any], kind: str, size: tuple[int, int] | None) ->
         )
     if value.get("format") != "rle":
         raise ValueError(f"its format is {value.get('format')!r}; only 'rle' is known")
-    return masks.encode(_decode_brush(value["rle"], *drawn)[None])[0]
+    return _decode_brush(value["rle"], *drawn)
 
 
 def _pixels(region: Mapping[str, Any], key: str) -> int:
@@ -180,8 +182,7 @@ def _codec() -> brush.Codec:
     return brush.CODECS[settings.brush_codec()]
 
 
-def _decode_brush(code: Sequence[int], height: int, width: int) -> np.ndarray:
-    """Label Studio's run-length code to bool [H, W]."""
+def _decode_brush(code: Sequence[int], height: int, width: int) -> RLE:
     code = brush.to_bytes(code)
     # The code begins with its own length: checked here, so that a broken one cannot ask for gigabytes.
     announced = int.from_bytes(code[:4], "big")
@@ -189,7 +190,8 @@ def _decode_brush(code: Sequence[int], height: int, width: int) -> np.ndarray:
         raise ValueError(
             f"its rle holds {announced} numbers, {width} x {height} pixels need {height * width * brush.CHANNELS}"
         )
-    return _codec().decode(code).reshape(height, width) >= HALF_COVERED
+    alpha, top = _codec().decode(code, width)
+    return masks.encode_window(alpha >= HALF_COVERED, top, 0, height, width)
 
 
 def _union(parts: list[RLE]) -> RLE:

@@ -44,7 +44,11 @@ def assert_equal_to_the_sdk(mask):
     numbers = brush.decode_rle(code)
     assert numbers.dtype == np.uint8
     np.testing.assert_array_equal(numbers, sdk.decode_rle(code))
-    np.testing.assert_array_equal(brush.decode_alpha(code).reshape(mask.shape), mask)
+    touched = np.flatnonzero(mask.any(axis=1))
+    first, behind = (touched[0], touched[-1] + 1) if len(touched) else (0, 0)
+    rows, top = brush.decode_rows(code, mask.shape[1])
+    assert top == first
+    np.testing.assert_array_equal(rows, mask[first:behind])
 
 
 @pytest.mark.parametrize("name", MASKS)
@@ -62,6 +66,16 @@ def test_codes_of_any_length_end_as_the_sdks_do(pixels):
 @settings(max_examples=150, deadline=None)
 def test_soft_masks_are_coded_as_the_sdk_codes_them(mask):
     assert_equal_to_the_sdk(mask)
+
+
+@given(st.lists(st.integers(0, 7), min_size=6, max_size=6), st.floats(0.1, 1), st.integers(0, 2**31 - 1))
+@settings(max_examples=150, deadline=None)
+def test_a_window_is_coded_as_its_whole_mask(sides, density, seed):
+    above, height, below, before, width, behind = sides
+    window = np.random.default_rng(seed).random((height + 1, width + 1)) < density
+    mask = np.pad(window, ((above, below), (before, behind)))
+    code = brush.encode_window(window, above, before, *mask.shape)
+    assert code == sdk.mask2rle(mask.astype(np.uint8) * 255)
 
 
 def test_a_mask_of_integers_and_one_in_another_order_are_coded_alike():
@@ -118,7 +132,6 @@ def test_codes_of_other_widths_and_runs_of_different_numbers_are_read(code):
     expected = [number for _, numbers, _ in code[0] for number in numbers]
     made = written(*code)
     assert brush.decode_rle(made).tolist() == sdk.decode_rle(made).tolist() == expected
-    assert brush.decode_alpha(made).tolist() == expected[3::4]
     assert brush.decode_rle([*made, 255, 255, 255]).tolist() == expected
 
 
@@ -157,7 +170,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("decode", [brush.decode_rle, brush.decode_alpha])
+@pytest.mark.parametrize("decode", [brush.decode_rle, lambda code: brush.decode_rows(code, 9)], ids=["all", "rows"])
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_codes_are_refused_in_one_line(name, decode):
     with pytest.raises(ValueError, match="the code ") as caught:

@@ -40,31 +40,44 @@ def encode_window(window: np.ndarray, top: int, left: int, height: int, width: i
     Args:
         window: [h, w] bool, all inside the mask. top, left: its first row and column.
     """
-    # A row of background below each column ends its run, so that columns can be moved apart.
-    columns = np.zeros((window.shape[1], window.shape[0] + 1), dtype=bool)
-    columns[:, :-1] = window.T
-    changes = np.flatnonzero(np.diff(columns.ravel(), prepend=False))
-    column, row = np.divmod(changes, columns.shape[1])
-    ends = (left + column) * height + top + row
-    # Where a run ends at the bottom and the next begins at the top, they are one; so is the image's own end.
-    ends = np.append(ends, height * width)
-    same = ends[1:] == ends[:-1]
-    joined = np.append(False, same) | np.append(same, False)
-    joined[-1] = False
-    return _compressed(np.diff(ends[~joined], prepend=0).tolist(), height, width)
+    ends = run_ends(_turned(window), left * height + top, height)
+    # An object that reaches the last pixel ends where the image ends: once is enough.
+    edges = np.concatenate([[0], ends[ends < height * width], [height * width]])
+    return _compressed(np.diff(edges).tolist(), height, width)
+
+
+def run_ends(lines: np.ndarray, first: int, pitch: int) -> np.ndarray:
+    """Where runs end in the pixels of a mask one line after the other: background, object, background and so on.
+
+    The mask is empty outside of a window. The last end is an object's; the first is 0 if the mask begins with one.
+
+    Args:
+        lines: bool [N, M], the window's part of N lines. first: how many pixels come before the window's first.
+        pitch: pixels of a whole line.
+
+    Returns:
+        int64 [2R] for R runs of the object.
+    """
+    count, length = lines.shape
+    # A pixel of background behind each line ends its last run, so that the lines can be moved apart.
+    padded_length = min(length + 1, pitch)
+    padded = np.zeros(count * padded_length + 2, dtype=bool)
+    padded[1:-1].reshape(count, padded_length)[:, :length] = lines
+    ends = np.flatnonzero(padded[1:] != padded[:-1])
+    if padded_length == pitch:
+        return first + ends
+    line, place = np.divmod(ends, padded_length)
+    ends = first + line * pitch + place
+    # Where a run ends with its line and the next begins with the line after it, they are one.
+    between = ends[1::2][:-1] != ends[2::2]
+    return ends[np.concatenate([[True], between.repeat(2), [True]])] if len(ends) else ends
 
 
 def _encode(mask: np.ndarray) -> RLE:
     """The RLE of one bool [H, W] mask."""
-    height, width = mask.shape
-    ends = np.array([mask.size])
     touched = np.flatnonzero(mask.any(axis=0))
-    if len(touched):
-        columns = _turned(mask[:, touched[0] : touched[-1] + 1].view(np.uint8)).ravel().view(bool)
-        changes = touched[0] * height + np.flatnonzero(np.diff(columns, prepend=False, append=False))
-        # An object that reaches the last pixel ends where the image ends: once is enough.
-        ends = np.append(changes[changes < mask.size], mask.size)
-    return _compressed(np.diff(ends, prepend=0).tolist(), height, width)
+    left, right = (touched[0], touched[-1] + 1) if len(touched) else (0, 0)
+    return encode_window(mask[:, left:right], 0, left, *mask.shape)
 
 
 def decode(rles: Sequence[RLE], size: tuple[int, int] | None = None) -> np.ndarray:
@@ -82,26 +95,35 @@ def decode(rles: Sequence[RLE], size: tuple[int, int] | None = None) -> np.ndarr
     for mask, rle in zip(masks, rles, strict=True):
         if list(rle["size"]) != [height, width]:
             raise DataError(f"a mask of {rle['size']} pixels for {[height, width]} (height, width); make them equal")
-        _decode_into(mask, rle)
+        window, top, left = decode_window(rle)
+        mask[top : top + window.shape[0], left : left + window.shape[1]] = window
     return masks
 
 
-def _decode_into(mask: np.ndarray, rle: RLE) -> None:
-    """Draw an RLE into zeros of its size, uint8 [H, W]."""
-    height = mask.shape[0]
+def decode_window(rle: RLE) -> tuple[np.ndarray, int, int]:
+    """An RLE's pixels in the box around the object.
+
+    Returns:
+        bool [h, w] ([0, 0] for an empty mask), and the first row and column of the box.
+
+    Raises:
+        DataError: the count string is broken.
+    """
+    height, width = rle["size"]
     # Where each run ends, counted down the columns; every second run is the object's.
     counts = _checked(toUncompressedRLE, [rle])[0]["counts"]
     ends = np.cumsum(np.fromiter(counts, np.int64, len(counts)))
-    if not len(ends) or ends[-1] != mask.size:
-        raise DataError(f"a mask's RLE is broken (it is not {mask.size} pixels long); correct or remove it")
-    runs = ends[1::2]
+    if not len(ends) or ends[-1] != height * width:
+        raise DataError(f"a mask's RLE is broken (it is not {height} x {width} pixels long); correct or remove it")
+    runs = np.flatnonzero(counts[1::2])
     if not len(runs):
-        return
-    left, right = ends[0] // height, -(-runs[-1] // height)
-    if left < right:
-        lengths = np.diff(ends.clip(left * height, right * height), prepend=left * height)
-        columns = np.repeat((np.arange(len(ends)) % 2).astype(np.uint8), lengths)
-        mask[:, left:right] = _turned(columns.reshape(right - left, height))
+        return np.zeros((0, 0), dtype=bool), 0, 0
+    left, right = int(ends[2 * runs[0]] // height), int(-(-ends[2 * runs[-1] + 1] // height))
+    edges = np.append(left * height, ends.clip(left * height, right * height))
+    columns = np.repeat(np.arange(len(ends)) % 2 == 1, np.diff(edges)).reshape(right - left, height)
+    rows = np.flatnonzero(columns.any(axis=0))
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    return _turned(columns[:, top:bottom]), top, left
 
 
 def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> RLE:
@@ -169,8 +191,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _turned(pixels: np.ndarray) -> np.ndarray:
-    """uint8 [H, W] with rows and columns exchanged, contiguous; OpenCV does it in a tenth of NumPy's time."""
-    return cv2.transpose(pixels)
+    """bool [H, W] with rows and columns exchanged, contiguous; OpenCV does it in a tenth of NumPy's time."""
+    return cv2.transpose(pixels.view(np.uint8)).view(bool) if pixels.size else pixels.T
 
 
 def _compressed(counts: list[int], height: int, width: int) -> RLE:
