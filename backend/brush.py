@@ -109,12 +109,17 @@ def decode_rows(rle: Sequence[int], width: int) -> tuple[np.ndarray, int]:
     """
     values, ends = _unpack(rle)
     ends //= CHANNELS  # of the first n numbers n // 4 are alpha
-    drawn = (values * _lengths(ends)).nonzero()[0]
+    lengths = _lengths(ends)
+    drawn = (values * lengths).nonzero()[0]
     if not len(drawn):
         return np.zeros((0, width), dtype=np.uint8), 0
-    top, bottom = int((ends[drawn[0] - 1] if drawn[0] else 0) // width), int(-(-ends[drawn[-1]] // width))
-    lengths = _lengths(ends.clip(top * width, bottom * width) - top * width)
-    return np.repeat(values, lengths).reshape(bottom - top, width), top
+    first, last = int(drawn[0]), int(drawn[-1])
+    start, end = int(ends[first] - lengths[first]), int(ends[last])
+    top, bottom = start // width, -(-end // width)
+    rows = np.zeros((bottom - top, width), dtype=np.uint8)
+    runs = slice(first, last + 1)
+    rows.reshape(-1)[start - top * width : end - top * width] = values[runs].repeat(lengths[runs])
+    return rows, top
 
 
 def to_bytes(rle: Sequence[int]) -> bytes:

@@ -110,17 +110,22 @@ def decode_window(rle: RLE) -> tuple[np.ndarray, int, int]:
         DataError: the count string is broken.
     """
     height, width = rle["size"]
-    # Where each run ends, counted down the columns; every second run is the object's.
+    # Run lengths down the columns; every second run is the object's.
     counts = _checked(toUncompressedRLE, [rle])[0]["counts"]
-    ends = np.cumsum(np.fromiter(counts, np.int64, len(counts)))
-    if not len(ends) or ends[-1] != height * width:
+    lengths = np.fromiter(counts, np.int64, len(counts))
+    if lengths.sum() != height * width or not counts:
         raise DataError(f"a mask's RLE is broken (it is not {height} x {width} pixels long); correct or remove it")
-    runs = np.flatnonzero(counts[1::2])
+    runs = 2 * np.flatnonzero(lengths[1::2]) + 1
     if not len(runs):
         return np.zeros((0, 0), dtype=bool), 0, 0
-    left, right = int(ends[2 * runs[0]] // height), int(-(-ends[2 * runs[-1] + 1] // height))
-    edges = np.append(left * height, ends.clip(left * height, right * height))
-    columns = np.repeat(np.arange(len(ends)) % 2 == 1, np.diff(edges)).reshape(right - left, height)
+    first, last = int(runs[0]), int(runs[-1])
+    start, lengths = int(lengths[:first].sum()), lengths[first : last + 1]
+    end = start + int(lengths.sum())
+    left, right = start // height, -(-end // height)
+    columns = np.zeros((right - left, height), dtype=bool)
+    columns.reshape(-1)[start - left * height : end - left * height] = (np.arange(len(lengths)) % 2 == 0).repeat(
+        lengths
+    )
     rows = np.flatnonzero(columns.any(axis=0))
     top, bottom = int(rows[0]), int(rows[-1]) + 1
     return _turned(columns[:, top:bottom]), top, left
