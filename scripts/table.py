@@ -39,7 +39,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     ordered = sorted(rows, key=lambda row: (row["cycle"], row["strategy"] != "tsp", row["ssl"]))
     cells = [[title for title, _, _ in COLUMNS]]
     cells += [[_cell(row, key, form) for _, key, form in COLUMNS] for row in ordered]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
+    return markdown(cells)
+
+
+def markdown(cells: Sequence[Sequence[str]]) -> str:
+    """A Markdown table that is readable as it is, too: rows of equal length, the titles first."""
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     padded = [[text.rjust(width) for text, width in zip(line, widths, strict=True)] for line in cells]
     lines = ["| " + " | ".join(line) + " |" for line in padded]
     rule = "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|"

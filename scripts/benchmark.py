@@ -1,0 +1,105 @@
+"""What the project is measured by: `python -m scripts.benchmark speed` runs every comparison side by side."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scripts.command_line import CommandError, run
+
+if TYPE_CHECKING:
+    from scripts.speed.timing import Bench, Comparison
+
+# Name on the command line (and of the function): the module in scripts/speed/ that holds it, imported when asked for.
+SUBJECTS = {
+    "inference": "network",
+    "branches": "network",
+    "uncertainty": "uncertainty",
+    "training": "network",
+}
+MANY_MINUTES = ("cycle",)
+REPEATS, QUICK_REPEATS = 5, 1
+
+
+def speed(arguments: argparse.Namespace) -> None:
+    """Run the chosen comparisons; the file is written after each, so that an interrupted run is not lost."""
+    names = _chosen(arguments.only, arguments.cycle)
+    import torch
+
+    from scripts.speed import machine, report
+    from scripts.speed.timing import Bench
+
+    bench = Bench(
+        repeats=arguments.repeats or (QUICK_REPEATS if arguments.quick else REPEATS),
+        threads=arguments.threads or torch.get_num_threads(),
+        data=arguments.data,
+        quick=arguments.quick,
+        cycle_pool=arguments.cycle_pool,
+    )
+    described = machine.describe(bench.threads)
+    print(machine.in_words(described), file=sys.stderr, flush=True)
+    rows: list[Comparison] = []
+    for number, name in enumerate(names, start=1):
+        for row in _subject(name)(replace(bench, label=f"[{number}/{len(names)}]")):
+            # Tiny inputs reach no aim and miss none.
+            row = replace(row, aim=None) if bench.quick else row
+            rows.append(row)
+            report.write(arguments.out, described, bench.quick, rows)
+            print(f"[{number}/{len(names)}] {report.line(row)}", file=sys.stderr, flush=True)
+    print(report.document(described, rows), end="")
+    if arguments.markdown:
+        arguments.markdown.write_text(report.document(described, rows), encoding="utf-8")
+
+
+def _chosen(only: str | None, cycle: bool) -> list[str]:
+    """The names to run, in the order of SUBJECTS. Raises CommandError for an unknown one."""
+    if only is None:
+        return [name for name in SUBJECTS if cycle or name not in MANY_MINUTES]
+    asked = [name.strip() for name in only.split(",") if name.strip()]
+    unknown = [name for name in asked if name not in SUBJECTS]
+    if unknown or not asked:
+        raise CommandError(f"--only {', '.join(unknown) or only!r}: no such comparison; known: {', '.join(SUBJECTS)}.")
+    return [name for name in SUBJECTS if name in asked]
+
+
+def _subject(name: str) -> Callable[[Bench], Iterator[Comparison]]:
+    return getattr(import_module(f"scripts.speed.{SUBJECTS[name]}"), name)
+
+
+def _at_least_1(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser(
+        "speed",
+        help="ours beside stock torchvision, the SDK, pycocotools and the network alone",
+        description="Every comparison in one run: contestants in turns after a warm-up, medians, ratios.",
+        epilog="example: python -m scripts.benchmark speed --only inference,training --threads 2",
+    )
+    command.set_defaults(run=speed)
+    add = command.add_argument
+    add("--only", metavar="A,B", help=f"of {', '.join(SUBJECTS)} (default: all but {', '.join(MANY_MINUTES)})")
+    add("--cycle", action="store_true", help="with the whole cycle through Label Studio, which takes many minutes")
+    add("--cycle-pool", type=_at_least_1, default=300, metavar="N", help="its pool (default: %(default)s images)")
+    add("--quick", action="store_true", help="tiny inputs: proves that everything runs and that results agree")
+    add("--repeats", type=_at_least_1, metavar="N", help=f"rounds (default: {REPEATS}, quick: {QUICK_REPEATS})")
+    add("--threads", type=_at_least_1, metavar="N", help="of torch (default: as torch has it)")
+    add("--data", type=Path, default=Path("../shared/data"), help="folder of COCO folders (default: %(default)s)")
+    add("--out", type=Path, default=Path("runs/speed.json"), help="every round as JSON (default: %(default)s)")
+    add("--markdown", type=Path, metavar="FILE", help="write the table there, too")
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    run("benchmark", main)

@@ -1,0 +1,171 @@
+"""Our network beside torchvision's stock Mask R-CNN: inference, the price of the two score branches, training."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from scripts.command_line import CommandError
+from scripts.speed import roofline
+from scripts.speed.machine import ONEDNN_LIMIT, WITHOUT_AMX, has_amx
+from scripts.speed.pair import DETECTIONS, Pair, build_pair
+from scripts.speed.timing import COST, Bench, Comparison, require_agreement
+from tsp_model.losses import supervised_loss
+from tsp_model.network import TSPMaskRCNN
+
+BATCHES = (1, 4)
+AIMS_WITH_AMX, AIM_WITHOUT_AMX = {1: 4.5, 4: 5.0}, 2.0
+LEARNING_RATE = 1e-6  # the time of a step does not depend on it, and random weights stay finite
+TRAINING_BATCH = 2
+
+
+def inference(bench: Bench) -> Iterator[Comparison]:
+    """Images to pasted masks, scores of the two branches included."""
+    pair = build_pair(bench)
+    for batch in BATCHES:
+        yield from _inference(bench, pair, batch)
+    if pair.device.type == "cuda":
+        yield from roofline.compare(bench, pair, BATCHES)
+    yield from _without_amx(bench)
+
+
+def _inference(bench: Bench, pair: Pair, batch: int) -> Iterator[Comparison]:
+    images = pair.images(batch)
+
+    @torch.inference_mode()
+    def stock_bfloat16() -> list[dict[str, Tensor]]:
+        with torch.autocast(pair.device.type, torch.bfloat16):
+            return pair.stock(images)
+
+    contestants = {
+        "ours": lambda: _detections(pair.ours, images),
+        "stock float32": lambda: _detections(pair.stock, images),
+        "stock bfloat16 autocast": stock_bfloat16,
+    }
+    counts = {name: [len(found["scores"]) for found in run()] for name, run in contestants.items()}
+    require_agreement(
+        all(count == [DETECTIONS] * batch for count in counts.values()), f"numbers of detections {counts}"
+    )
+    title = f"inference, R50 at {pair.size}, batch {batch}"
+    seconds = bench.measure(title, {name: pair.synchronised(run) for name, run in contestants.items()})
+    aim = AIMS_WITH_AMX[batch] if has_amx() else AIM_WITHOUT_AMX
+    yield Comparison(title, "ours", "stock float32", seconds, aim=None if pair.device.type == "cuda" else aim)
+    yield Comparison(title, "ours", "stock bfloat16 autocast", seconds)
+
+
+@torch.inference_mode()
+def _detections(model: nn.Module, images: list[Tensor]) -> list[dict[str, Tensor]]:
+    return model(images)
+
+
+def _without_amx(bench: Bench) -> Iterator[Comparison]:
+    """The same once more where oneDNN leaves AMX alone; it decides that when it is loaded, hence another process."""
+    title = "inference without AMX"
+    if ONEDNN_LIMIT in os.environ:
+        return
+    if not has_amx():
+        yield Comparison(title, "ours", "stock float32", note="this CPU has no AMX: the rows above are without it")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "speed.json"
+        command = [sys.executable, "-m", "scripts.benchmark", "speed", "--only", "inference", "--out", str(out)]
+        command += ["--threads", str(bench.threads), "--repeats", str(bench.repeats), "--data", str(bench.data)]
+        command += ["--quick"] if bench.quick else []
+        done = subprocess.run(command, env=os.environ | {ONEDNN_LIMIT: WITHOUT_AMX}, stdout=subprocess.DEVNULL)
+        if done.returncode:
+            raise CommandError(f"{title} ended with exit status {done.returncode}; the reason stands above.")
+        for values in json.loads(out.read_text())["comparisons"]:
+            row = Comparison.from_dict(values)
+            yield replace(row, title=f"{row.title}, without AMX")
+
+
+def branches(bench: Bench) -> Iterator[Comparison]:
+    """What the box score and the mask score cost: our network with and without them."""
+    pair = build_pair(bench)
+    plain = without_branches(pair.ours)
+    for batch in BATCHES:
+        images = pair.images(batch)
+        with_scores, without = _detections(pair.ours, images), _detections(plain, images)
+        same = all(torch.equal(a["masks"], b["masks"]) for a, b in zip(with_scores, without, strict=True))
+        require_agreement(same, "masks with and without the score branches")
+        title = f"the two score branches, batch {batch}"
+        contestants: dict[str, Callable[[], object]] = {
+            "with scores": pair.synchronised(lambda images=images: _detections(pair.ours, images)),
+            "without": pair.synchronised(lambda images=images: _detections(plain, images)),
+        }
+        yield Comparison(title, "with scores", "without", bench.measure(title, contestants), COST, aim=1.05)
+
+
+def without_branches(model: TSPMaskRCNN) -> TSPMaskRCNN:
+    """A copy whose IoU heads say 0.5 of everything, and which pools no box a second time for them."""
+    plain = copy.deepcopy(model)
+    heads = plain.roi_heads
+    heads.box_iou_head, heads.mask_iou_head = _Half(), _Half()
+    heads.box_roi_pool = _EveryOther(heads.box_roi_pool)
+    return plain
+
+
+class _Half(nn.Module):
+    def forward(self, roi_features: Tensor) -> Tensor:
+        return torch.full((len(roi_features),), 0.5, device=roi_features.device)
+
+
+class _EveryOther(nn.Module):
+    """RoIAlign for the first call of each image batch (the proposals), nothing for the second (the box scores)."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.pool = pool
+        self.calls = 0
+
+    def forward(self, features: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
+        self.calls += 1
+        if self.calls % 2:
+            return self.pool(features, boxes, sizes)
+        return torch.empty(sum(map(len, boxes)), 0, device=boxes[0].device)
+
+
+def training(bench: Bench) -> Iterator[Comparison]:
+    """Forward, backward and one SGD step; every layer trains in both."""
+    pair = build_pair(bench)
+    images, targets = pair.images(TRAINING_BATCH), pair.targets(TRAINING_BATCH)
+    trained = {name for name, p in pair.stock.named_parameters() if p.requires_grad}
+    ours_only = {name for name, p in pair.ours.named_parameters() if p.requires_grad} ^ trained
+    require_agreement(all("_iou_head" in name for name in ours_only), "which layers train")
+    contestants = {
+        "ours": _step(pair.ours, images, targets, supervised_loss),
+        "stock float32": _step(pair.stock, images, targets, lambda terms: sum(terms.values())),
+    }
+    title = f"training step, R50 at {pair.size}, batch {TRAINING_BATCH}"
+    seconds = bench.measure(title, {name: pair.synchronised(run) for name, run in contestants.items()})
+    yield Comparison(title, "ours", "stock float32", seconds, aim=4.0)
+
+
+def _step(
+    model: nn.Module,
+    images: list[Tensor],
+    targets: list[dict[str, Tensor]],
+    loss_of: Callable[[dict[str, Tensor]], Tensor],
+) -> Callable[[], None]:
+    model.train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, LEARNING_RATE, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(model(images, targets))
+        require_agreement(bool(loss.isfinite()), "a loss is not finite")
+        loss.backward()
+        optimizer.step()
+
+    return step

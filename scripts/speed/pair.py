@@ -1,0 +1,139 @@
+"""Our network and torchvision's stock Mask R-CNN with the same weights, and what both are fed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import maskrcnn_resnet50_fpn
+
+from scripts.speed.timing import Bench, require_agreement
+from tsp_model.execution import Execution
+from tsp_model.network import TSPMaskRCNN, tsp_mask_rcnn
+from tsp_model.settings import Settings
+
+CLASSES, DETECTIONS, STOCK_PROPOSALS = 10, 20, 1000
+SIZE, QUICK_SIZE = 512, 96
+OBJECTS = 8
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Attributes:
+
+    ours: as the package runs it on this machine. stock: torchvision's, eager and in float32. Both on `device`, with
+        random weights that agree wherever names do.
+    size: side of the images in pixels.
+    """
+
+    ours: TSPMaskRCNN
+    stock: nn.Module
+    size: int
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.ours.parameters()).device
+
+    def images(self, count: int) -> list[Tensor]:
+        """Noise, [3, size, size] float32 in 0..1 each; the same at every call."""
+        generator = torch.Generator().manual_seed(1)
+        return [torch.rand(3, self.size, self.size, generator=generator).to(self.device) for _ in range(count)]
+
+    def targets(self, count: int) -> list[dict[str, Tensor]]:
+        """Training targets, OBJECTS filled ellipses an image; the same at every call."""
+        generator = torch.Generator().manual_seed(2)
+        return [self._target(generator) for _ in range(count)]
+
+    def _target(self, generator: torch.Generator) -> dict[str, Tensor]:
+        sides = (torch.rand(OBJECTS, 2, generator=generator) * 0.2 + 0.08) * self.size
+        corners = torch.rand(OBJECTS, 2, generator=generator) * (self.size - sides)
+        boxes = torch.cat([corners, corners + sides], dim=1)
+        centres, radii = (boxes[:, :2] + boxes[:, 2:]) / 2, sides / 2
+        axis = torch.arange(self.size) + 0.5
+        x = (axis - centres[:, :1]) / radii[:, :1]
+        y = (axis - centres[:, 1:]) / radii[:, 1:]
+        masks = (x[:, None, :] ** 2 + y[:, :, None] ** 2 <= 1).to(torch.uint8)
+        labels = torch.randint(1, CLASSES, (OBJECTS,), generator=generator)
+        target = {"boxes": boxes, "labels": labels, "masks": masks}
+        return {name: value.to(self.device) for name, value in target.items()}
+
+    def synchronised(self, run: Callable[[], object]) -> Callable[[], object]:
+        """`run`, ended only when the GPU is done, too."""
+        if self.device.type != "cuda":
+            return run
+
+        def wait() -> None:
+            run()
+            torch.cuda.synchronize()
+
+        return wait
+
+
+def build_pair(bench: Bench) -> Pair:
+    """R50 both, 20 detections an image, in evaluation mode; CommandError if they do not compute the same."""
+    size = QUICK_SIZE if bench.quick else SIZE
+    torch.manual_seed(0)
+    stock = maskrcnn_resnet50_fpn(
+        weights=None,
+        weights_backbone=None,
+        num_classes=CLASSES,
+        min_size=size,
+        max_size=size,
+        box_detections_per_img=DETECTIONS,
+    )
+    settle_norms(stock, size)
+    ours = build_ours(size)
+    share_weights(stock, ours)
+    _require_same_network(ours, stock, size)
+    execution = Execution.choose(Settings())
+    return Pair(execution.prepare(ours).eval(), stock.to(execution.device).eval(), size)
+
+
+def build_ours(size: int, **arguments: Any) -> TSPMaskRCNN:
+    """R50 with random weights, not yet prepared for the machine."""
+    model = tsp_mask_rcnn(CLASSES, weights="none", image_size=size, detections_per_image=DETECTIONS, **arguments)
+    settle_norms(model, size)
+    return model
+
+
+@torch.no_grad()
+def settle_norms(model: nn.Module, size: int) -> None:
+    """Give the backbone's batch norms the statistics of noise.
+
+    Without, random weights let activations grow from layer to layer until rounding decides what is detected.
+    """
+    norms = [module for module in model.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    model.backbone.train()(torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(4)))
+    for norm in norms:
+        norm.momentum = 0.1
+
+
+def share_weights(source: nn.Module, target: nn.Module) -> None:
+    """`target` takes over what `source` has; what only one of them has is the IoU heads', or CommandError."""
+    missing, unexpected = target.load_state_dict(source.state_dict(), strict=False)
+    strangers = [name for name in (*missing, *unexpected) if "_iou_head" not in name]
+    require_agreement(not strangers, f"the weights {', '.join(strangers[:3])} are in one network only")
+
+
+@torch.inference_mode()
+def _require_same_network(ours: TSPMaskRCNN, stock: nn.Module, size: int) -> None:
+    """In float32 and with as many proposals, ours must find what stock finds."""
+    twin = copy.deepcopy(ours).eval()
+    twin.rpn._post_nms_top_n = {"training": STOCK_PROPOSALS, "testing": STOCK_PROPOSALS}
+    Execution(channels_last=True, gather=True).prepare(twin)
+    image = torch.rand(3, size, size, generator=torch.Generator().manual_seed(3))
+    stock.eval()
+    (theirs,), (found,) = stock([image]), twin([image])
+    features = stock.backbone(image[None])
+    boxes = [torch.tensor([[4.0, 8.0, size / 2, size / 3], [-3.0, 0.0, 11.5, size + 2.0]])]
+    pooled = [network.roi_heads.box_roi_pool(features, boxes, [(size, size)]) for network in (twin, stock)]
+    require_agreement(torch.allclose(*pooled, rtol=1e-4, atol=1e-4), "RoIAlign of the same features")
+    scores = found["scores"], theirs["scores"]
+    agree = len(scores[0]) == len(scores[1]) and torch.allclose(*scores, atol=1e-4)
+    require_agreement(agree, "class scores in float32")

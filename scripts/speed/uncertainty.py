@@ -1,0 +1,45 @@
+"""The uncertainty of a pool by our one pass, beside Monte Carlo dropout's ten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from scripts.speed.pair import QUICK_SIZE, SIZE, build_ours
+from scripts.speed.timing import Bench, Comparison, require_agreement
+from tsp_model import monte_carlo
+from tsp_model.execution import Execution
+from tsp_model.inference import BATCH_SIZE, predict
+from tsp_model.settings import Settings
+
+PASSES = 10
+DROPOUT = 0.5
+AIMS = {"whole passes": 8.0, "shared backbone and RPN": 4.0}
+
+
+def uncertainty(bench: Bench) -> Iterator[Comparison]:
+    """A batch of the pool; everything in the same execution, and no contestant pastes masks."""
+    size, count = (QUICK_SIZE, 2) if bench.quick else (SIZE, PASSES)
+    torch.manual_seed(0)
+    model = Execution.choose(Settings()).prepare(build_ours(size, dropout=DROPOUT)).eval()
+    images = list(torch.rand(BATCH_SIZE, 3, size, size, generator=torch.Generator().manual_seed(1)))
+    names = {f"{count} {name}": shared for name, shared in zip(AIMS, (False, True), strict=True)}
+    contestants = {"one pass with scores": lambda: list(predict(model, images, paste=False))} | {
+        name: lambda shared=shared: _drained(monte_carlo.passes(model, images, count, shared))
+        for name, shared in names.items()
+    }
+    for name in names:
+        found = contestants[name]()
+        require_agreement([len(one) for one in found] == [BATCH_SIZE] * count, f"numbers of {name}")
+    seconds = bench.measure("uncertainty", contestants)
+    title = f"uncertainty of {BATCH_SIZE} images, R50 at {size}"
+    for name, aim in zip(names, AIMS.values(), strict=True):
+        yield Comparison(title, "one pass with scores", name, seconds, aim=aim)
+
+
+def _drained(found: list[list[dict[str, object]]]) -> list[list[dict[str, object]]]:
+    """All passes, the GPU's work on them done: our own pass brings its results to the CPU, too."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return found
