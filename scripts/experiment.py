@@ -33,7 +33,7 @@ from tsp_model.data.image_set import ImageSet
 from tsp_model.data.synthetic import write_synthetic
 from tsp_model.evaluation import average_precision, pseudo_label_precision
 from tsp_model.files import write_json, write_text
-from tsp_model.predictions import read_predictions
+from tsp_model.predictions import PredictionFile, iterate_predictions, read_predictions
 from tsp_model.settings import Settings
 
 ORACLE_THREADS = 4  # Label Studio takes about 13 annotations a second from four, 6 from one
@@ -154,8 +154,8 @@ class Experiment:
         if k == 1:
             scores = rng.random(len(names))
         else:
-            predictions = read_predictions(self._active_folder() / PREDICTIONS)
-            pool = [predictions[str(self.task_of[name])] for name in names]
+            predictions = PredictionFile(self._active_folder() / PREDICTIONS)
+            pool = predictions.sequence([str(self.task_of[name]) for name in names])
             scores = STRATEGIES[self.plan.strategy](pool, labelled, rng)
         chosen = pick(dict(zip(names, map(float, scores), strict=True)), self.plan.per_cycle, self.plan.seed)
         served = self.state.get("served")
@@ -215,7 +215,7 @@ class Experiment:
         if not waiting:
             return
         version = self._active_folder()
-        expected = {int(key): found.image_score for key, found in read_predictions(version / PREDICTIONS).items()}
+        expected = {int(found.key): found.image_score for found in iterate_predictions(version / PREDICTIONS)}
         wrong = [task for task in sorted(waiting) if abs(scores.get(task, math.inf) - expected[task]) > 1e-9]
         if wrong:
             raise CommandError(

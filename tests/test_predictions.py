@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from tsp_model.data import DataError, masks
-from tsp_model.predictions import Prediction, iterate_predictions, read_predictions, write_predictions
+from tsp_model.predictions import (
+    Prediction,
+    PredictionFile,
+    iterate_predictions,
+    read_predictions,
+    write_predictions,
+)
 from tsp_model.scores import instance_scores
 from tsp_model.settings import Settings
 
@@ -124,7 +130,6 @@ def test_writing_and_reading_hold_one_prediction_at_a_time(tmp_path):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda text: text[: len(text) - 40],
         lambda text: text + "\n",
         lambda text: text + '{"key": "c"}\n',
         lambda text: text.replace('"scores":[', '"scores":[0.1,'),
@@ -135,9 +140,7 @@ def test_a_broken_file_is_named_with_the_line(tmp_path, damage):
     path = tmp_path / "p.jsonl"
     write_predictions(path, [prediction("a"), prediction("b")])
     path.write_text(damage(path.read_text()))
-    with pytest.raises(
-        DataError, match=r"p\.jsonl, line [123] is not a prediction \(.+\); delete the file"
-    ) as caught:
+    with pytest.raises(DataError, match=r"p\.jsonl, line [123] is not a prediction \(.+\); delete the file") as caught:
         read_predictions(path)
     assert "\n" not in str(caught.value)
 
@@ -155,3 +158,45 @@ def test_bytes_that_are_no_text_and_repeated_images_are_refused(tmp_path):
 def test_a_missing_file_says_so(tmp_path):
     with pytest.raises(DataError, match="no predictions file"):
         read_predictions(tmp_path / "none.jsonl")
+
+
+def test_a_file_as_a_mapping_reads_what_is_asked_for(tmp_path):
+    path = tmp_path / "p.jsonl"
+    entries = [prediction(key) for key in ("ü", "b", "c")]
+    write_predictions(path, entries)
+    file = PredictionFile(path)
+    assert (list(file), len(file)) == (["ü", "b", "c"], 3)
+    assert "b" in file and "d" not in file
+    assert list(file.values()) == entries
+    assert list(file.sequence(["c", "ü"])) == [entries[2], entries[0]]
+    assert file.sequence(["c", "ü"])[-1] == entries[0]
+    emptied = PredictionFile(path, lambda one: one.keep([]))
+    assert len(emptied["b"]) == 0 and emptied["b"].image_score == entries[1].image_score
+    with pytest.raises(KeyError):
+        file["d"]
+
+
+def test_what_is_added_goes_behind_the_rest_and_a_torn_line_goes(tmp_path):
+    path = tmp_path / "p.jsonl"
+    write_predictions(path, [prediction("a"), prediction("b")])
+    path.write_bytes(path.read_bytes()[:-40])
+    assert list(read_predictions(path)) == ["a"], "a kill cut the last line off"
+    file, counts = PredictionFile(path), []
+    file.add(iter([prediction("c"), prediction("ü")]), counts.append)
+    assert counts == [1, 2, 3]
+    assert file["ü"] == prediction("ü")
+    assert read_predictions(path) == {key: prediction(key) for key in ("a", "c", "ü")}
+
+
+def test_every_prediction_is_on_the_disk_as_soon_as_it_is_added(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.touch()
+
+    def failing():
+        yield prediction("a")
+        assert list(read_predictions(path)) == ["a"]
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        PredictionFile(path).add(failing())
+    assert list(read_predictions(path)) == ["a"]

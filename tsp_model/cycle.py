@@ -3,7 +3,7 @@
     pick b images (an acquisition strategy, or Label Studio's own order), the oracle labels them;
     D_semi <- the rest of the pool, instances filtered      \\
     train on D_al + D_semi with Eq. 5 -> M_k                 } `train_cycle`
-    predict every image of the pool with M_k -> S (Eq. 3)      `score_pool`
+    predict every image of the pool with M_k -> S (Eq. 3)      `score_pool`, to disk `complete_predictions`
 
 The prediction pass of one cycle serves the next one's ranking and pseudo labels both. Everything is kept in the
 version's folder, so each half can be repeated or gone on with after a crash.
@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tsp_model.data.image_set import ImageSet, read_image
 from tsp_model.execution import Execution
 from tsp_model.inference import BATCH_SIZE, predict
 from tsp_model.network import TSPMaskRCNN, detections_needed, tsp_mask_rcnn
-from tsp_model.predictions import Prediction, write_predictions
+from tsp_model.predictions import Prediction, PredictionFile, write_predictions
 from tsp_model.settings import Settings
 from tsp_model.training import Progress, beta_at, train
 
@@ -120,6 +121,25 @@ def score_pool(folder: Path, pool: ImageSet, progress: Progress = _silent) -> It
                 pace = (time.monotonic() - start) / done
                 left = round(pace * (len(pool) - done), 1)
                 progress({"phase": "score", "done": done, "total": len(pool), "eta_seconds": left})
+
+
+def complete_predictions(
+    folder: Path, pool: ImageSet, progress: Progress = _silent, on_disk: Callable[[int], None] = lambda count: None
+) -> int:
+    """Score the images of the pool that `folder`'s predictions lack, and add them there; how many that were.
+
+    What a scoring that was killed had written is kept, so that the same call goes on with it.
+
+    Args:
+        on_disk: see PredictionFile.add.
+    """
+    (folder / PREDICTIONS).touch()
+    predictions = PredictionFile(folder / PREDICTIONS)
+    missing = [key for key in pool.keys if key not in predictions]
+    if missing:  # else nothing is loaded either
+        with closing(score_pool(folder, pool.subset(missing), progress)) as fresh:
+            predictions.add(fresh, on_disk)
+    return len(missing)
 
 
 def initial_model(labelled: ImageSet, settings: Settings, parent: Path | None = None) -> TSPMaskRCNN:

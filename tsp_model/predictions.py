@@ -7,7 +7,8 @@ One prediction pass serves ranking, pseudo labels, pre-annotations and evaluatio
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,6 +113,75 @@ FIELDS = {field.name for field in fields(Prediction)}
 PER_DETECTION = ("labels", "boxes", "scores", "box_scores", "mask_scores", "instance_scores", "counts")
 
 
+class PredictionFile(Mapping[str, Prediction]):
+    """The predictions of a file by image key, in order. Each is read when it is asked for: memory holds keys only.
+
+    Args:
+        path: of JSON lines.
+        changed: what becomes of each prediction on its way out of the file.
+
+    Raises:
+        DataError: as `iterate_predictions`, or an image is there twice; here, not later.
+    """
+
+    def __init__(self, path: Path | str, changed: Callable[[Prediction], Prediction] = lambda same: same) -> None:
+        self._path = Path(path)
+        self._changed = changed
+        self._offsets: dict[str, int] = {}
+        self._end = 0
+        for number, (offset, end, prediction) in enumerate(_lines(self._path), start=1):
+            if prediction.key in self._offsets:
+                raise _broken(path, number, f"image {prediction.key} is there twice")
+            self._offsets[prediction.key] = offset
+            self._end = end
+
+    def __getitem__(self, key: str) -> Prediction:
+        with open(self._path, "rb") as file:
+            file.seek(self._offsets[key])
+            return self._changed(Prediction.from_dict(json.loads(file.readline())))
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._offsets
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._offsets)
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def sequence(self, keys: Sequence[str]) -> Sequence[Prediction]:
+        """The predictions of these images in this order, still on the disk. KeyError: an image is not there."""
+        return _Sequence(self, keys)
+
+    def add(self, predictions: Iterable[Prediction], on_disk: Callable[[int], None] = lambda count: None) -> None:
+        """Write predictions of further images behind the others as they come, so that a kill costs none of them.
+
+        Args:
+            on_disk: told how many predictions the file holds, at first and after each.
+        """
+        with open(self._path, "r+b") as file:
+            file.truncate(self._end)
+            file.seek(self._end)
+            on_disk(len(self))
+            for prediction in predictions:
+                file.write(_line(prediction))
+                file.flush()
+                self._offsets[prediction.key], self._end = self._end, file.tell()
+                on_disk(len(self))
+            os.fsync(file.fileno())
+
+
+class _Sequence(Sequence[Prediction]):
+    def __init__(self, file: PredictionFile, keys: Sequence[str]) -> None:
+        self._file, self._keys = file, keys
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._file[self._keys[index]] if isinstance(index, int) else _Sequence(self._file, self._keys[index])
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
 def write_predictions(path: Path | str, predictions: Iterable[Prediction]) -> int:
     """Write JSON lines as they come, one image each, and return their number.
 
@@ -121,10 +191,9 @@ def write_predictions(path: Path | str, predictions: Iterable[Prediction]) -> in
 
     def write(temporary: Path) -> None:
         nonlocal written
-        with open(temporary, "w", encoding="utf-8") as file:
+        with open(temporary, "wb") as file:
             for prediction in predictions:
-                # dumps, not dump: only the former has the fast encoder.
-                file.write(json.dumps(prediction.to_dict(), separators=(",", ":"), allow_nan=False) + "\n")
+                file.write(_line(prediction))
                 written += 1
 
     write_atomically(Path(path), write)
@@ -132,29 +201,38 @@ def write_predictions(path: Path | str, predictions: Iterable[Prediction]) -> in
 
 
 def read_predictions(path: Path | str) -> dict[str, Prediction]:
-    """All predictions of a file by image key, in order. Raises DataError as `iterate_predictions`."""
-    predictions: dict[str, Prediction] = {}
-    for line, prediction in enumerate(iterate_predictions(path), start=1):
-        if prediction.key in predictions:
-            raise _broken(path, line, f"image {prediction.key} is there twice")
-        predictions[prediction.key] = prediction
-    return predictions
+    """All predictions of a small file by image key, in order. Raises DataError as `PredictionFile`."""
+    return dict(PredictionFile(path))
 
 
 def iterate_predictions(path: Path | str) -> Iterator[Prediction]:
-    """The predictions of a file one by one, for pools that do not fit in memory.
+    """The predictions of a file one by one. A last line that a kill cut off is not there.
 
     Raises:
         DataError: there is no such file, or a line is not a prediction (its number and the reason are named).
     """
+    return (prediction for _, _, prediction in _lines(path))
+
+
+def _lines(path: Path | str) -> Iterator[tuple[int, int, Prediction]]:
+    """Where each line begins and ends, bytes, and its prediction."""
     if not Path(path).is_file():
         raise DataError(f"there is no predictions file {path}; score the pool first")
+    end = 0
     with open(path, "rb") as file:
-        for line, text in enumerate(file, start=1):
+        for number, text in enumerate(file, start=1):
+            if not text.endswith(b"\n"):
+                return
+            begin, end = end, end + len(text)
             try:
-                yield Prediction.from_dict(json.loads(text))
+                yield begin, end, Prediction.from_dict(json.loads(text))
             except (ValueError, TypeError, KeyError) as error:
-                raise _broken(path, line, str(error)) from error
+                raise _broken(path, number, str(error)) from error
+
+
+def _line(prediction: Prediction) -> bytes:
+    # dumps, not dump: only the former has the fast encoder.
+    return (json.dumps(prediction.to_dict(), separators=(",", ":"), allow_nan=False) + "\n").encode()
 
 
 def _broken(path: Path | str, line: int, reason: str) -> DataError:
