@@ -52,7 +52,7 @@ class Steps(Protocol):
     def due(self, key: str, job: Progress) -> dict[str, Any]: ...
     def score_new(self, key: str, job: Progress) -> dict[str, Any]: ...
     def connect(self, key: str, job: Progress) -> dict[str, Any]: ...
-    def abandon(self, key: str, version: str) -> None: ...
+    def abandon(self, key: str) -> None: ...
 
 
 class Jobs:
@@ -227,7 +227,7 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
                 for one in (train, score, push, switch):
                     one(job.job_id, key, version)
             except Exception:
-                steps.abandon(key, version)
+                steps.abandon(key)
                 raise
             job.result = {"version": version, "message": f"{version} is active."}
         return job.result

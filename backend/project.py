@@ -7,7 +7,6 @@ from its types go through `backend.connection.call`.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +23,11 @@ from backend.regions import RLE, to_regions
 from backend.versions import project_key
 from tsp_model.predictions import Prediction
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TASKS_A_PAGE, ANNOTATED_A_PAGE = 1000, 100
 # Each import recounts the project, so few large calls win; Label Studio takes 250 MB at most, files included.
-PREDICTIONS_A_CALL, BYTES_A_CALL = 500, 50_000_000
+PREDICTIONS_A_CALL, BYTES_A_CALL = 1000, 50_000_000
 FILES_A_CALL = 50  # Django refuses more than 100 files in one form
 IMPORT_SECONDS = 600.0
 HAS_ANNOTATION = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
@@ -98,13 +96,20 @@ class LabelStudioProject:
         return dict(sorted(found.items(), key=lambda pair: (pair[1], pair[0])))
 
     def push(
-        self, predictions: Iterable[Prediction], version: str, classes: Sequence[str], show_threshold: float
+        self,
+        predictions: Iterable[Prediction],
+        version: str,
+        classes: Sequence[str],
+        show_threshold: float,
+        a_call: int = PREDICTIONS_A_CALL,
     ) -> int:
         """Predictions under `version`, in bulk; a task that has one of this version, or is gone, is left out.
 
         Args:
-            predictions: keys are task ids. classes: the model's, whose labels may differ from the project's.
+            predictions: keys are task ids; taken one by one. classes: the model's, whose labels may differ from the
+                project's.
             show_threshold: class score above which an instance is shown; S counts what it counted.
+            a_call: how many are sent together.
 
         Returns:
             How many were sent.
@@ -113,20 +118,16 @@ class LabelStudioProject:
             ProjectError: one does not fit the configuration, or the server stored fewer than were sent.
         """
         entries = self._entries(predictions, version, classes, show_threshold)
-        return sum(self._import_predictions(chunk) for chunk in _chunks(entries, len, PREDICTIONS_A_CALL))
+        return sum(self._import_predictions(chunk) for chunk in _chunks(entries, len, a_call))
 
     def _entries(
         self, predictions: Iterable[Prediction], version: str, classes: Sequence[str], show_threshold: float
     ) -> Iterator[str]:
         """The predictions that `push` has to send, checked, as the JSON that Label Studio imports."""
-        held = {raw["id"] for raw in self._pages(TASKS_A_PAGE, filters=[_has_version(version)])}
-        there = {raw["id"] for raw in self._pages(TASKS_A_PAGE)}
+        waiting = {raw["id"] for raw in self._pages(TASKS_A_PAGE, filters=[_lacks_version(version)])}
         interface = LabelInterface(self.config)
         for prediction in predictions:
-            if int(prediction.key) in held:
-                continue
-            if int(prediction.key) not in there:
-                logger.info("task %s was deleted since it was scored", prediction.key)
+            if int(prediction.key) not in waiting:
                 continue
             regions = to_regions(prediction, classes, self.tag, show_threshold)
             entry = {"model_version": version, "score": prediction.image_score, "result": regions}
@@ -281,10 +282,10 @@ class LabelStudioProject:
         return created
 
 
-def _has_version(version: str) -> dict[str, Any]:
+def _lacks_version(version: str) -> dict[str, Any]:
     return {
         "filter": "filter:tasks:predictions_model_versions",
-        "operator": "contains",
+        "operator": "not_contains",
         "type": "List",
         "value": [version],  # a bare text would be taken letter by letter
     }

@@ -7,7 +7,7 @@ repeated after a crash without another being lost; only `switch` changes which v
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,23 @@ import torch
 
 from backend import settings
 from backend.connection import connect
+from backend.early import EarlySender
 from backend.pool import Pool, state
 from backend.progress import Progress
-from backend.project import LabelStudioProject
+from backend.project import PREDICTIONS_A_CALL, LabelStudioProject
 from backend.settings import ServiceSettings
 from backend.snapshot import Image, Snapshot
 from backend.versions import Versions
 from backend.webhooks import authorise
-from tsp_model.cycle import PREDICTIONS, score_pool, train_cycle
+from tsp_model.cycle import PREDICTIONS, complete_predictions, train_cycle
 from tsp_model.data.image_set import ImageSet, Instance, Item
 from tsp_model.files import write_text
-from tsp_model.predictions import Prediction, read_predictions, write_predictions
+from tsp_model.predictions import Prediction, PredictionFile, iterate_predictions
 from tsp_model.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+LEAST_EARLY, EARLY_CALLS = 100, 20  # predictions in a call while others are made, at least; calls, at most
 
 
 class JobError(RuntimeError):
@@ -80,23 +83,23 @@ class CycleSteps:
         if snapshot.parent is not None:
             parent = versions.folder(snapshot.parent)
             if method.ssl:
-                self._score_missing(parent, unlabelled, job)
+                complete_predictions(parent, unlabelled, job.update)
                 known = versions.card(snapshot.parent)["classes"]
-                previous = translated(read_predictions(parent / PREDICTIONS), known, snapshot.classes)
+                previous = PredictionFile(parent / PREDICTIONS, translation(known, snapshot.classes))
         card = train_cycle(labelled, unlabelled, previous, method, folder, job.update, parent)
         return {"counts": card["counts"]}
 
     def score(self, key: str, version: str, job: Progress) -> dict[str, Any]:
-        """M_k over the whole pool of unlabelled tasks: predictions.jsonl of the version."""
-        folder = self._versions(key).folder(version)
-        snapshot = Snapshot.read(folder)
-        pool = _image_set(snapshot, snapshot.unlabelled)
-        return {"scored": write_predictions(folder / PREDICTIONS, score_pool(folder, pool, job.update))}
+        """M_k over the whole pool of unlabelled tasks: predictions.jsonl of the version.
+
+        Label Studio gets them meanwhile, under a version that is not active yet; `push` sees to it that it has all.
+        """
+        snapshot = Snapshot.read(self._versions(key).folder(version))
+        return {"scored": self._score(key, version, _image_set(snapshot, snapshot.unlabelled), job)}
 
     def push(self, key: str, version: str, job: Progress) -> dict[str, Any]:
         """The predictions to Label Studio; those that are there already are not sent again."""
-        predictions = read_predictions(self._versions(key).folder(version) / PREDICTIONS)
-        return self._push(key, version, predictions)
+        return {"pushed": self._push(key, version, iterate_predictions(self._file(key, version)))}
 
     def switch(self, key: str, version: str, job: Progress) -> dict[str, Any]:
         """From now on `version` answers, here and in Label Studio's order of tasks."""
@@ -130,14 +133,13 @@ class CycleSteps:
         if active is None:
             return {"message": "no version yet: the first training scores every task."}
         project = self._project(key)
-        folder = versions.folder(active)
-        known = read_predictions(folder / PREDICTIONS)
+        known = PredictionFile(self._file(key, active))
         pool = Pool(project, versions.root / "images")
         pool.read(job, lambda task: task.annotation is None and str(task.id) not in known)
-        self._score_missing(folder, _image_set(Snapshot.read(folder), pool.unlabelled), job)
-        scored = read_predictions(folder / PREDICTIONS)
+        snapshot = Snapshot.read(versions.folder(active))
+        scored = self._score(key, active, _image_set(snapshot, pool.unlabelled), job)
         # All of them: a job that died between scoring and pushing left some on this disk only.
-        return {"scored": len(scored) - len(known), **self._push(key, active, scored)}
+        return {"scored": scored, **self.push(key, active, job)}
 
     def connect(self, key: str, job: Progress) -> dict[str, Any]:
         """With basic authentication set, let the project's webhooks send it."""
@@ -145,9 +147,8 @@ class CycleSteps:
             return {"found": False, "message": "no basic authentication is set."}
         return self._authorise(self._project(key))
 
-    def abandon(self, key: str, version: str) -> None:
-        """What a failed training leaves goes; a version whose training ended stays, though it never
-        answered."""
+    def abandon(self, key: str) -> None:
+        """What a failed training leaves goes; a version whose training ended stays, though it never answered."""
         self._versions(key).remove_incomplete()
 
     def _versions(self, key: str) -> Versions:
@@ -168,25 +169,23 @@ class CycleSteps:
         message = "webhooks send user and password." if found else f"no webhook to {url} yet."
         return {"found": found, "message": message}
 
-    def _score_missing(self, folder: Path, pool: ImageSet, job: Progress) -> None:
-        """Complete the predictions of `folder`'s version for `pool`; nothing is loaded if none is missing."""
-        path = folder / PREDICTIONS
-        known = read_predictions(path) if path.is_file() else {}
-        missing = [key for key in pool.keys if key not in known]
-        if missing:
-            fresh = score_pool(folder, pool.subset(missing), job.update)
-            write_predictions(path, _chained(known.values(), fresh))
+    def _file(self, key: str, version: str) -> Path:
+        return self._versions(key).folder(version) / PREDICTIONS
 
-    def _push(self, key: str, version: str, predictions: Mapping[str, Prediction]) -> dict[str, Any]:
+    def _score(self, key: str, version: str, pool: ImageSet, job: Progress) -> int:
+        """Complete the predictions of `version` for `pool`, and begin to push them; how many were missing."""
+        # Each call costs the server a walk over the whole project: their number must not grow with the pool.
+        a_call = max(LEAST_EARLY, len(pool) // EARLY_CALLS)
+        with EarlySender(
+            self._file(key, version), lambda found: self._push(key, version, found, a_call), a_call
+        ) as sender:
+            return complete_predictions(self._versions(key).folder(version), pool, job.update, sender.on_disk)
+
+    def _push(self, key: str, version: str, predictions: Iterable[Prediction], a_call: int = PREDICTIONS_A_CALL) -> int:
         project = self._project(key)
         shown = settings.for_project(self._service, project.extra_params()).show_threshold
         classes = self._versions(key).card(version)["classes"]
-        return {"pushed": project.push(predictions.values(), version, classes, shown)}
-
-
-def _chained(*parts: Any) -> Iterator[Prediction]:
-    for part in parts:
-        yield from part
+        return project.push(predictions, version, classes, shown, a_call)
 
 
 def _image_set(snapshot: Snapshot, images: Sequence[Image]) -> ImageSet:
@@ -197,15 +196,14 @@ def _image_set(snapshot: Snapshot, images: Sequence[Image]) -> ImageSet:
     return ImageSet(items, snapshot.classes)
 
 
-def translated(
-    predictions: Mapping[str, Prediction], known: Sequence[str], classes: Sequence[str]
-) -> dict[str, Prediction]:
-    """Predictions of a model with the classes `known` as they read in `classes`: a label may have been added,
+def translation(known: Sequence[str], classes: Sequence[str]) -> Callable[[Prediction], Prediction]:
+    """What makes a prediction of a model with the classes `known` read in `classes`: a label may have been added,
     removed or moved since. Detections of a class that is no more are dropped."""
     number = {name: index + 1 for index, name in enumerate(classes)}
-    result = {}
-    for key, prediction in predictions.items():
+
+    def translated(prediction: Prediction) -> Prediction:
         kept = prediction.keep([i for i, label in enumerate(prediction.labels) if known[label - 1] in number])
         kept.labels = [number[known[label - 1]] for label in kept.labels]
-        result[key] = kept
-    return result
+        return kept
+
+    return translated

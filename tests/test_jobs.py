@@ -45,7 +45,7 @@ class Steps:
     def due(self, key, job): return {"due": (folder / "due").exists(), **self._do("due", key)}
     def score_new(self, key, job): return self._do("score_new", key)
     def connect(self, key, job): return {"found": True, **self._do("connect", key)}
-    def abandon(self, key, version): self._do("abandon", key)
+    def abandon(self, key): self._do("abandon", key)
 
 start_worker(f"sqlite:///{folder}/jobs.sqlite", folder, Steps())
 threading.Event().wait()

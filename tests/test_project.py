@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from label_studio_sdk.label_interface import LabelInterface
 
 from backend import project as module
 from backend.connection import ProjectError, call, connect
+from backend.early import EarlySender
 from backend.images import fetch_image
 from backend.project import LabelStudioProject
 from scripts.label_studio import LabelStudioServer
@@ -25,10 +27,12 @@ from tests.live import (
     predictions_of,
     project_values,
     regions,
+    until,
 )
 from tests.web import Server
 from tsp_model.data import masks
 from tsp_model.data.image_set import ImageSet
+from tsp_model.predictions import Prediction, PredictionFile
 
 OLD, NEW = "tsp-0001-20260101T000000", "tsp-0002-20260102T000000"
 
@@ -45,8 +49,8 @@ def scored(task_id: int, score: float) -> module.Prediction:
     return replace(prediction(str(task_id), [(0.9, 0.8, 0.7), (0.2, 0.5, 0.5)]), image_score=score)
 
 
-def push(project: LabelStudioProject, scores: dict[int, float], version: str = OLD) -> int:
-    return project.push([scored(*pair) for pair in scores.items()], version, CLASSES, 0.3)
+def push(project: LabelStudioProject, scores: dict[int, float], version: str = OLD, a_call: int = 100) -> int:
+    return project.push((scored(*pair) for pair in scores.items()), version, CLASSES, 0.3, a_call)
 
 
 @pytest.fixture
@@ -216,14 +220,50 @@ def test_what_is_there_is_not_sent_again_and_another_version_is_sent_whole(
     assert versions == sorted([OLD, OLD[::-1], NEW])
 
 
-@pytest.mark.parametrize("limits", [{"PREDICTIONS_A_CALL": 2}, {"BYTES_A_CALL": 1}])
+@pytest.mark.parametrize(("a_call", "bytes_a_call", "calls"), [(2, 10**6, [2, 2, 1]), (100, 1, [1] * 5)])
 def test_large_pushes_go_in_several_calls(
-    client: LabelStudio, images: ImageSet, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]
+    client: LabelStudio,
+    images: ImageSet,
+    monkeypatch: pytest.MonkeyPatch,
+    a_call: int,
+    bytes_a_call: int,
+    calls: list[int],
 ) -> None:
     project, tasks = filled_project(client, images.subset(images.keys[:5]))
-    for name, value in limits.items():
-        monkeypatch.setattr(module, name, value)
-    assert push(project, dict.fromkeys(tasks, 0.5)) == 5
+    monkeypatch.setattr(module, "BYTES_A_CALL", bytes_a_call)
+    sent, original = [], LabelStudioProject._import_predictions
+
+    def watched(self: LabelStudioProject, entries: list[str]) -> int:
+        sent.append(len(entries))
+        return original(self, entries)
+
+    monkeypatch.setattr(LabelStudioProject, "_import_predictions", watched)
+    assert push(project, dict.fromkeys(tasks, 0.5), a_call=a_call) == 5
+    assert sent == calls
+    assert [len(predictions_of(project, task)) for task in tasks] == [1] * 5
+
+
+def test_what_was_deleted_since_it_was_scored_is_left_out(client: LabelStudio, images: ImageSet) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:3]))
+    call(client, "DELETE", f"api/tasks/{tasks[1]}/")
+    assert push(project, dict.fromkeys(tasks, 0.5)) == 2
+
+
+def test_what_went_out_early_is_not_sent_again(client: LabelStudio, images: ImageSet, tmp_path: Path) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:5]))
+    (tmp_path / "p.jsonl").touch()
+    file = PredictionFile(tmp_path / "p.jsonl")
+
+    def stream() -> Iterator[Prediction]:
+        yield from (scored(task, 0.5) for task in tasks[:3])
+        until(lambda: predictions_of(project, tasks[1]), "the first two on the server")
+        yield from (scored(task, 0.5) for task in tasks[3:])
+
+    with EarlySender(tmp_path / "p.jsonl", lambda found: project.push(found, OLD, CLASSES, 0.3, 2), 2) as sender:
+        file.add(stream(), sender.on_disk)
+    missing = [task for task in tasks if not predictions_of(project, task)]
+    assert set(missing) <= set(tasks[2:])
+    assert project.push(file.values(), OLD, CLASSES, 0.3) == len(missing)
     assert [len(predictions_of(project, task)) for task in tasks] == [1] * 5
 
 

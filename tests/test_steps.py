@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,9 +18,11 @@ from backend import steps as backend_steps
 from backend.images import ImageError
 from backend.progress import Progress
 from backend.snapshot import Snapshot
-from backend.steps import CycleSteps, JobError, translated
+from backend.steps import CycleSteps, JobError, translation
 from backend.versions import Versions
 from tests.builders import disc_set, prediction
+from tsp_model import cycle
+from tsp_model.cycle import score_pool
 from tsp_model.predictions import read_predictions
 from tsp_model.settings import SettingsError
 
@@ -38,6 +42,8 @@ class Project:
         self.classes = ("disc", "box")
         self.pushed: dict[str, dict[str, float]] = {}
         self.switched: list[str] = []
+        self.refusal: Exception | None = None
+        self.asked = threading.Event()
         self._tasks = {
             number: SimpleNamespace(id=number, image_url=str(item.path), annotation=None, instances=None)
             for number, item in enumerate(images.items, start=1)
@@ -64,11 +70,16 @@ class Project:
         self._tasks[number] = SimpleNamespace(id=number, image_url=path, annotation=None, instances=None)
         return number
 
-    def push(self, predictions, version, classes, show_threshold) -> int:
+    def push(self, predictions, version, classes, show_threshold, a_call=1000) -> int:
         already = self.pushed.setdefault(version, {})
-        new = {one.key: one.image_score for one in predictions if one.key not in already}
-        already |= new
-        return len(new)
+        self.asked.set()
+        if self.refusal is not None:
+            raise self.refusal
+        sent = 0
+        for one in predictions:  # one by one, as the real one takes them
+            sent += one.key not in already
+            already.setdefault(one.key, one.image_score)
+        return sent
 
     def switch(self, version: str) -> None:
         self.switched.append(version)
@@ -127,6 +138,82 @@ def test_a_repeated_step_changes_nothing(bench):
     bench.steps.score(KEY, version, bench.job)
     stored = read_predictions(bench.versions.folder(version) / "predictions.jsonl")
     assert {key: one.image_score for key, one in stored.items()} == pytest.approx(before, abs=1e-6)
+
+
+def trained_version(bench) -> str:
+    """A version whose pool of five tasks is to be scored."""
+    for _ in range(2):
+        bench.project.add(bench.project.truth.items[0].path.as_posix())
+    bench.project.annotate(1, 2)
+    version = bench.steps.pull(KEY, bench.job)["version"]
+    bench.steps.train(KEY, version, bench.job)
+    return version
+
+
+def test_predictions_are_pushed_while_others_are_made(bench, monkeypatch):
+    monkeypatch.setattr(backend_steps, "LEAST_EARLY", 1)
+    version = trained_version(bench)
+    arrived = threading.Event()
+    push = bench.project.push
+
+    def watched(predictions, *arguments):
+        def passing():
+            for one in predictions:
+                yield one
+                arrived.set()
+
+        return push(passing(), *arguments)
+
+    def patient(*arguments):
+        for number, one in enumerate(score_pool(*arguments)):
+            assert number != 2 or arrived.wait(30), "the first ones are not sent before the last is made"
+            yield one
+
+    monkeypatch.setattr(bench.project, "push", watched)
+    monkeypatch.setattr(cycle, "score_pool", patient)
+    assert bench.steps.score(KEY, version, bench.job) == {"scored": 5}
+    early = len(bench.project.pushed[version])
+    assert bench.steps.push(KEY, version, bench.job) == {"pushed": 5 - early}
+    assert set(bench.project.pushed[version]) == {"3", "4", "5", "6", "7"}
+    assert bench.project.switched == []
+
+
+def test_if_nothing_can_be_sent_early_scoring_goes_on_and_push_sends_all(bench, monkeypatch, caplog):
+    monkeypatch.setattr(backend_steps, "LEAST_EARLY", 1)
+    version = trained_version(bench)
+    bench.project.refusal = RuntimeError("no Label Studio answers")
+
+    def patient(*arguments):
+        for number, one in enumerate(score_pool(*arguments)):
+            assert number == 0 or bench.project.asked.wait(30)
+            yield one
+
+    monkeypatch.setattr(cycle, "score_pool", patient)
+    with caplog.at_level(logging.WARNING, "backend.early"):
+        assert bench.steps.score(KEY, version, bench.job) == {"scored": 5}
+    assert bench.project.pushed[version] == {}
+    assert [record.name for record in caplog.records] == ["backend.early"]
+    with pytest.raises(RuntimeError):
+        bench.steps.push(KEY, version, bench.job)
+    bench.project.refusal = None
+    assert bench.steps.push(KEY, version, bench.job) == {"pushed": 5}
+
+
+def test_killed_scoring_goes_on_where_it_was(bench, monkeypatch):
+    version = trained_version(bench)
+    path = bench.versions.folder(version) / "predictions.jsonl"
+    bench.steps.score(KEY, version, bench.job)
+    whole = read_predictions(path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:2]) + lines[2][:50])
+    assert bench.steps.score(KEY, version, bench.job) == {"scored": 3}
+    assert path.read_bytes().startswith(b"".join(lines[:2])), "what is there is not made again"
+    again = read_predictions(path)
+    assert list(again) == list(whole)
+    for key, one in whole.items():
+        assert again[key].scores == pytest.approx(one.scores, abs=1e-4)
+        assert again[key].image_score == pytest.approx(one.image_score, abs=1e-4)
+    assert bench.steps.score(KEY, version, bench.job) == {"scored": 0}
 
 
 def test_nothing_to_train_on_is_said_and_leaves_nothing(bench):
@@ -214,7 +301,7 @@ def test_new_tasks_are_scored_by_the_active_version_and_old_ones_not_again(bench
 def test_a_label_that_was_added_first_in_the_configuration_moves_the_pseudo_labels(bench):
     old = prediction("1", [(0.9, 0.8, 0.7), (0.5, 0.5, 0.5)])
     old = dataclasses.replace(old, labels=[1, 2])
-    new = translated({"1": old}, ["disc", "box"], ["ring", "disc"])["1"]
+    new = translation(["disc", "box"], ["ring", "disc"])(old)
     assert (new.labels, new.scores) == ([2], old.scores[:1])
     assert new.image_score == old.image_score
     bench.project.annotate(1, 2)
