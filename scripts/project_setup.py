@@ -10,6 +10,7 @@ from label_studio_sdk import LabelStudio
 
 from backend.connection import ProjectError, call
 from backend.project import LabelStudioProject
+from scripts.service import credentials
 from tsp_model.data.image_set import ImageSet
 
 if TYPE_CHECKING:
@@ -56,12 +57,21 @@ def create_project(client: LabelStudio, title: str, classes: Sequence[str], plan
                 "is_interactive": False,
                 # The script decides when to train, so annotation events do not.
                 "extra_params": plan.method | {"train_after": 0},
+                **_guarded(),
             },
         )
     except ProjectError:
         call(client, "DELETE", f"api/projects/{project['id']}")
         raise
     return project["id"]
+
+
+def _guarded() -> dict[str, str]:
+    """What lets Label Studio through to a backend that asks for a password."""
+    known = credentials()
+    if known is None:
+        return {}
+    return {"auth_method": "BASIC_AUTH", "basic_auth_user": known[0], "basic_auth_pass": known[1]}
 
 
 def import_images(project: LabelStudioProject, images: ImageSet) -> dict[str, int]:

@@ -18,14 +18,19 @@ class ServiceError(RuntimeError):
     """The backend cannot be used as asked; the message is one line with cause and remedy."""
 
 
+def credentials() -> tuple[str, str] | None:
+    """User and password of a guarded backend, from BASIC_AUTH_USER and BASIC_AUTH_PASS; None if it is not guarded."""
+    user = os.environ.get("BASIC_AUTH_USER")
+    return (user, os.environ.get("BASIC_AUTH_PASS", "")) if user else None
+
+
 class Service:
-    """The backend's web service at `url`; basic authentication from BASIC_AUTH_USER and BASIC_AUTH_PASS."""
+    """The backend's web service at `url`, with `credentials`."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._session = requests.Session()
-        if os.environ.get("BASIC_AUTH_USER"):
-            self._session.auth = (os.environ["BASIC_AUTH_USER"], os.environ.get("BASIC_AUTH_PASS", ""))
+        self._session.auth = credentials()
 
     def check(self) -> None:
         """Raise ServiceError unless a TSP backend answers."""
