@@ -21,6 +21,8 @@ SUBJECTS = {
     "branches": "network",
     "uncertainty": "uncertainty",
     "training": "network",
+    "codec": "codec",
+    "evaluation": "evaluation",
 }
 MANY_MINUTES = ("cycle",)
 REPEATS, QUICK_REPEATS = 5, 1

@@ -81,6 +81,7 @@ make_main() {
     make_venv .venv
     install .venv -r requirements.txt
     install .venv --no-deps -r scripts/requirements-patched.txt
+    install .venv -r scripts/requirements-benchmark.txt
     # The patched packages break label-studio-ml's pins, as they are meant to; nothing else may.
     conflicts=$(.venv/bin/python -m pip check | grep -v -e '^label-studio-ml .* has requirement' -e '^No broken' || true)
     [ -z "$conflicts" ] || die "the packages do not go together: $conflicts"
@@ -111,5 +112,5 @@ if command -v flock >/dev/null; then  # two at a time would delete each other's 
     flock -n 9 || { say "waiting for another set-up to end"; flock 9; }
 fi
 [ -z "${PYTHON:-}" ] || find_python
-ensure make_main .venv requirements.txt scripts/requirements-patched.txt
+ensure make_main .venv requirements.txt scripts/requirements-patched.txt scripts/requirements-benchmark.txt
 ensure make_label_studio .venv-label-studio scripts/requirements-label-studio.txt

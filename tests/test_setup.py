@@ -55,7 +55,7 @@ def house(tmp_path: Path) -> Path:
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     write_wheel(wheels, "stubs", imported)
-    for name in ["requirements.txt", "scripts/requirements-patched.txt"]:
+    for name in ["requirements.txt", "scripts/requirements-patched.txt", "scripts/requirements-benchmark.txt"]:
         (house / name).write_text(f"--no-index\n--find-links {wheels.as_uri()}\nstubs==1\n")
     (house / "scripts" / "requirements-label-studio.txt").write_text("--no-index\n")
     return house
