@@ -58,6 +58,11 @@ class BackendProcess:
         if self._child:
             self._child.stop()
 
+    @property
+    def process_group(self) -> int | None:
+        """Id of the group of web service and worker; None while they do not run."""
+        return self._child.group if self._child else None
+
     def _wait(self) -> None:
         assert self._child is not None
         began = time.monotonic()

@@ -1,0 +1,190 @@
+"""What a training costs as the pool grows: `python -m scripts.speed.growth --sizes 100,1000,10000`.
+
+A real Label Studio server, and for each size a fresh service that trains the tiny network on the same few labels,
+scores the pool and pushes it. The work should grow as the pool does, the worker's memory not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from label_studio_sdk import LabelStudio
+from tqdm import tqdm
+
+from backend.connection import call, connect
+from backend.project import LabelStudioProject
+from backend.regions import to_region
+from scripts.backend_process import BackendProcess
+from scripts.command_line import CommandError, run
+from scripts.label_studio import LabelStudioServer
+from scripts.processes import free_port
+from scripts.project_setup import label_config
+from scripts.service import Service
+from scripts.table import markdown
+from tsp_model.data.coco import load_coco
+from tsp_model.data.image_set import ImageSet, Item
+from tsp_model.data.synthetic import write_synthetic
+from tsp_model.files import write_json
+
+SIDE, LABELLED, WARM_UP = 64, 8, 60  # pixels; images that train; tasks of the project before the one that counts
+TASKS_A_CALL = 1000
+METHOD = {"preset": "tiny", "image_size": SIDE, "epochs": 10, "train_after": 0}
+COLUMNS = (
+    ("pool", "images", "{}"),
+    ("pull s", "pull_seconds", "{:.1f}"),
+    ("score s", "score_seconds", "{:.1f}"),
+    ("push s", "push_seconds", "{:.1f}"),
+    ("score and push, ms an image", "milliseconds_an_image", "{:.1f}"),
+    ("peak MB", "peak_mb", "{:.0f}"),
+    ("of it for the pool", "growth_mb", "{:.0f}"),
+)
+
+
+def growth(sizes: Sequence[int] = (100, 1000, 10000)) -> list[dict[str, Any]]:
+    """A row for each size, smallest first.
+
+    Returns:
+        Dicts of images, pull_seconds, score_seconds (most of the pushing happens meanwhile), push_seconds (the rest of
+        it), milliseconds_an_image (of these two), peak_mb (of the worker process, a new one for each size) and
+        growth_mb (how much of that came after a training with a pool of WARM_UP tasks).
+
+    Raises:
+        CommandError: a size is too small. ServerError, ServiceError, ProjectError: a part does not run.
+    """
+    if min(sizes) <= LABELLED:
+        raise CommandError(f"a pool of {min(sizes)} is too small; give sizes above {LABELLED}.")
+    with tempfile.TemporaryDirectory(prefix="tsp-growth-") as name:
+        folder = Path(name)
+        write_synthetic(folder / "set", train=max(*sizes, WARM_UP), test=1, size=SIDE)
+        images = load_coco(folder / "set", "train")
+        with LabelStudioServer(folder / "label-studio") as server, _served(folder / "set" / "images") as address:
+            client = connect(server.url, server.api_key)
+            rows = []
+            for size in tqdm(sorted(sizes), desc="pools", leave=False):
+                where = (folder / str(size), free_port(), server.url, server.api_key)
+                with BackendProcess(*where, TORCH_THREADS="1", OMP_NUM_THREADS="1") as backend:
+                    rows.append(_row(client, backend, address, images, size))
+        return rows
+
+
+def _row(client: LabelStudio, backend: BackendProcess, address: str, images: ImageSet, size: int) -> dict[str, Any]:
+    _train(_project(client, backend.url, address, images, WARM_UP), backend.url)
+    before = _peak_mb(backend)
+    seconds = _train(_project(client, backend.url, address, images, size), backend.url)["seconds"]
+    peak = _peak_mb(backend)
+    return {
+        "images": size,
+        **{f"{phase}_seconds": seconds[phase] for phase in ("pull", "score", "push")},
+        "milliseconds_an_image": 1000 * (seconds["score"] + seconds["push"]) / (size - LABELLED),
+        "peak_mb": peak,
+        "growth_mb": peak - before,
+    }
+
+
+def _project(client: LabelStudio, backend: str, address: str, images: ImageSet, size: int) -> LabelStudioProject:
+    """A connected project with `size` tasks whose images are at `address`; LABELLED of them have their annotation."""
+    body = {"title": f"a pool of {size}", "label_config": label_config(images.classes, "brush")}
+    project = LabelStudioProject(client, call(client, "POST", "api/projects", json=body)["id"])
+    labelled = [item for item in images.items if item.instances][:LABELLED]
+    # Those that train come first, so that every pool has them.
+    items = [*labelled, *(item for item in images.items if item not in labelled)][:size]
+    tasks = [{"data": {"image": f"{address}/{item.path.name}"}} for item in items]
+    made: list[int] = []
+    for start in range(0, size, TASKS_A_CALL):
+        path = f"api/projects/{project.project_id}/import"
+        some = tasks[start : start + TASKS_A_CALL]
+        made += call(client, "POST", path, params={"return_task_ids": "true"}, json=some, timeout=600)["task_ids"]
+    for task, item in zip(made, labelled, strict=False):
+        project.submit_annotation(task, _truth(project, item))
+    connection = {"project": project.project_id, "url": backend, "title": "TSP", "is_interactive": False}
+    call(client, "POST", "api/ml", json=connection | {"extra_params": METHOD})
+    return project
+
+
+def _truth(project: LabelStudioProject, item: Item) -> list[dict[str, Any]]:
+    return [
+        to_region(project.classes[one.label - 1], one.rle, project.tag, f"truth{index}")
+        for index, one in enumerate(item.instances)
+    ]
+
+
+def _train(project: LabelStudioProject, backend: str) -> dict[str, Any]:
+    """Start training in Label Studio; the job's last status."""
+    service = Service(backend)
+    try:
+        project.start_training()
+        job = service.last_training(project.key)
+        if job is None:
+            raise CommandError("Label Studio started no training.")
+        return service.wait(job["job_id"], "a pool")
+    finally:
+        service.close()
+
+
+def _peak_mb(backend: BackendProcess) -> float:
+    """The most memory that the service's worker ever held (Linux)."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = os.getpgid(int(entry.name)) == backend.process_group
+            if ours and b"worker" in (entry / "cmdline").read_bytes().split(b"\0"):
+                lines = dict(line.split(":", 1) for line in (entry / "status").read_text().splitlines())
+                return int(lines["VmHWM"].split()[0]) / 1024
+        except OSError:  # it has just ended
+            continue
+    raise CommandError(f"the service has no worker any more; see {backend.log}.")
+
+
+@contextmanager
+def _served(folder: Path) -> Iterator[str]:
+    """The files of a folder over HTTP; the address. How images come to a task is not what is measured."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # keeps connections, which then must not wait for the other side's receipt
+        disable_nagle_algorithm = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _sizes(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").split("\n\n")[0],
+        epilog="example: python -m scripts.speed.growth --sizes 100,1000 --out runs/growth.json",
+    )
+    parser.add_argument("--sizes", type=_sizes, default=[100, 1000, 10000], help="pools (default: 100,1000,10000)")
+    parser.add_argument("--out", type=Path, help="the rows as JSON")
+    arguments = parser.parse_args()
+    rows = growth(arguments.sizes)
+    if arguments.out:
+        write_json(arguments.out, rows)
+    print(
+        markdown([[title for title, _, _ in COLUMNS]] + [[f.format(row[key]) for _, key, f in COLUMNS] for row in rows])
+    )
+
+
+if __name__ == "__main__":
+    run("growth", main)
