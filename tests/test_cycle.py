@@ -89,7 +89,7 @@ def test_every_cycle_starts_from_the_same_weights_unless_it_is_a_warm_start(firs
     weight = "backbone.stem.0.0.weight"
     assert not torch.equal(once[weight], other[weight])
     warm = initial_model(labelled, SETTINGS.override({"warm_start": True}), folder).state_dict()
-    trained = checkpoints.load(folder)[0].state_dict()
+    trained = checkpoints.read(folder)[0].state_dict()
     assert all(torch.equal(warm[name], trained[name]) for name in warm)
     assert not torch.equal(once[weight], trained[weight])
 

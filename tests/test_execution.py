@@ -93,6 +93,17 @@ def test_bfloat16_keeps_boxes_off_its_grid() -> None:
     assert ((far * 2) % 1 != 0).any()
 
 
+def test_a_frozen_network_says_the_same_bit_for_bit() -> None:
+    """A millisecond saved is no reason to score a pool otherwise than the network that was trained."""
+    execution = Execution(CPU, torch.bfloat16, True, True)
+    learning, frozen = execution.prepare(network()), execution.freeze(network())
+    assert frozen.roi_heads.box_head.fc6.weight.dtype == torch.bfloat16
+    assert frozen.backbone.stem[0][1].weight.dtype == torch.float32  # norms keep their precision
+    for one, other in zip(predict(learning, images()), predict(frozen, images()), strict=True):
+        for name in ("boxes", "scores", "box_scores", "mask_scores", "masks"):
+            assert torch.equal(one[name], other[name]), name
+
+
 _OTHER_MACHINE = """
 import json, sys, torch
 sys.path.insert(0, {root!r})

@@ -46,10 +46,18 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def load(folder: Path, execution: Execution | None = None) -> tuple[TSPMaskRCNN, dict[str, Any]]:
-    """The model of `folder` in evaluation mode, and its card. Nothing is downloaded and no pickle is read.
+    """The model of `folder`, ready to answer, and its card; see `read` and `Execution.freeze`.
 
     Args:
         execution: how it runs here; None: as its settings say.
+    """
+    model, card = read(folder)
+    execution = execution or Execution.choose(Settings.from_dict(card["settings"]))
+    return execution.freeze(model), card
+
+
+def read(folder: Path) -> tuple[TSPMaskRCNN, dict[str, Any]]:
+    """The model of `folder` as it was trained, on the CPU, and its card. Nothing is downloaded and no pickle is read.
 
     Raises CheckpointError for a missing, torn or foreign checkpoint.
     """
@@ -61,5 +69,4 @@ def load(folder: Path, execution: Execution | None = None) -> tuple[TSPMaskRCNN,
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
         cause = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{folder / WEIGHTS} cannot be loaded ({cause}); use another version.") from error
-    execution = execution or Execution.choose(Settings.from_dict(card["settings"]))
-    return execution.prepare(model).eval(), card
+    return model, card

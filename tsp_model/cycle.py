@@ -161,7 +161,7 @@ def initial_model(labelled: ImageSet, settings: Settings, parent: Path | None = 
             dropout=settings.dropout,
         )
     if settings.warm_start and parent is not None:
-        warm, card = checkpoints.load(parent)
+        warm, card = checkpoints.read(parent)
         if card["classes"] == list(labelled.classes) and card["settings"]["backbone"] == settings.backbone:
             model.load_state_dict(warm.state_dict())
         else:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from tsp_model.roi_align import GatherRoIAlign
 from tsp_model.settings import Settings
@@ -69,6 +70,17 @@ class Execution:
             model.backbone.compile()
             model.rpn.head.compile()
         model.execution = self
+        return model
+
+    def freeze(self, model: TSPMaskRCNN) -> TSPMaskRCNN:
+        """`prepare` for a network that only answers, no longer learns; in place.
+
+        Weights are rounded to the precision once, not at every pass, which gives the same detections bit for bit.
+        """
+        self.prepare(model).eval().requires_grad_(False)
+        for module in model.modules():
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+                module.to(self.precision)
         return model
 
     def autocast(self) -> torch.autocast:
