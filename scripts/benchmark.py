@@ -23,6 +23,8 @@ SUBJECTS = {
     "training": "network",
     "codec": "codec",
     "evaluation": "evaluation",
+    "predict": "service",
+    "threads": "service",
 }
 MANY_MINUTES = ("cycle",)
 REPEATS, QUICK_REPEATS = 5, 1

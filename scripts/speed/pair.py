@@ -93,9 +93,9 @@ def build_pair(bench: Bench) -> Pair:
     return Pair(execution.prepare(ours).eval(), stock.to(execution.device).eval(), size)
 
 
-def build_ours(size: int, **arguments: Any) -> TSPMaskRCNN:
-    """R50 with random weights, not yet prepared for the machine."""
-    model = tsp_mask_rcnn(CLASSES, weights="none", image_size=size, detections_per_image=DETECTIONS, **arguments)
+def build_ours(size: int, classes: int = CLASSES, **arguments: Any) -> TSPMaskRCNN:
+    """R50 with random weights, not yet prepared for the machine; `classes` with background."""
+    model = tsp_mask_rcnn(classes, weights="none", image_size=size, detections_per_image=DETECTIONS, **arguments)
     settle_norms(model, size)
     return model
 

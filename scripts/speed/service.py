@@ -1,0 +1,154 @@
+"""What the service adds to the network's own time for one /predict, and how many threads pay under load."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import requests
+import torch
+
+from backend.connection import ProjectError, call
+from backend.project import LabelStudioProject
+from backend.versions import Versions
+from scripts.speed.house import House, house
+from scripts.speed.pair import DETECTIONS, build_ours
+from scripts.speed.timing import COST, Bench, Comparison, require_agreement
+from tsp_model import checkpoints
+from tsp_model.cycle import score_pool
+from tsp_model.data.image_set import ImageSet, read_image
+from tsp_model.inference import predict as network_predict
+from tsp_model.predictions import Prediction
+from tsp_model.settings import Settings
+
+SIZE, QUICK_SIZE = 512, 64
+WARMUP = 2  # the first request loads the model
+REQUEST_SECONDS = 90
+SCORED, QUICK_SCORED = 16, 2
+LISTED = 100  # tasks on a page of the Data Manager
+
+
+def predict(bench: Bench) -> Iterator[Comparison]:
+    """One task, new each time, from request to answer, beside the same network on its decoded image in this process."""
+    size = QUICK_SIZE if bench.quick else SIZE
+    count = bench.repeats + WARMUP
+    with house(count, size, bench.threads) as there:
+        project, tasks = there.project({"train_after": 0})
+        folder, version = make_version(there, project, size)
+        model, card = checkpoints.load(folder)
+        settings = Settings.from_dict(card["settings"])
+        bodies = iter([_body(project, tasks[key]) for key in there.images.keys])
+        decoded = iter([read_image(item.path) for item in there.images.items])
+        answers: list[dict[str, Any]] = []
+        found: list[dict[str, Any]] = []
+        contestants = {
+            "/predict": lambda: answers.append(_post(there.backend.url, next(bodies))),
+            "network alone": lambda: found.extend(network_predict(model, [next(decoded)], paste=False)),
+        }
+        title = f"/predict, R50 at {size}"
+        seconds = bench.measure(title, contestants, warmup=WARMUP)
+        for answer, detections in zip(answers, found, strict=True):
+            (result,) = answer["results"]
+            same = bool(result) and result["model_version"] == version
+            score = Prediction.from_detections("", detections, settings).image_score
+            require_agreement(same and abs(result["score"] - score) < 1e-3, f"an answer of /predict: {result!s:.200}")
+        regions = [len(answer["results"][0]["result"]) for answer in answers]
+        facts = {"regions_an_answer": sum(regions) / len(regions)}
+        yield Comparison(title, "/predict", "network alone", seconds, COST, aim=1.2, facts=facts)
+
+
+def make_version(there: House, project: LabelStudioProject, size: int) -> tuple[Path, str]:
+    """R50 with random weights as the project's active version: its folder and name."""
+    settings = Settings(weights="none", image_size=size, detections_per_image=DETECTIONS)
+    model = build_ours(size, classes=len(there.images.classes) + 1)
+    versions = Versions(there.backend.model_dir, project.key)
+    version = versions.new_name()
+    card = {
+        "classes": list(there.images.classes),
+        "settings": settings.to_dict(),
+        "counts": {},
+        "labelled": [],
+        "metrics": {},
+        "warnings": [],
+        "parent": None,
+        "train_seconds": 0.0,
+    }
+    checkpoints.save(versions.folder(version), model, card)
+    versions.activate(version)
+    return versions.folder(version), version
+
+
+def _body(project: LabelStudioProject, task: int) -> dict[str, Any]:
+    """What Label Studio sends for a task."""
+    data = call(project.client, "GET", f"api/tasks/{task}/")["data"]
+    tasks = [{"id": task, "data": data}]
+    return {"tasks": tasks, "project": project.key, "label_config": project.config, "params": {}}
+
+
+def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    response = requests.post(f"{url}/predict", json=body, timeout=REQUEST_SECONDS)
+    response.raise_for_status()
+    return response.json()
+
+
+def threads(bench: Bench) -> Iterator[Comparison]:
+    """The worker's scoring with one thread and with all of them: alone, and beside servers that are kept busy."""
+    size, scored = (QUICK_SIZE, QUICK_SCORED) if bench.quick else (SIZE, SCORED)
+    most = max(2, bench.threads)
+    with house(scored, size, threads=1) as there:
+        project, tasks = there.project({"train_after": 0})
+        folder, _ = make_version(there, project, size)
+        body = _body(project, tasks[there.images.keys[0]])
+        loads: dict[str, Callable[[], object] | None] = {
+            "alone": None,
+            "beside a busy Label Studio": lambda: _list_tasks(project),
+            "beside busy predictions": lambda: _post(there.backend.url, body),
+        }
+        for situation, ask in loads.items():
+            title = f"scoring {scored} images {situation}"
+            contestants = {_threads(number): _scoring(folder, there.images, number, ask) for number in (1, most)}
+            seconds = bench.measure(title, contestants)
+            yield Comparison(title, _threads(1), _threads(most), seconds, note="above 1: one thread is quicker")
+
+
+def _threads(number: int) -> str:
+    return f"{number} thread{'s' * (number > 1)}"
+
+
+def _scoring(folder: Path, images: ImageSet, number: int, ask: Callable[[], object] | None) -> Callable[[], object]:
+    def score() -> None:
+        torch.set_num_threads(number)
+        for _ in score_pool(folder, images):
+            pass
+
+    return score if ask is None else beside(ask, score)
+
+
+def beside(ask: Callable[[], object], run: Callable[[], object]) -> Callable[[], object]:
+    """`run` while somebody asks without a pause. The last question's end is waited for, as a neighbour's would be."""
+
+    def both() -> None:
+        over = threading.Event()
+
+        def keep_asking() -> None:
+            while not over.is_set():
+                with suppress(requests.RequestException, ProjectError):  # a busy server may refuse; ask again
+                    ask()
+
+        asker = threading.Thread(target=keep_asking, daemon=True)
+        asker.start()
+        try:
+            run()
+        finally:
+            over.set()
+            asker.join()
+
+    return both
+
+
+def _list_tasks(project: LabelStudioProject) -> None:
+    """What an open Data Manager asks for."""
+    call(project.client, "GET", "api/tasks", params={"project": project.project_id, "page_size": LISTED})
