@@ -69,30 +69,32 @@ class LabelStudioProject:
     def tasks(self) -> Iterator[Task]:
         """Every task once, those with an annotation first, page by page."""
         seen = set()
-        for raw in self._pages(ANNOTATED_A_PAGE, fields="all", filters=[HAS_ANNOTATION]):
+        for raw in self._pages(ANNOTATED_A_PAGE, [HAS_ANNOTATION], fields="all", omit="predictions"):
             seen.add(raw["id"])
             annotation = training_annotation(raw["annotations"])
             instances = None if annotation is None else instances_of(annotation, self.classes, raw["id"])
             yield Task(raw["id"], self._image_url(raw), annotation, instances)
-        for raw in self._pages(TASKS_A_PAGE):
+        for raw in self._pages(TASKS_A_PAGE, include="id,data,total_annotations"):
             # One that was annotated since the first listing is no image to guess at, and trains next time.
             if raw["id"] not in seen and not raw["total_annotations"]:
                 yield Task(raw["id"], self._image_url(raw))
 
     def annotated_task_ids(self) -> set[int]:
         """Tasks with an annotation that was submitted and not skipped."""
-        return {raw["id"] for raw in self._pages(TASKS_A_PAGE, filters=[HAS_ANNOTATION])}
+        return {raw["id"] for raw in self._pages(TASKS_A_PAGE, [HAS_ANNOTATION], include="id")}
 
     def task_ids_by_name(self) -> dict[str, int]:
         """The task of each image that `upload_images` imported, by its name."""
-        return {raw["data"]["name"]: raw["id"] for raw in self._pages(TASKS_A_PAGE) if "name" in raw["data"]}
+        listed = self._pages(TASKS_A_PAGE, include="id,data")
+        return {raw["data"]["name"]: raw["id"] for raw in listed if "name" in raw["data"]}
 
     def scores(self) -> dict[int, float]:
         """Label Studio's own prediction score of each task, of the project's version; the lowest first, ties by id.
 
         Tasks without one are left out. Only a listing that filters or orders by the score carries it.
         """
-        found = {raw["id"]: raw["predictions_score"] for raw in self._pages(TASKS_A_PAGE, filters=[HAS_SCORE])}
+        listed = self._pages(TASKS_A_PAGE, [HAS_SCORE], include="id,predictions_score")
+        found = {raw["id"]: raw["predictions_score"] for raw in listed}
         return dict(sorted(found.items(), key=lambda pair: (pair[1], pair[0])))
 
     def push(
@@ -124,7 +126,7 @@ class LabelStudioProject:
         self, predictions: Iterable[Prediction], version: str, classes: Sequence[str], show_threshold: float
     ) -> Iterator[str]:
         """The predictions that `push` has to send, checked, as the JSON that Label Studio imports."""
-        waiting = {raw["id"] for raw in self._pages(TASKS_A_PAGE, filters=[_lacks_version(version)])}
+        waiting = {raw["id"] for raw in self._pages(TASKS_A_PAGE, [_lacks_version(version)], include="id")}
         interface = LabelInterface(self.config)
         for prediction in predictions:
             if int(prediction.key) not in waiting:
@@ -241,10 +243,11 @@ class LabelStudioProject:
     def _image_url(self, raw: Mapping[str, Any]) -> str:
         return str(raw["data"].get(self.tag.image_key) or "")
 
-    def _pages(
-        self, size: int, fields: str = "task_only", filters: Sequence[Mapping[str, Any]] = ()
-    ) -> Iterator[dict[str, Any]]:
+    def _pages(self, size: int, filters: Sequence[Mapping[str, Any]] = (), **chosen: str) -> Iterator[dict[str, Any]]:
         """The project's tasks in the order of their ids, a page in memory at a time.
+
+        `chosen` says what of each: `include` names the fields of a task; it would also thin out what is nested, so
+        annotations come with `fields="all"`, and `omit` keeps the predictions of every version out.
 
         A page begins after the last id seen, not at a number: page numbers would give a task twice, or pass one
         over, when an annotation or a deletion in the meantime moves the rest of a filtered list.
@@ -256,9 +259,9 @@ class LabelStudioProject:
             parameters = {
                 "project": self.project_id,
                 "page_size": size,
-                "fields": fields,
                 "query": json.dumps(query),
                 "resolve_uri": "true",
+                **chosen,
             }
             tasks = call(self.client, "GET", "api/tasks/", params=parameters, timeout=300)["tasks"]
             yield from tasks

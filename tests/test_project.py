@@ -129,6 +129,27 @@ def test_an_annotation_with_a_malformed_region_trains_nothing_and_hides_nothing(
     assert found[tasks[2]].annotation is None
 
 
+def test_annotations_are_read_without_the_predictions_beside_them(
+    client: LabelStudio, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of every version would come along, and a project has many more of them than annotations."""
+    project, tasks = filled_project(client, images.subset(images.keys[:2]))
+    push(project, dict.fromkeys(tasks, 0.5))
+    project.submit_annotation(tasks[0], regions(project, images.items[0]))
+    answers = []
+
+    def watched(*arguments, **options):
+        answers.append(call(*arguments, **options))
+        return answers[-1]
+
+    monkeypatch.setattr(module, "call", watched)
+    first, second = project.tasks()
+    assert len(first.instances) == len(images.items[0].instances) and second.annotation is None
+    listed = [task for answer in answers for task in answer["tasks"]]
+    assert [task["id"] for task in listed] == [tasks[0], *tasks]
+    assert not any("predictions" in task for task in listed)
+
+
 # Images and pages
 
 
