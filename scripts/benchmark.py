@@ -25,6 +25,7 @@ SUBJECTS = {
     "evaluation": "evaluation",
     "predict": "service",
     "threads": "service",
+    "cycle": "cycle",
 }
 MANY_MINUTES = ("cycle",)
 REPEATS, QUICK_REPEATS = 5, 1
