@@ -50,7 +50,7 @@ def _images(bench: Bench) -> tuple[ImageSet, str]:
         images, name = load_coco(bench.data / "dsb2018", "test"), "dsb2018"
     else:
         with tempfile.TemporaryDirectory() as folder:
-            write_synthetic(Path(folder), train=1, test=60, size=128)
+            write_synthetic(Path(folder), train=1, test=QUICK_IMAGES if bench.quick else 60, size=128)
             images, name = load_coco(folder, "test"), "synthetic"
     return (images.subset(images.keys[:QUICK_IMAGES]) if bench.quick else images), name
 

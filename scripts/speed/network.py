@@ -23,7 +23,7 @@ from scripts.speed.timing import COST, Bench, Comparison, require_agreement
 from tsp_model.losses import supervised_loss
 from tsp_model.network import TSPMaskRCNN
 
-BATCHES = (1, 4)
+BATCHES, QUICK_BATCHES = (1, 4), (2,)
 AIMS_WITH_AMX, AIM_WITHOUT_AMX = {1: 4.5, 4: 5.0}, 2.0
 LEARNING_RATE = 1e-6  # the time of a step does not depend on it, and random weights stay finite
 TRAINING_BATCH = 2
@@ -32,11 +32,16 @@ TRAINING_BATCH = 2
 def inference(bench: Bench) -> Iterator[Comparison]:
     """Images to pasted masks, scores of the two branches included."""
     pair = build_pair(bench)
-    for batch in BATCHES:
+    batches = _batches(bench)
+    for batch in batches:
         yield from _inference(bench, pair, batch)
     if pair.device.type == "cuda":
-        yield from roofline.compare(bench, pair, BATCHES)
+        yield from roofline.compare(bench, pair, batches)
     yield from _without_amx(bench)
+
+
+def _batches(bench: Bench) -> tuple[int, ...]:
+    return QUICK_BATCHES if bench.quick else BATCHES
 
 
 def _inference(bench: Bench, pair: Pair, batch: int) -> Iterator[Comparison]:
@@ -58,7 +63,7 @@ def _inference(bench: Bench, pair: Pair, batch: int) -> Iterator[Comparison]:
     )
     title = f"inference, R50 at {pair.size}, batch {batch}"
     seconds = bench.measure(title, {name: pair.synchronised(run) for name, run in contestants.items()})
-    aim = AIMS_WITH_AMX[batch] if has_amx() else AIM_WITHOUT_AMX
+    aim = AIMS_WITH_AMX.get(batch) if has_amx() else AIM_WITHOUT_AMX
     yield Comparison(title, "ours", "stock float32", seconds, aim=None if pair.device.type == "cuda" else aim)
     yield Comparison(title, "ours", "stock bfloat16 autocast", seconds)
 
@@ -93,7 +98,7 @@ def branches(bench: Bench) -> Iterator[Comparison]:
     """What the box score and the mask score cost: our network with and without them."""
     pair = build_pair(bench)
     plain = without_branches(pair.ours)
-    for batch in BATCHES:
+    for batch in _batches(bench):
         images = pair.images(batch)
         with_scores, without = _detections(pair.ours, images), _detections(plain, images)
         same = all(torch.equal(a["masks"], b["masks"]) for a, b in zip(with_scores, without, strict=True))
@@ -137,7 +142,7 @@ class _EveryOther(nn.Module):
 
 def training(bench: Bench) -> Iterator[Comparison]:
     """Forward, backward and one SGD step; every layer trains in both."""
-    pair = build_pair(bench)
+    pair = copy.deepcopy(build_pair(bench))
     images, targets = pair.images(TRAINING_BATCH), pair.targets(TRAINING_BATCH)
     trained = {name for name, p in pair.stock.named_parameters() if p.requires_grad}
     ours_only = {name for name, p in pair.ours.named_parameters() if p.requires_grad} ^ trained

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from tsp_model.network import TSPMaskRCNN, tsp_mask_rcnn
 from tsp_model.settings import Settings
 
 CLASSES, DETECTIONS, STOCK_PROPOSALS = 10, 20, 1000
-SIZE, QUICK_SIZE = 512, 96
+SIZE, QUICK_SIZE = 512, 64
 OBJECTS = 8
 
 
@@ -74,8 +75,15 @@ class Pair:
 
 
 def build_pair(bench: Bench) -> Pair:
-    """R50 both, 20 detections an image, in evaluation mode; CommandError if they do not compute the same."""
-    size = QUICK_SIZE if bench.quick else SIZE
+    """R50 both, 20 detections an image, in evaluation mode; CommandError if they do not compute the same.
+
+    The same pair at every call, so whoever changes it takes a copy.
+    """
+    return _build(QUICK_SIZE if bench.quick else SIZE)
+
+
+@functools.cache
+def _build(size: int) -> Pair:
     torch.manual_seed(0)
     stock = maskrcnn_resnet50_fpn(
         weights=None,

@@ -20,10 +20,10 @@ AIMS = {"whole passes": 8.0, "shared backbone and RPN": 4.0}
 
 def uncertainty(bench: Bench) -> Iterator[Comparison]:
     """A batch of the pool; everything in the same execution, and no contestant pastes masks."""
-    size, count = (QUICK_SIZE, 2) if bench.quick else (SIZE, PASSES)
+    size, count, batch = (QUICK_SIZE, 2, 1) if bench.quick else (SIZE, PASSES, BATCH_SIZE)
     torch.manual_seed(0)
     model = Execution.choose(Settings()).prepare(build_ours(size, dropout=DROPOUT)).eval()
-    images = list(torch.rand(BATCH_SIZE, 3, size, size, generator=torch.Generator().manual_seed(1)))
+    images = list(torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(1)))
     names = {f"{count} {name}": shared for name, shared in zip(AIMS, (False, True), strict=True)}
     contestants = {"one pass with scores": lambda: list(predict(model, images, paste=False))} | {
         name: lambda shared=shared: _drained(monte_carlo.passes(model, images, count, shared))
@@ -31,9 +31,9 @@ def uncertainty(bench: Bench) -> Iterator[Comparison]:
     }
     for name in names:
         found = contestants[name]()
-        require_agreement([len(one) for one in found] == [BATCH_SIZE] * count, f"numbers of {name}")
+        require_agreement([len(one) for one in found] == [batch] * count, f"numbers of {name}")
     seconds = bench.measure("uncertainty", contestants)
-    title = f"uncertainty of {BATCH_SIZE} images, R50 at {size}"
+    title = f"uncertainty of {batch} images, R50 at {size}"
     for name, aim in zip(names, AIMS.values(), strict=True):
         yield Comparison(title, "one pass with scores", name, seconds, aim=aim)
 
