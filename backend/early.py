@@ -19,7 +19,7 @@ class EarlySender:
 
     It follows the file and not the predictions in memory: a slow server costs no memory and holds nobody up. Nothing
     depends on it: whoever sends the rest afterwards must ask the server what is there. So an error is one line in the
-    log, and at the end of the block it stops after the call it is in.
+    log. The end of the block waits for the call it is in, since the server may finish what nobody waits for.
 
     Args:
         path: of the file.
