@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from scripts.speed.pair import DETECTIONS, Pair
-from scripts.speed.timing import Bench, Comparison
+from scripts.speed.timing import COST, Bench, Comparison
 from tsp_model.complexity import gflops
 from tsp_model.execution import Execution
 from tsp_model.network import TSPMaskRCNN
@@ -43,7 +43,7 @@ def compare(bench: Bench, pair: Pair, batches: Sequence[int]) -> Iterator[Compar
             for matmul, copy in zip(seconds["matmul"], seconds["copy"], strict=True)
         ]
         facts = {"gflop": batch * operations / 1e9, "gigabytes": moved / 1e9}
-        yield Comparison(title, "peaks", "ours", seconds, note="how many times the least time ours takes", facts=facts)
+        yield Comparison(title, "ours", "peaks", seconds, COST, facts=facts)
 
 
 @torch.inference_mode()
