@@ -1,4 +1,4 @@
-"""What the project is measured by: `python -m scripts.benchmark speed` runs every comparison side by side."""
+"""What the project is measured by: `speed` side by side, `agreement` of what is quick, `growth` with the pool."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scripts.command_line import CommandError, run
+from tsp_model.files import write_json
 
 if TYPE_CHECKING:
     from scripts.speed.timing import Bench, Comparison
@@ -61,6 +62,39 @@ def speed(arguments: argparse.Namespace) -> None:
         arguments.markdown.write_text(report.document(described, rows), encoding="utf-8")
 
 
+def agreement(arguments: argparse.Namespace) -> None:
+    """Train, or take what was trained before, and ask the same weights in quicker and quicker ways."""
+    import torch
+
+    from scripts.speed import machine
+    from scripts.speed.agreement import SEED, compare, table
+
+    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    described = machine.describe(torch.get_num_threads())
+    results = [
+        compare(name, arguments.folder, backbone, arguments.epochs, arguments.size, arguments.data, arguments.picked)
+        for backbone in arguments.backbones.split(",")
+        for name in arguments.sets.split(",")
+    ]
+    write_json(arguments.folder / "agreement.json", {"machine": described, "seed": SEED, "results": results})
+    print(f"{machine.in_words(described)}\n\n{table(results)}")
+
+
+def growth(arguments: argparse.Namespace) -> None:
+    """Pools of several sizes through a real Label Studio."""
+    from scripts.speed.growth import growth as measure
+    from scripts.speed.growth import table
+
+    rows = measure(arguments.sizes)
+    if arguments.out:
+        write_json(arguments.out, rows)
+    print(table(rows))
+
+
+def _sizes(text: str) -> list[int]:
+    return [_at_least_1(part) for part in text.split(",")]
+
+
 def _chosen(only: str | None, cycle: bool) -> list[str]:
     """The names to run, in the order of SUBJECTS. Raises CommandError for an unknown one."""
     if only is None:
@@ -102,8 +136,40 @@ def main() -> None:
     add("--data", type=Path, default=Path("../shared/data"), help="folder of COCO folders (default: %(default)s)")
     add("--out", type=Path, default=Path("runs/speed.json"), help="every round as JSON (default: %(default)s)")
     add("--markdown", type=Path, metavar="FILE", help="write the table there, too")
+    _agreement_command(commands)
+    _growth_command(commands)
     arguments = parser.parse_args()
     arguments.run(arguments)
+
+
+def _agreement_command(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "agreement",
+        help="AP50 and order of a pool, as each lever of speed is added, on trained weights",
+        epilog="example: python -m scripts.benchmark agreement --sets synthetic,dsb2018 --backbones tiny,resnet50",
+    )
+    command.set_defaults(run=agreement)
+    add = command.add_argument
+    add("--folder", type=Path, default=Path("runs/agreement"), help="trained networks, results (default: %(default)s)")
+    add("--data", type=Path, default=Path("../shared/data"), help="folder of COCO folders (default: %(default)s)")
+    add("--sets", default="synthetic,dsb2018", help="'synthetic' and names in --data (default: %(default)s)")
+    add("--backbones", default="tiny,resnet50", help="default: %(default)s")
+    add("--epochs", type=_at_least_1, default=16, help="over the labelled images (default: %(default)s)")
+    add("--size", type=_at_least_1, default=256, help="image_size in pixels (default: %(default)s)")
+    add("--picked", type=_at_least_1, default=20, help="images that a cycle would pick (default: %(default)s)")
+    add("--threads", type=_at_least_1, metavar="N", help="of torch (default: as torch has it)")
+
+
+def _growth_command(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "growth",
+        help="seconds and memory of a training as the pool grows",
+        epilog="example: python -m scripts.benchmark growth --sizes 100,1000 --out runs/growth.json",
+    )
+    command.set_defaults(run=growth)
+    add = command.add_argument
+    add("--sizes", type=_sizes, default=[100, 1000, 10000], help="pools (default: 100,1000,10000)")
+    add("--out", type=Path, help="the rows as JSON")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,13 @@
-"""Does a faster way to run a trained network say the same? AP50, the order of a pool and what would be picked.
+"""Does a faster way to run a trained network say the same? `python -m scripts.benchmark agreement`.
 
-    python -m scripts.speed.agreement --folder runs/agreement
-
+AP50, the order of a pool, and which images would be picked.
 A network is trained from nothing on a few images of each data set and kept in the folder for the next time.
 Then each lever of tsp_model/execution.py is put on top of the one before, and the same weights are asked again.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,25 +15,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from tqdm import tqdm
 
-from scripts.command_line import CommandError, run
-from scripts.speed.machine import describe, in_words
+from scripts.command_line import CommandError
 from scripts.table import markdown
 from tsp_model import checkpoints
-from tsp_model.cycle import train_cycle
+from tsp_model.cycle import TRAINING_STATE, initial_model
 from tsp_model.data.coco import load_coco
 from tsp_model.data.image_set import ImageSet
 from tsp_model.data.synthetic import write_synthetic
 from tsp_model.evaluation import average_precision
 from tsp_model.execution import Execution, default_device
-from tsp_model.files import write_json
 from tsp_model.inference import predict
 from tsp_model.network import TSPMaskRCNN
 from tsp_model.predictions import Prediction
 from tsp_model.settings import Settings
+from tsp_model.training import train
 
 LABELLED, SEED = 64, 0
+ROIS = 96
 STOCK_PROPOSALS = 1000
 # From nothing, so with norms that train, and the same for every backbone.
 TRAINING = {
@@ -73,7 +71,7 @@ def compare(name: str, folder: Path, backbone: str, epochs: int, size: int, data
     labelled, pool = train.subset(keys[:LABELLED]), train.subset(keys[LABELLED:])
     version = folder / f"{name}-{backbone}-{size}-{epochs}"
     if not (version / checkpoints.CARD).exists():
-        _train(version, labelled, pool, backbone, epochs, size)
+        _train(version, labelled, backbone, epochs, size)
     rows: list[dict[str, Any]] = []
     reference: np.ndarray | None = None
     for lever, execution, own_proposals in levers():
@@ -135,7 +133,7 @@ def _splits(name: str, folder: Path, data: Path) -> tuple[ImageSet, ImageSet]:
     return load_coco(data / name, "train"), load_coco(data / name, "test")
 
 
-def _train(folder: Path, labelled: ImageSet, pool: ImageSet, backbone: str, epochs: int, size: int) -> None:
+def _train(folder: Path, labelled: ImageSet, backbone: str, epochs: int, size: int) -> None:
     settings = Settings().override(
         TRAINING
         | {
@@ -145,6 +143,9 @@ def _train(folder: Path, labelled: ImageSet, pool: ImageSet, backbone: str, epoc
             "learning_rate": LEARNING_RATES.get(backbone, 5e-4),
         }
     )
+    model = Execution.choose(settings).prepare(initial_model(labelled, settings))
+    # A fifth of torchvision's RoIs a step: as good for weights to compare with, and twice as quick.
+    model.roi_heads.fg_bg_sampler = BalancedPositiveNegativeSampler(ROIS, 0.25)
     with tqdm(desc=f"train {folder.name}", dynamic_ncols=True) as bar:
 
         def show(event: Mapping[str, Any]) -> None:
@@ -152,7 +153,12 @@ def _train(folder: Path, labelled: ImageSet, pool: ImageSet, backbone: str, epoc
             bar.set_postfix(loss=f"{event['loss']:.3f}", refresh=False)
             bar.update(event["done"] - bar.n)
 
-        train_cycle(labelled, pool, None, settings, folder, show)
+        folder.mkdir(parents=True, exist_ok=True)
+        nothing = labelled.subset([])
+        metrics = train(model, labelled, nothing, settings, 0.0, folder / TRAINING_STATE, show)
+    checkpoints.save(
+        folder, model, {"classes": list(labelled.classes), "settings": settings.to_dict(), "metrics": metrics}
+    )
 
 
 def _predictions(model: TSPMaskRCNN, images: ImageSet, settings: Settings, title: str) -> dict[str, Prediction]:
@@ -186,41 +192,3 @@ def table(results: list[dict[str, Any]]) -> str:
         )
         parts.append(f"{title}\n\n{markdown(cells)}")
     return "\n\n".join(parts)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="What each lever does to AP50 and to the order of a pool, on trained weights.",
-        epilog="example: python -m scripts.speed.agreement --sets synthetic,dsb2018 --backbones tiny,resnet50",
-    )
-    add = parser.add_argument
-    add("--folder", type=Path, default=Path("runs/agreement"), help="trained networks and results")
-    add("--data", type=Path, default=Path("../shared/data"), help="folder of COCO folders")
-    add("--sets", default="synthetic,dsb2018", help="'synthetic' and names of folders in --data")
-    add("--backbones", default="tiny,resnet50")
-    add("--epochs", type=int, default=16)
-    add("--size", type=int, default=256, help="image_size, pixels")
-    add("--picked", type=int, default=20, help="how many images a cycle would pick")
-    add("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    results = [
-        compare(
-            name,
-            arguments.folder,
-            backbone,
-            arguments.epochs,
-            arguments.size,
-            arguments.data,
-            arguments.picked,
-        )
-        for backbone in arguments.backbones.split(",")
-        for name in arguments.sets.split(",")
-    ]
-    machine = describe(arguments.threads)
-    write_json(arguments.folder / "agreement.json", {"machine": machine, "seed": SEED, "results": results})
-    print(f"{in_words(machine)}\n\n{table(results)}\n\n{json.dumps({'seed': SEED})}")
-
-
-if __name__ == "__main__":
-    run("agreement", main)

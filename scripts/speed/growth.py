@@ -1,4 +1,4 @@
-"""What a training costs as the pool grows: `python -m scripts.speed.growth --sizes 100,1000,10000`.
+"""What a training costs as the pool grows: `python -m scripts.benchmark growth`.
 
 A real Label Studio server, and for each size a fresh service that trains the tiny network on the same few labels,
 scores the pool and pushes it. The work should grow as the pool does, the worker's memory not at all.
@@ -6,12 +6,11 @@ scores the pool and pushes it. The work should grow as the pool does, the worker
 
 from __future__ import annotations
 
-import argparse
 import functools
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,7 +23,7 @@ from backend.connection import call, connect
 from backend.project import LabelStudioProject
 from backend.regions import to_region
 from scripts.backend_process import BackendProcess
-from scripts.command_line import CommandError, run
+from scripts.command_line import CommandError
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port
 from scripts.project_setup import label_config
@@ -33,7 +32,6 @@ from scripts.table import markdown
 from tsp_model.data.coco import load_coco
 from tsp_model.data.image_set import ImageSet, Item
 from tsp_model.data.synthetic import write_synthetic
-from tsp_model.files import write_json
 
 SIDE, LABELLED, WARM_UP = 64, 8, 60  # pixels; images that train; tasks of the project before the one that counts
 TASKS_A_CALL = 1000
@@ -166,25 +164,8 @@ def _served(folder: Path) -> Iterator[str]:
         thread.join()
 
 
-def _sizes(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n\n")[0],
-        epilog="example: python -m scripts.speed.growth --sizes 100,1000 --out runs/growth.json",
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of `growth` as a Markdown table."""
+    return markdown(
+        [[title for title, _, _ in COLUMNS]] + [[f.format(row[key]) for _, key, f in COLUMNS] for row in rows]
     )
-    parser.add_argument("--sizes", type=_sizes, default=[100, 1000, 10000], help="pools (default: 100,1000,10000)")
-    parser.add_argument("--out", type=Path, help="the rows as JSON")
-    arguments = parser.parse_args()
-    rows = growth(arguments.sizes)
-    if arguments.out:
-        write_json(arguments.out, rows)
-    print(
-        markdown([[title for title, _, _ in COLUMNS]] + [[f.format(row[key]) for _, key, f in COLUMNS] for row in rows])
-    )
-
-
-if __name__ == "__main__":
-    run("growth", main)
