@@ -37,6 +37,7 @@ from tsp_model.data import DataError
 from tsp_model.data.image_set import read_image
 from tsp_model.execution import Execution
 from tsp_model.inference import BATCH_SIZE, predict
+from tsp_model.network import TSPMaskRCNN
 from tsp_model.predictions import Prediction
 from tsp_model.settings import Settings, SettingsError
 
@@ -50,10 +51,10 @@ class ModelCache:
 
     def __init__(self, most: int = 2) -> None:
         self._most = most
-        self._models: OrderedDict[Path, tuple[torch.nn.Module, dict[str, Any]]] = OrderedDict()
+        self._models: OrderedDict[Path, tuple[TSPMaskRCNN, dict[str, Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, folder: Path, execution: Execution | None = None) -> tuple[torch.nn.Module, dict[str, Any]]:
+    def get(self, folder: Path, execution: Execution | None = None) -> tuple[TSPMaskRCNN, dict[str, Any]]:
         """The model in `folder` and its card; CheckpointError as checkpoints.load. Loaded once, whoever
         asks."""
         with self._lock:
@@ -179,6 +180,8 @@ class TSPBackend(LabelStudioMLBase):
         shown = settings.for_project(
             self._service, settings.remembered_extra_params(self._service.model_dir, key)
         ).show_threshold
+        method = Settings.from_dict(card["settings"])
+        above = min(shown, method.ranking_score_threshold)
         for start in range(0, len(tasks), BATCH_SIZE):
             if time.monotonic() > deadline:
                 left = len(tasks) - start
@@ -187,14 +190,12 @@ class TSPBackend(LabelStudioMLBase):
                 return
             batch = tasks[start : start + BATCH_SIZE]
             images = [self._image(task, tag, versions.root / "images") for task in batch]
-            found = iter(_detect(model, [image for image in images if image is not None]))
+            found = iter(_detect(model, [image for image in images if image is not None], above))
             for task, image in zip(batch, images, strict=True):
                 if image is None:
                     yield []
                     continue
-                prediction = Prediction.from_detections(
-                    str(task.get("id")), next(found), Settings.from_dict(card["settings"])
-                )
+                prediction = Prediction.from_detections(str(task.get("id")), next(found), method)
                 yield {
                     "result": to_regions(prediction, card["classes"], tag, shown),
                     "score": prediction.image_score,
@@ -218,6 +219,6 @@ def _connected(url: str, api_key: str) -> LabelStudio:
     return connect(url, api_key)
 
 
-def _detect(model: torch.nn.Module, images: list[torch.Tensor]) -> list[dict[str, Any]]:
+def _detect(model: TSPMaskRCNN, images: list[torch.Tensor], above: float) -> list[dict[str, Any]]:
     with _FORWARD:
-        return list(predict(model, images, paste=False))
+        return list(predict(model, images, paste=False, above=above))

@@ -174,18 +174,21 @@ class CycleSteps:
 
     def _score(self, key: str, version: str, pool: ImageSet, job: Progress) -> int:
         """Complete the predictions of `version` for `pool`, and begin to push them; how many were missing."""
+        shown = self._shown(self._project(key))
         # Each call costs the server a walk over the whole project: their number must not grow with the pool.
         a_call = max(LEAST_EARLY, len(pool) // EARLY_CALLS)
         with EarlySender(
             self._file(key, version), lambda found: self._push(key, version, found, a_call), a_call
         ) as sender:
-            return complete_predictions(self._versions(key).folder(version), pool, job.update, sender.on_disk)
+            return complete_predictions(self._versions(key).folder(version), pool, job.update, sender.on_disk, shown)
 
     def _push(self, key: str, version: str, predictions: Iterable[Prediction], a_call: int = PREDICTIONS_A_CALL) -> int:
         project = self._project(key)
-        shown = settings.for_project(self._service, project.extra_params()).show_threshold
         classes = self._versions(key).card(version)["classes"]
-        return project.push(predictions, version, classes, shown, a_call)
+        return project.push(predictions, version, classes, self._shown(project), a_call)
+
+    def _shown(self, project: LabelStudioProject) -> float:
+        return settings.for_project(self._service, project.extra_params()).show_threshold
 
 
 def _image_set(snapshot: Snapshot, images: Sequence[Image]) -> ImageSet:

@@ -224,3 +224,21 @@ def test_local_imagenet_weights_are_taken_and_freeze_the_norms(tmp_path):
         backbones.resnet_fpn("resnet34", str(tmp_path / "resnet18.pth"))
     with pytest.raises(SettingsError, match="no file"):
         backbones.resnet_fpn("resnet18", str(tmp_path / "absent.pth"))
+
+
+def test_detections_that_nobody_wants_change_no_other() -> None:
+    torch.manual_seed(0)
+    model = tsp_mask_rcnn(3, "tiny", image_size=96).eval()
+    with torch.inference_mode():
+        proposed = model.propose(list(torch.rand(2, 3, 96, 96)))
+        every = model.detect(proposed)
+        threshold = float(every[0]["scores"].median())
+        some = model.detect(proposed, threshold)
+        none = model.detect(proposed, 1.0)
+    for one, other in zip(every, some, strict=True):
+        keep = one["scores"] > threshold
+        for name in ("boxes", "labels", "scores", "box_scores", "mask_scores", "instance_scores", "box_masks"):
+            torch.testing.assert_close(one[name][keep], other[name], msg=name)
+        assert one["max_class_score"] == other["max_class_score"]
+    assert 0 < len(some[0]["scores"]) < len(every[0]["scores"])
+    assert none[0]["box_masks"].shape == (0, 28, 28)

@@ -100,11 +100,14 @@ def train_cycle(
     )
 
 
-def score_pool(folder: Path, pool: ImageSet, progress: Progress = _silent) -> Iterator[Prediction]:
+def score_pool(folder: Path, pool: ImageSet, progress: Progress = _silent, above: float = 0.0) -> Iterator[Prediction]:
     """Every image of the pool as `folder`'s model sees it, in order, as a stream; labels are not looked at.
 
     The network runs in the thread that asks; beside it one thread decodes the next images and another compresses the
     last detections, so that it waits for neither. Close the stream, or take all of it, and both have ended.
+
+    Args:
+        above: only detections with a class score above this are wanted.
     """
     model, card = checkpoints.load(folder)
     settings = Settings.from_dict(card["settings"])
@@ -114,7 +117,7 @@ def score_pool(folder: Path, pool: ImageSet, progress: Progress = _silent) -> It
         return Prediction.from_detections(*found, settings)
 
     with ahead(read_image, (item.path for item in pool.items), 2 * BATCH_SIZE) as images:
-        found = zip(pool.keys, predict(model, images, paste=False), strict=True)
+        found = zip(pool.keys, predict(model, images, paste=False, above=above), strict=True)
         with ahead(compressed, found, BATCH_SIZE) as predictions:
             for done, prediction in enumerate(predictions, start=1):
                 yield prediction
@@ -124,7 +127,11 @@ def score_pool(folder: Path, pool: ImageSet, progress: Progress = _silent) -> It
 
 
 def complete_predictions(
-    folder: Path, pool: ImageSet, progress: Progress = _silent, on_disk: Callable[[int], None] = lambda count: None
+    folder: Path,
+    pool: ImageSet,
+    progress: Progress = _silent,
+    on_disk: Callable[[int], None] = lambda count: None,
+    shown: float = 0.0,
 ) -> int:
     """Score the images of the pool that `folder`'s predictions lack, and add them there; how many that were.
 
@@ -132,12 +139,16 @@ def complete_predictions(
 
     Args:
         on_disk: see PredictionFile.add.
+        shown: class score above which a detection is shown to people. Those below it that neither S nor the pseudo
+            labels count are left out: their masks would be most of the work.
     """
     (folder / PREDICTIONS).touch()
     predictions = PredictionFile(folder / PREDICTIONS)
     missing = [key for key in pool.keys if key not in predictions]
     if missing:  # else nothing is loaded either
-        with closing(score_pool(folder, pool.subset(missing), progress)) as fresh:
+        settings = Settings.from_dict(checkpoints.read_card(folder)["settings"])
+        above = min(shown, settings.ranking_score_threshold, settings.pseudo_class_threshold)
+        with closing(score_pool(folder, pool.subset(missing), progress, above)) as fresh:
             predictions.add(fresh, on_disk)
     return len(missing)
 

@@ -127,11 +127,12 @@ class TSPRoIHeads(RoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]] | None = None,
         pseudo: bool = False,
+        above: float = 0.0,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Detections an image (evaluation) or losses (training); see TSPMaskRCNN.forward."""
+        """Detections an image (evaluation) or losses (training); see TSPMaskRCNN.detect and forward."""
         if self.training:
             return [], self._losses(features, proposals, image_shapes, targets, pseudo)
-        return self._detections(features, proposals, image_shapes), {}
+        return self._detections(features, proposals, image_shapes, above), {}
 
     def _losses(
         self,
@@ -226,13 +227,17 @@ class TSPRoIHeads(RoIHeads):
         return losses.mask_iou_target(predicted > MASK_TARGET_THRESHOLD, torch.cat(inside) >= 0.5, torch.cat(outside))
 
     def _detections(
-        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]], above: float
     ) -> list[dict[str, Tensor]]:
         box_features = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
         class_logits, box_regression = (x.float() for x in self.box_predictor(box_features))
         boxes, scores, labels = self.postprocess_detections(class_logits, box_regression, proposals, image_shapes)
         foreground = class_logits.softmax(dim=-1)[:, 1:].split([len(p) for p in proposals])
-        # Only the boxes that survive NMS are pooled again, for the two scores and the mask.
+        wanted = [entry > above for entry in scores]
+        boxes, scores, labels = (
+            [entry[keep] for entry, keep in zip(entries, wanted, strict=True)] for entries in (boxes, scores, labels)
+        )
+        # Only the boxes that survive are pooled again, for the two scores and the mask.
         box_scores = self.box_iou_head(self.box_roi_pool(features, boxes, image_shapes))
         mask_features = self.mask_roi_pool(features, boxes, image_shapes)
         mask_scores = self.mask_iou_head(mask_features)

@@ -22,7 +22,11 @@ def to_input(image: Tensor, device: torch.device) -> Tensor:
 
 
 def predict(
-    model: TSPMaskRCNN, images: Iterable[Tensor], batch_size: int = BATCH_SIZE, paste: bool = True
+    model: TSPMaskRCNN,
+    images: Iterable[Tensor],
+    batch_size: int = BATCH_SIZE,
+    paste: bool = True,
+    above: float = 0.0,
 ) -> Iterator[dict[str, Any]]:
     """Detections of each image, in order, as a stream: memory holds one batch.
 
@@ -33,7 +37,7 @@ def predict(
         model: tsp_mask_rcnn's; left in evaluation mode.
         images: [3, H, W] RGB each, uint8 0..255 or float 0..1, any size, on any device.
         batch_size: images a forward pass.
-        paste: False leaves each mask in its box, see TSPMaskRCNN.detect.
+        paste: False leaves each mask in its box; above: least class score. See TSPMaskRCNN.detect.
 
     Yields:
         Dicts on the CPU: boxes [N, 4] XYXY float32 in the image's pixels, labels, scores, box_scores, mask_scores,
@@ -49,7 +53,7 @@ def predict(
         found: dict[int, dict[str, Any]] = {}
         for indices in by_size.values():
             with torch.inference_mode():
-                outputs = model.detect(model.propose([to_input(batch[index], device) for index in indices]))
+                outputs = model.detect(model.propose([to_input(batch[index], device) for index in indices]), above)
             for index, output in zip(indices, outputs, strict=True):
                 found[index] = {
                     name: value.cpu() if isinstance(value, Tensor) else value for name, value in output.items()

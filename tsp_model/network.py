@@ -88,14 +88,18 @@ class TSPMaskRCNN(GeneralizedRCNN):
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         return Proposed(features, proposals, batch.image_sizes, sizes)
 
-    def detect(self, proposed: Proposed) -> list[dict[str, Any]]:
+    def detect(self, proposed: Proposed, above: float = 0.0) -> list[dict[str, Any]]:
         """Evaluation, second half: as `forward`, but each mask in its box only.
+
+        Args:
+            above: only detections with a class score above this get scores and a mask; the others' are the same with
+                or without them, since NMS lets no detection change a surer one.
 
         Instead of masks a dict has box_masks [N, M, M] in 0..1, the mask head's grid over the box, and size (H, W), the
         image's in pixels: `paste.pasted` makes masks of them.
         """
         with self.execution.autocast():
-            detections, _ = self.roi_heads(proposed.features, proposed.proposals, proposed.network_sizes)
+            detections, _ = self.roi_heads(proposed.features, proposed.proposals, proposed.network_sizes, above=above)
         for found, seen, size in zip(detections, proposed.network_sizes, proposed.sizes, strict=True):
             found["boxes"] = resize_boxes(found["boxes"], seen, size)
             found["size"] = size
