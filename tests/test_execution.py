@@ -1,5 +1,6 @@
 """What runs how: the choices, each switch, and that none of them changes what a network says."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -17,6 +18,8 @@ from tsp_model.roi_align import GatherRoIAlign
 from tsp_model.settings import Settings
 
 CPU = torch.device("cpu")
+BFLOAT16 = Execution(CPU, torch.bfloat16, torch.bfloat16, channels_last=True, gather=True)
+MIXED = dataclasses.replace(BFLOAT16, precision=torch.float32)
 
 
 def network() -> TSPMaskRCNN:
@@ -43,21 +46,26 @@ def test_bfloat16_where_the_processor_has_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     monkeypatch.setattr(execution, "_onednn_takes_bfloat16", lambda: True)
-    assert Execution.choose(Settings(), CPU).precision == expected
+    resnet, tiny = Execution.choose(Settings(), CPU), Execution.choose(Settings.preset("tiny"), CPU)
+    assert (resnet.precision, resnet.mask_precision) == (expected, expected)
+    assert (tiny.precision, tiny.mask_precision) == (torch.float32, expected)
+    assert Execution.choose(Settings.preset("tiny"), CPU, learning=True) == resnet
 
 
 def test_each_choice_can_be_set() -> None:
     asked = Settings(precision="float32", memory_format="contiguous", roi_align="torchvision", compile=False)
-    assert Execution.choose(asked, CPU) == Execution(CPU, torch.float32, False, False, False)
+    assert Execution.choose(asked, CPU) == Execution(CPU)
     asked = Settings(precision="bfloat16", memory_format="channels_last", roi_align="gather", compile=True)
-    assert Execution.choose(asked, CPU) == Execution(CPU, torch.bfloat16, True, True, True)
+    assert Execution.choose(asked, CPU) == dataclasses.replace(BFLOAT16, compiled=True)
+    mixed = Execution.choose(Settings(precision="mixed"), CPU)
+    assert (mixed.precision, mixed.mask_precision) == (torch.float32, torch.bfloat16)
     auto = Execution.choose(Settings(), CPU)
     assert (auto.channels_last, auto.gather, auto.compiled) == (True, True, False)
     assert not Execution.choose(Settings(), torch.device("cuda")).gather
 
 
 def test_prepare_applies_what_was_chosen() -> None:
-    model = Execution(CPU, torch.bfloat16, True, True, False).prepare(network())
+    model = BFLOAT16.prepare(network())
     seen = []
     model.backbone.register_forward_hook(lambda module, args, output: seen.append(output["0"]))
     list(predict(model, images()[:1]))
@@ -85,7 +93,7 @@ def test_layout_and_roi_align_change_rounding_only() -> None:
 
 def test_bfloat16_keeps_boxes_off_its_grid() -> None:
     """Decoded in bfloat16, coordinates above 64 pixels would be multiples of a half."""
-    found = next(iter(predict(Execution(CPU, torch.bfloat16, True, True).prepare(network()), images()[:1])))
+    found = next(iter(predict(BFLOAT16.prepare(network()), images()[:1])))
     boxes = found["boxes"]
     far = boxes[(boxes > 64) & (boxes < 96)]
     assert len(far) > 5
@@ -93,11 +101,23 @@ def test_bfloat16_keeps_boxes_off_its_grid() -> None:
     assert ((far * 2) % 1 != 0).any()
 
 
-def test_a_frozen_network_says_the_same_bit_for_bit() -> None:
+def test_mixed_precision_leaves_what_is_found_as_it_is() -> None:
+    plain = dataclasses.replace(MIXED, mask_precision=torch.float32)
+    for one, other in zip(
+        predict(plain.prepare(network()), images()), predict(MIXED.prepare(network()), images()), strict=True
+    ):
+        for name in ("boxes", "labels", "scores", "max_class_score"):
+            assert torch.all(torch.as_tensor(one[name] == other[name])), name
+        assert not torch.equal(one["mask_scores"], other["mask_scores"])
+        torch.testing.assert_close(one["mask_scores"], other["mask_scores"], atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("execution", [BFLOAT16, MIXED, Execution()], ids=["bfloat16", "mixed", "float32"])
+def test_a_frozen_network_says_the_same_bit_for_bit(execution: Execution) -> None:
     """A millisecond saved is no reason to score a pool otherwise than the network that was trained."""
-    execution = Execution(CPU, torch.bfloat16, True, True)
     learning, frozen = execution.prepare(network()), execution.freeze(network())
-    assert frozen.roi_heads.box_head.fc6.weight.dtype == torch.bfloat16
+    assert frozen.roi_heads.box_head.fc6.weight.dtype == execution.precision
+    assert frozen.roi_heads.mask_head[0][0].weight.dtype == execution.mask_precision
     assert frozen.backbone.stem[0][1].weight.dtype == torch.float32  # norms keep their precision
     for one, other in zip(predict(learning, images()), predict(frozen, images()), strict=True):
         for name in ("boxes", "scores", "box_scores", "mask_scores", "masks"):

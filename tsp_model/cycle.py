@@ -76,7 +76,7 @@ def train_cycle(
     pseudo = pseudo_labels.as_image_set(chosen, unlabelled)
     model = initial_model(labelled, settings, parent)
     metrics = train(
-        Execution.choose(settings).prepare(model),
+        Execution.choose(settings, learning=True).prepare(model),
         labelled,
         pseudo,
         settings,

@@ -28,7 +28,9 @@ class Execution:
     """Attributes:
 
     device: where the network runs.
-    precision: of convolutions and linear layers (autocast); weights, losses, boxes and scores stay float32.
+    precision: of the convolutions and linear layers that find objects: backbone, RPN and box head (autocast). Weights
+        in training, losses, boxes and scores are float32 always.
+    mask_precision: of those that come after: mask head and the two score heads.
     channels_last: pixels before channels in memory.
     gather: RoIAlign as a gather (tsp_model.roi_align) instead of torchvision's kernel.
     compiled: backbone and RPN head go through torch.compile.
@@ -36,24 +38,32 @@ class Execution:
 
     device: torch.device = CPU
     precision: torch.dtype = torch.float32
+    mask_precision: torch.dtype = torch.float32
     channels_last: bool = False
     gather: bool = False
     compiled: bool = False
 
     @classmethod
-    def choose(cls, settings: Settings | None = None, device: torch.device | None = None) -> Execution:
-        """What `settings` ask for, and where they say "auto" what is quickest on `device` (default_device()).
+    def choose(
+        cls, settings: Settings | None = None, device: torch.device | None = None, learning: bool = False
+    ) -> Execution:
+        """What `settings` ask for, and where they say "auto" the quickest on `device` that says the same.
 
-        bfloat16 needs hardware: without it, it would be right but slower than float32. Compilation pays only for
-        thousands of images of one size, so auto means off.
+        Args:
+            device: None: default_device().
+            learning: the network trains, so that rounding may change what it finds a little.
         """
         settings, device = settings or Settings(), device or default_device()
-        precision = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(settings.precision)
-        if precision is None:
-            precision = torch.bfloat16 if _quick_bfloat16(device) else torch.float32
+        asked = settings.precision
+        if asked == "auto":
+            # Without the hardware bfloat16 is right but slower. With it, a detection near a threshold may come or go,
+            # which moves S by a whole detection: on the tiny network that changed the order of a pool too much.
+            whole = learning or settings.backbone != "tiny"
+            asked = "float32" if not _quick_bfloat16(device) else "bfloat16" if whole else "mixed"
         return cls(
             device=device,
-            precision=precision,
+            precision=torch.bfloat16 if asked == "bfloat16" else torch.float32,
+            mask_precision=torch.float32 if asked == "float32" else torch.bfloat16,
             channels_last=settings.memory_format != "contiguous",
             gather=settings.roi_align != "torchvision" and device.type == "cpu",
             compiled=settings.compile,
@@ -66,6 +76,7 @@ class Execution:
         for module in model.modules():
             if isinstance(module, GatherRoIAlign):
                 module.gather = self.gather
+        model.roi_heads.mask_precision = self.mask_precision
         if self.compiled:
             model.backbone.compile()
             model.rpn.head.compile()
@@ -78,14 +89,20 @@ class Execution:
         Weights are rounded to the precision once, not at every pass, which gives the same detections bit for bit.
         """
         self.prepare(model).eval().requires_grad_(False)
+        after = {id(module) for part in model.roi_heads.mask_branches() for module in part.modules()}
         for module in model.modules():
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
-                module.to(self.precision)
+                module.to(self.mask_precision if id(module) in after else self.precision)
         return model
 
     def autocast(self) -> torch.autocast:
         """The context of a forward pass."""
-        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+        return autocast(self.device, self.precision)
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """Convolutions and linear layers in `precision`; float32 means no autocast."""
+    return torch.autocast(device.type, precision, enabled=precision != torch.float32)
 
 
 def default_device() -> torch.device:

@@ -21,6 +21,7 @@ from torchvision.models.detection.roi_heads import (
 from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
 
 from tsp_model import losses
+from tsp_model.execution import autocast
 from tsp_model.scores import instance_scores
 
 MASK_TARGET_THRESHOLD = 0.3  # where the predicted mask is cut for its IoU target (section 3.1)
@@ -119,6 +120,7 @@ class TSPRoIHeads(RoIHeads):
         self.mask_iou_head = mask_iou_head
         self.semi_normaliser = semi_normaliser
         self.mask_dropout = nn.Dropout(dropout)
+        self.mask_precision = torch.float32  # see Execution
 
     def forward(
         self,
@@ -181,13 +183,23 @@ class TSPRoIHeads(RoIHeads):
             box_regression[positive], all_labels[positive], positive_rois, positive_matched, targets
         )
         mask_target = self._mask_iou_target(mask_logits, all_labels[positive], positive_rois, positive_matched, masks)
+        box_scores, mask_scores = self._ious(box_features[positive], mask_features)
         return result | {
-            "loss_box_iou": losses.iou_loss(self.box_iou_head(box_features[positive]), box_target),
-            "loss_mask_iou": losses.iou_loss(self.mask_iou_head(mask_features), mask_target),
+            "loss_box_iou": losses.iou_loss(box_scores, box_target),
+            "loss_mask_iou": losses.iou_loss(mask_scores, mask_target),
         }
 
+    def mask_branches(self) -> tuple[nn.Module, ...]:
+        """The parts that come after an object is found and change neither which are found nor their class score."""
+        return self.mask_head, self.mask_predictor, self.box_iou_head, self.mask_iou_head
+
     def _mask_logits(self, mask_features: Tensor) -> Tensor:
-        return self.mask_predictor(self.mask_dropout(self.mask_head(mask_features))).float()
+        with autocast(mask_features.device, self.mask_precision):
+            return self.mask_predictor(self.mask_dropout(self.mask_head(mask_features))).float()
+
+    def _ious(self, box_features: Tensor, mask_features: Tensor) -> tuple[Tensor, Tensor]:
+        with autocast(mask_features.device, self.mask_precision):
+            return self.box_iou_head(box_features), self.mask_iou_head(mask_features)
 
     @torch.no_grad()
     def _box_iou_target(
@@ -238,9 +250,8 @@ class TSPRoIHeads(RoIHeads):
             [entry[keep] for entry, keep in zip(entries, wanted, strict=True)] for entries in (boxes, scores, labels)
         )
         # Only the boxes that survive are pooled again, for the two scores and the mask.
-        box_scores = self.box_iou_head(self.box_roi_pool(features, boxes, image_shapes))
         mask_features = self.mask_roi_pool(features, boxes, image_shapes)
-        mask_scores = self.mask_iou_head(mask_features)
+        box_scores, mask_scores = self._ious(self.box_roi_pool(features, boxes, image_shapes), mask_features)
         mask_logits = self._mask_logits(mask_features)
         masks = maskrcnn_inference(mask_logits, labels)
         counts = [len(entry) for entry in boxes]

@@ -20,7 +20,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "augmentation": ("flip", "flip_rot90", "none"),
     "semi_normaliser": ("sampled", "positive"),
     "beta_schedule": ("constant", "unlabelled_share"),
-    "precision": ("auto", "bfloat16", "float32"),
+    "precision": ("auto", "bfloat16", "mixed", "float32"),
     "memory_format": ("auto", "channels_last", "contiguous"),
     "roi_align": ("auto", "gather", "torchvision"),
 }
@@ -101,7 +101,7 @@ class Settings:
     seed: int = 0
 
     # Execution: how fast, not what; auto is what was measured to be quickest on the machine (tsp_model/execution.py)
-    precision: str = "auto"  # of convolutions and linear layers: "bfloat16" or "float32"
+    precision: str = "auto"  # "bfloat16"; "float32"; "mixed": bfloat16 in mask and score heads only
     memory_format: str = "auto"  # "channels_last" or "contiguous"
     roi_align: str = "auto"  # "gather" (tsp_model/roi_align.py) or "torchvision"
     compile: bool = False  # torch.compile; a minute's start, worth it for thousands of images of one size

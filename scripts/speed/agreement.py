@@ -59,8 +59,10 @@ def levers() -> Iterator[tuple[str, Execution, bool]]:
     if device.type == "cpu":
         steps = dataclasses.replace(steps, gather=True)
         yield "+ RoIAlign as a gather", steps, False
+    steps = dataclasses.replace(steps, mask_precision=bfloat16)
+    yield "+ bfloat16 in mask and score heads", steps, False
     steps = dataclasses.replace(steps, precision=bfloat16)
-    yield "+ bfloat16", steps, False
+    yield "+ bfloat16 everywhere", steps, False
     yield "+ 300 proposals", steps, True
 
 
@@ -143,7 +145,7 @@ def _train(folder: Path, labelled: ImageSet, backbone: str, epochs: int, size: i
             "learning_rate": LEARNING_RATES.get(backbone, 5e-4),
         }
     )
-    model = Execution.choose(settings).prepare(initial_model(labelled, settings))
+    model = Execution.choose(settings, learning=True).prepare(initial_model(labelled, settings))
     # A fifth of torchvision's RoIs a step: as good for weights to compare with, and twice as quick.
     model.roi_heads.fg_bg_sampler = BalancedPositiveNegativeSampler(ROIS, 0.25)
     with tqdm(desc=f"train {folder.name}", dynamic_ncols=True) as bar:

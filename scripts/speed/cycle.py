@@ -123,7 +123,7 @@ def _network_alone(folder: Path) -> tuple[float, float]:
     settings = Settings.from_dict(dict(snapshot.settings))
     labelled = Decoded(_items(snapshot.labelled), snapshot.classes)
     pool = [image for image, _ in Decoded(_items(snapshot.unlabelled), snapshot.classes)]
-    untrained = Execution.choose(settings).prepare(initial_model(labelled, settings))
+    untrained = Execution.choose(settings, learning=True).prepare(initial_model(labelled, settings))
     trained, _ = checkpoints.load(folder)
     counts: list[int] = []
 
