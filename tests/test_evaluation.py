@@ -86,9 +86,7 @@ def test_a_false_positive_counts_by_its_rank_also_in_an_image_without_objects():
 
 
 def test_the_wrong_class_finds_nothing():
-    assert ap(image_set([(1, A), (2, B)]), predicted([(2, A, 0.9), (2, B, 0.8)])) == pytest.approx(
-        (0 + 0.5) / 2
-    )
+    assert ap(image_set([(1, A), (2, B)]), predicted([(2, A, 0.9), (2, B, 0.8)])) == pytest.approx((0 + 0.5) / 2)
 
 
 def test_classes_without_objects_are_ignored():
@@ -120,6 +118,32 @@ def test_masks_and_boxes_are_measured_apart():
     assert ap(image_set([(1, A)]), predicted([(1, triangle, 0.9)])) == 1.0
     result = average_precision(image_set([(1, A)]), predicted([(1, masks.encode(corners)[0], 0.9)]))
     assert (result["mask_ap50"], result["box_ap50"]) == (0.0, 1.0)
+
+
+def test_detections_may_come_in_any_order_and_classes_in_any_image():
+    # In the order given, the IoUs of the second and third detection would be taken for each other's.
+    truth = image_set([(2, A), (1, B), (1, C)], [(2, B)])
+    found = [(1, B, 0.3), (2, B, 0.5), (1, A, 0.9), (2, A, 0.8), (1, C, 0.6)]
+    result = average_precision(truth, predicted(found, [(2, B, 0.4)]))
+    # rod: A wrong, then C and B right; cone: A right, B wrong, B of the second image right.
+    for name, expected in {"rod": 2 / 3, "cone": (51 + 50 * 2 / 3) / 101}.items():
+        assert result["per_class"][name]["mask_ap50"] == pytest.approx(expected)
+        assert result["per_class"][name]["box_ap50"] == pytest.approx(expected)
+
+
+def test_each_prediction_is_read_once():
+    class Counted(dict):
+        read = 0
+
+        def __getitem__(self, key):
+            self.read += 1
+            return super().__getitem__(key)
+
+        get = __getitem__
+
+    predictions = Counted(predicted([(1, A, 0.9)], [(1, B, 0.8)]))
+    assert average_precision(image_set([(1, A)], [(1, B)]), predictions)["mask_ap50"] == 1.0
+    assert predictions.read == 2
 
 
 def test_an_empty_mask_is_a_false_positive():
@@ -173,9 +197,7 @@ def test_random_detections_agree_with_a_second_implementation(seed):
         images.append([(int(rng.integers(1, 3)), square(int(x), int(y), 8)) for x, y in corners])
         near = [(jitter(x), jitter(y)) for x, y in corners for _ in range(rng.integers(0, 3))]
         stray = [tuple(rng.integers(0, SIZE - 8, 2).tolist()) for _ in range(rng.integers(0, 3))]
-        detections.append(
-            [(int(rng.integers(1, 3)), square(x, y, 8), float(rng.random())) for x, y in near + stray]
-        )
+        detections.append([(int(rng.integers(1, 3)), square(x, y, 8), float(rng.random())) for x, y in near + stray])
     truth, predictions = image_set(*images), predicted(*detections)
     result = average_precision(truth, predictions)
     expected = [reference_ap(truth, predictions, label) for label in (1, 2)]

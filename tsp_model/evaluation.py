@@ -1,22 +1,29 @@
 """How good predictions are: COCO average precision at IoU 0.5, and the precision of pseudo labels.
 
-The averaging is faster_coco_eval's, which gives pycocotools' numbers: 101 recall points, ordered by class
-score.
+Matching and averaging are faster_coco_eval's, which gives pycocotools' numbers: 101 recall points, ordered by class
+score. Its evaluator is called directly, since the COCO datasets that it usually gets take far longer to build than it
+takes itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval.core import mask as codec
+from faster_coco_eval.core.cocoeval import Params
+from faster_coco_eval.faster_eval_api_cpp import COCOevalEvaluateAccumulate, Dataset
 
 from tsp_model.data import DataError, masks
 from tsp_model.data.image_set import ImageSet, Item, some
 from tsp_model.predictions import Prediction
 
 IOU_THRESHOLD = 0.5
+KINDS = ("mask_ap50", "box_ap50")
+# The evaluator's ids tell who found whom, which nobody asks here; an id of 0 would mean "nobody".
+SOME_ID = {"id": 1}
 
 
 def average_precision(image_set: ImageSet, predictions: Mapping[str, Prediction]) -> dict[str, Any]:
@@ -27,7 +34,7 @@ def average_precision(image_set: ImageSet, predictions: Mapping[str, Prediction]
 
     Args:
         image_set: the ground truth.
-        predictions: by image key.
+        predictions: by image key; each is read once.
 
     Returns:
         ``mask_ap50`` and ``box_ap50``, 0..1, means over the classes that have objects (None if none has), and
@@ -36,24 +43,18 @@ def average_precision(image_set: ImageSet, predictions: Mapping[str, Prediction]
     Raises:
         DataError: a prediction is of an image that is not in the set, or of another size than its masks.
     """
-    _refuse_strangers(image_set, predictions)
+    by_kind = _per_class(image_set, predictions)
     objects = np.zeros(len(image_set.classes), dtype=np.int64)
     for item in image_set.items:
         for instance in item.instances:
             objects[instance.label - 1] += 1
-    by_kind = {
-        "mask_ap50": _per_class(image_set, predictions, "segm"),
-        "box_ap50": _per_class(image_set, predictions, "bbox"),
-    }
     per_class = {
         name: {kind: float(values[index]) if objects[index] else None for kind, values in by_kind.items()}
         | {"objects": int(objects[index])}
         for index, name in enumerate(image_set.classes)
     }
     present = objects > 0
-    means = {
-        kind: float(values[present].mean()) if present.any() else None for kind, values in by_kind.items()
-    }
+    means = {kind: float(values[present].mean()) if present.any() else None for kind, values in by_kind.items()}
     return means | {"per_class": per_class}
 
 
@@ -69,10 +70,11 @@ def pseudo_label_precision(image_set: ImageSet, pseudo_labels: Mapping[str, Pred
     Raises:
         DataError: as `average_precision`.
     """
-    _refuse_strangers(image_set, pseudo_labels)
-    items = {item.key: item for item in image_set.items}
-    taken = sum(len(labels) for labels in pseudo_labels.values())
-    correct = sum(_correct(items[key], labels) for key, labels in pseudo_labels.items())
+    taken = correct = 0
+    for item, labels in _pairs(image_set, pseudo_labels):
+        if labels is not None:
+            taken += len(labels)
+            correct += _correct(item, labels)
     return {"taken": taken, "correct": correct, "precision": correct / taken if taken else None}
 
 
@@ -81,7 +83,7 @@ def _correct(item: Item, prediction: Prediction) -> int:
     same_class = np.equal.outer(prediction.labels, [instance.label for instance in item.instances])
     overlaps = np.where(same_class, overlaps, 0)
     correct = 0
-    for index in np.argsort([-score for score in prediction.scores], kind="stable"):
+    for index in _by_score(prediction):
         best = overlaps[index].argmax() if item.instances else None
         if best is not None and overlaps[index, best] >= IOU_THRESHOLD:
             overlaps[:, best] = 0
@@ -89,96 +91,84 @@ def _correct(item: Item, prediction: Prediction) -> int:
     return correct
 
 
-def _per_class(image_set: ImageSet, predictions: Mapping[str, Prediction], kind: str) -> np.ndarray:
-    """AP of each class, float64 [C]; what it is for a class without ground truth has no meaning."""
-    detections = _detections(image_set, predictions)
-    if not detections:
-        return np.zeros(len(image_set.classes))
-    frame = {
-        "images": [
-            {"id": index, "height": height, "width": width}
-            for index, (height, width) in enumerate(_sizes(image_set, predictions))
-        ],
-        "categories": [{"id": label, "name": name} for label, name in enumerate(image_set.classes, start=1)],
-    }
-    evaluation = COCOeval_faster(
-        COCO(frame | {"annotations": _ground_truth(image_set)}),
-        COCO(frame | {"annotations": detections}),
-        kind,
-    )
-    evaluation.params.iouThrs = np.array([IOU_THRESHOLD])
-    evaluation.params.areaRng = [[0, 1e10]]
-    evaluation.params.areaRngLbl = ["all"]
-    evaluation.params.maxDets = [max(len(prediction) for prediction in predictions.values())]
-    evaluation.evaluate()
-    evaluation.accumulate()
+def _per_class(image_set: ImageSet, predictions: Mapping[str, Prediction]) -> dict[str, np.ndarray]:
+    """AP of each class by kind, float64 [C]; what it is for a class without ground truth has no meaning."""
+    objects, detections = Dataset(), Dataset()
+    # The IoUs of each class of each image, [detections, objects]; nothing where there are none of either.
+    overlaps: dict[str, list[list[Any]]] = {kind: [] for kind in KINDS}
+    most = 0
+    for image, (item, prediction) in enumerate(_pairs(image_set, predictions)):
+        for of_images in overlaps.values():
+            of_images.append([[]] * len(image_set.classes))
+        for instance in item.instances:
+            objects.append_ref(image, instance.label, SOME_ID)
+        if prediction is None:
+            continue
+        prediction = prediction.keep(_by_score(prediction))
+        for label, score in zip(prediction.labels, prediction.scores, strict=True):
+            detections.append_ref(image, label, SOME_ID | {"score": score})
+        for label, ious in _overlaps(item, prediction):
+            for kind, values in zip(KINDS, ious, strict=True):
+                overlaps[kind][image][label - 1] = values
+        most = max(most, len(prediction))
+    params = Params("bbox")
+    params.imgIds, params.catIds = range(len(image_set)), range(1, len(image_set.classes) + 1)
+    params.iouThrs, params.areaRng, params.maxDets = [IOU_THRESHOLD], [[0, 1e10]], [most]
+    return {kind: _averaged(params, values, objects, detections) for kind, values in overlaps.items()}
+
+
+def _averaged(params: Params, overlaps: list[list[Any]], objects: Dataset, detections: Dataset) -> np.ndarray:
+    found = COCOevalEvaluateAccumulate(params, overlaps, objects, detections, params.imgIds, params.catIds, True)
     # [IoU threshold, recall point, class, area range, limit of detections]
-    return np.asarray(evaluation.eval["precision"])[0, :, :, 0, 0].mean(axis=0)
+    return found["precision"][0, :, :, 0, 0].mean(axis=0)
 
 
-def _ground_truth(image_set: ImageSet) -> list[dict[str, Any]]:
-    return _annotations(
-        {"image_id": index, "category_id": instance.label, "segmentation": instance.rle, "bbox": box}
-        for index, item in enumerate(image_set.items)
-        for instance, box in zip(
-            item.instances, masks.boxes([instance.rle for instance in item.instances]).tolist(), strict=True
-        )
-    )
+def _overlaps(item: Item, prediction: Prediction) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Labels that both have, and the IoUs of their masks and boxes, each float64 [detections, objects]."""
+    rles = [instance.rle for instance in item.instances]
+    truth = _by_label([instance.label for instance in item.instances], rles, masks.boxes(rles).tolist())
+    found = _by_label(prediction.labels, prediction.rles, prediction.boxes)
+    for label in truth.keys() & found.keys():
+        pairs = zip(found[label], truth[label], strict=True)
+        yield label, [codec.iou(theirs, ours, [0] * len(ours)) for theirs, ours in pairs]
 
 
-def _detections(image_set: ImageSet, predictions: Mapping[str, Prediction]) -> list[dict[str, Any]]:
-    return _annotations(
-        {"image_id": index, "category_id": label, "segmentation": rle, "bbox": box, "score": score}
-        for index, prediction in ((index, predictions.get(key)) for index, key in enumerate(image_set.keys))
-        if prediction is not None
-        for label, rle, box, score in zip(
-            prediction.labels, prediction.rles, prediction.boxes, prediction.scores, strict=True
-        )
-    )
+def _by_label(
+    labels: Iterable[int], rles: Iterable[masks.RLE], boxes: Iterable[Sequence[float]]
+) -> dict[int, tuple[list[masks.RLE], list[list[float]]]]:
+    """The masks and the boxes (XYXY in, XYWH out) of each label."""
+    shapes: dict[int, tuple[list[masks.RLE], list[list[float]]]] = defaultdict(lambda: ([], []))
+    for label, rle, (x1, y1, x2, y2) in zip(labels, rles, boxes, strict=True):
+        shapes[label][0].append(rle)
+        shapes[label][1].append([x1, y1, x2 - x1, y2 - y1])
+    return shapes
 
 
-def _annotations(entries: Any) -> list[dict[str, Any]]:
-    """Complete entries with XYXY boxes to what the library reads."""
-    completed = []
-    # An id of 0 would mean "no match"; areas only sort objects into ranges, and here there is one range.
-    for identity, entry in enumerate(entries, start=1):
-        x1, y1, x2, y2 = entry["bbox"]
-        completed.append(
-            entry
-            | {
-                "id": identity,
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "area": 1,
-                "iscrowd": 0,
-            }
-        )
-    return completed
+def _by_score(prediction: Prediction) -> list[int]:
+    """Indices of the detections, highest class score first."""
+    return sorted(range(len(prediction)), key=lambda index: -prediction.scores[index])
 
 
-def _sizes(image_set: ImageSet, predictions: Mapping[str, Prediction]) -> list[tuple[int, int]]:
-    """(height, width) of each image; (1, 1) where no object and no prediction tells, since nothing asks."""
-    sizes = []
-    for item in image_set.items:
-        prediction = predictions.get(item.key)
-        if prediction is not None:
-            sizes.append((prediction.height, prediction.width))
-        else:
-            sizes.append(tuple(item.instances[0].rle["size"]) if item.instances else (1, 1))
-    return sizes
-
-
-def _refuse_strangers(image_set: ImageSet, predictions: Mapping[str, Prediction]) -> None:
-    items = {item.key: item for item in image_set.items}
-    strangers = [key for key in predictions if key not in items]
+def _pairs(image_set: ImageSet, predictions: Mapping[str, Prediction]) -> Iterator[tuple[Item, Prediction | None]]:
+    """Each image and its prediction, which is read when it is its turn. Raises DataError as `average_precision`."""
+    known = set(image_set.keys)
+    strangers = [key for key in predictions if key not in known]
     if strangers:
         raise DataError(
             f"{len(strangers)} predictions are of images that are not in the set ({some(strangers)}); "
             "give those of this set only"
         )
-    for key, prediction in predictions.items():
-        for instance in items[key].instances:
-            if list(instance.rle["size"]) != [prediction.height, prediction.width]:
-                raise DataError(
-                    f"{key}: predicted at {[prediction.height, prediction.width]} pixels, labelled at "
-                    f"{instance.rle['size']} (height, width); predict the image that was labelled"
-                )
+    for item in image_set.items:
+        prediction = predictions.get(item.key)
+        if prediction is not None:
+            _refuse_other_size(item, prediction)
+        yield item, prediction
+
+
+def _refuse_other_size(item: Item, prediction: Prediction) -> None:
+    for instance in item.instances:
+        if list(instance.rle["size"]) != [prediction.height, prediction.width]:
+            raise DataError(
+                f"{item.key}: predicted at {[prediction.height, prediction.width]} pixels, labelled at "
+                f"{instance.rle['size']} (height, width); predict the image that was labelled"
+            )
