@@ -11,14 +11,16 @@ A brush region is an RGBA image, row by row, whose four channels all hold the ma
                   the repeated number, or each number of the run
 
 `mask2rle` and `decode_rle` do what their namesakes in ``label_studio_sdk.converter.brush`` do, to the byte; those go
-through the code bit by bit. Here a loop only looks for where each run begins, which depends on all runs before it, and
-the rest is done for all runs at once. Objects are small beside their images: `encode_window` and `decode_rows` do the
-same without touching the pixels around the object.
+through the code bit by bit. Here a code is written as text, one remembered piece a run, that is read as one number in
+base two. To read one, a loop only looks for where each run begins, which depends on all runs before it, and the rest is
+done for all runs at once. Objects are small beside their images: `encode_window` and `decode_rows` do the same without
+touching the pixels around the object.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -30,8 +32,11 @@ CHANNELS = 4
 HEADER_BITS = 53
 # What the editor and the SDK write; other widths are read, too.
 WORD_BITS = 8
-LENGTH_BITS = np.array([3, 4, 8, 16])
-LENGTH_LIMITS = 1 << LENGTH_BITS
+LENGTH_BITS = (3, 4, 8, 16)
+LONGEST = 1 << LENGTH_BITS[-1]
+SHORT = LONGEST + 1 << WORD_BITS
+# Masks have much the same short runs: the bits of so many are remembered, 3 MB.
+KNOWN_RUNS = 2**14
 # Of 2^28 pixels, more than Pillow opens: a code that announces more is broken or means harm.
 MOST_NUMBERS = 2**30
 
@@ -73,9 +78,7 @@ def encode_window(window: np.ndarray, top: int, left: int, height: int, width: i
     """
     ends = masks.run_ends(window, top * width + left, width)
     lengths = _lengths(np.append(ends, height * width)) * CHANNELS
-    values = np.arange(len(lengths)) % 2 * 255
-    there = lengths > 0  # the first run may be empty, and the last
-    return _pack(lengths[there], values[there])
+    return _pack(lengths, np.arange(len(lengths)) % 2 * 255)
 
 
 def decode_rle(rle: Sequence[int]) -> np.ndarray:
@@ -144,34 +147,38 @@ CODECS = {"fast": Codec(encode_window, decode_rows), "sdk": Codec(_sdk_encode, _
 
 
 def _pack(lengths: np.ndarray, values: np.ndarray) -> list[int]:
-    """The code of N runs: int64 [N] lengths of 4 or more, int64 [N] numbers from 0 to 255."""
-    count = int(lengths.sum())
-    forms = LENGTH_LIMITS[:-1].searchsorted(lengths)
-    # What is too long for the last form becomes several runs of that form, all but the last of them full.
-    most = LENGTH_LIMITS[-1]
-    pieces = -(-lengths // most)
-    rests = lengths - (pieces - 1) * most
-    forms, values, lengths = forms.repeat(pieces), values.repeat(pieces), np.full(pieces.sum(), most)
-    lengths[np.cumsum(pieces) - 1] = rests
-
-    sizes = LENGTH_BITS[forms]
-    runs = ((4 | forms) << sizes | (lengths - 1)) << WORD_BITS | values
-    # A run has at most 27 bits: the last ones of four bytes.
-    bits = np.unpackbits(runs.astype(">u4").view(np.uint8)).reshape(-1, 32)
-    widths = (3 + sizes + WORD_BITS).astype(np.uint8)
-    stream = bits[np.arange(32, 0, -1, dtype=np.uint8) <= widths[:, None]]
-    code = np.packbits(np.concatenate([_header(count), stream]))
-    # The SDK adds a byte of zeros to a code that fills its last byte.
-    filled = (HEADER_BITS + len(stream)) % 8 == 0
-    return code.tolist() + [0] * filled
+    """The code of N runs: int64 [N], 0 for a run that is not there, and int64 [N] numbers from 0 to 255."""
+    # One number for a run is remembered in half the time that two take.
+    runs = (lengths << WORD_BITS | values).tolist()
+    texts = [_short(run) if run < SHORT else _long(run) for run in runs]
+    bits = _header(int(lengths.sum())) + "".join(texts)
+    # Bits that fill their last byte get another one of zeros, as the SDK has it.
+    size = len(bits) // 8 + 1
+    return list((int(bits, 2) << 8 * size - len(bits)).to_bytes(size, "big"))
 
 
-def _header(count: int) -> np.ndarray:
-    """The first bits of our codes, uint8 [53]."""
-    bits = count << 5 | WORD_BITS - 1
-    for size in LENGTH_BITS.tolist():
-        bits = bits << 4 | size - 1
-    return np.unpackbits(np.frombuffer((bits << 3).to_bytes(7, "big"), dtype=np.uint8))[:HEADER_BITS]
+def _header(count: int) -> str:
+    return f"{count:032b}{WORD_BITS - 1:05b}" + "".join(f"{size - 1:04b}" for size in LENGTH_BITS)
+
+
+@lru_cache(KNOWN_RUNS)
+def _short(run: int) -> str:
+    """The bits of a run (length and number in one) that one of the forms holds; none for a length of 0."""
+    length, value = divmod(run, 1 << WORD_BITS)
+    form = next(form for form, size in enumerate(LENGTH_BITS) if length <= 1 << size)
+    return _bits(form, length, value) if length else ""
+
+
+def _long(run: int) -> str:
+    """The bits of a run that is too long: several of the last form, all but the last of them full."""
+    length, value = divmod(run, 1 << WORD_BITS)
+    form = len(LENGTH_BITS) - 1
+    full, rest = divmod(length - 1, LONGEST)
+    return _bits(form, LONGEST, value) * full + _bits(form, rest + 1, value)
+
+
+def _bits(form: int, length: int, value: int) -> str:
+    return f"1{form:02b}{length - 1:0{LENGTH_BITS[form]}b}{value:0{WORD_BITS}b}"
 
 
 def _lengths(ends: np.ndarray) -> np.ndarray:
