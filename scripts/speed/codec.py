@@ -7,20 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from faster_coco_eval.core import mask as coco
 from label_studio_sdk.converter import brush as sdk
 
-from backend import brush
+from backend import brush, regions
+from backend.label_config import LabelTag
 from scripts.speed.timing import Bench, Comparison, require_agreement
 from tsp_model.data import masks
 from tsp_model.data.coco import load_coco
 
 REAL_SETS = ("dsb2018", "ufba425")
 IMAGES, MASKS_AN_IMAGE, RAGGED = 12, 5, 8
+FULL_SIZES = (64, 256, 512, 1024)
+TAG = LabelTag("brush", "tag", "image", "image", ("object",))
 AIM = 10.0
 
 
 def codec(bench: Bench) -> Iterator[Comparison]:
-    """Writing and reading the masks of each set; uint8 [H, W], 0 or 255, as regions hold them."""
+    """The masks of each set as the backend writes and reads them, which has the aim, and by the codecs alone."""
     for name in REAL_SETS:
         if (bench.data / name).is_dir():
             yield from _compare(bench, name, _real_masks(bench.data / name, 2 if bench.quick else IMAGES))
@@ -28,20 +32,48 @@ def codec(bench: Bench) -> Iterator[Comparison]:
             yield Comparison(f"{name}: masks", "ours", "SDK", note=f"no {bench.data / name}; give --data")
     size, count = (48, 2) if bench.quick else (512, RAGGED)
     yield from _compare(bench, "ragged", _ragged_masks(size, count))
+    sizes = FULL_SIZES[:1] if bench.quick else FULL_SIZES
+    yield from _compare(bench, "full", [np.full((size, size), 255, dtype=np.uint8) for size in sizes])
 
 
 def _compare(bench: Bench, name: str, drawn: list[np.ndarray]) -> Iterator[Comparison]:
+    """Four rows. Drawn are uint8 [H, W], 0 or 255, as the SDK's codec takes them."""
+    rles = [masks.encode(mask[None])[0] for mask in drawn]
     codes = [sdk.mask2rle(mask) for mask in drawn]
-    require_agreement([brush.mask2rle(mask) for mask in drawn] == codes, f"codes of {name} masks")
-    same = all(np.array_equal(brush.decode_rle(code), sdk.decode_rle(code)) for code in codes)
-    require_agreement(same, f"what codes of {name} masks say")
-    for verb, inputs, calls in (
-        ("to regions", drawn, {"ours": brush.mask2rle, "SDK": sdk.mask2rle}),
-        ("from regions", codes, {"ours": brush.decode_rle, "SDK": sdk.decode_rle}),
+    written = [regions.to_region("object", rle, TAG, "region") for rle in rles]
+    for direction, aim, inputs, (ours, theirs) in (
+        ("masks: COCO RLE to region", AIM, rles, (_to_region, _to_code_by_sdk)),
+        ("masks: region to COCO RLE", AIM, written, (_from_region, _from_region_by_sdk)),
+        ("masks to codes, codec alone", None, drawn, (brush.mask2rle, sdk.mask2rle)),
+        ("masks from codes, codec alone", None, codes, (brush.decode_rle, sdk.decode_rle)),
     ):
-        contestants = {who: _all(call, inputs) for who, call in calls.items()}
-        title = f"{len(drawn)} {name} masks {verb}"
-        yield Comparison(title, "ours", "SDK", bench.measure(title, contestants), aim=AIM)
+        title = f"{len(drawn)} {name} {direction}"
+        same = all(np.array_equal(ours(one), theirs(one)) for one in inputs)
+        require_agreement(same, title)
+        contestants = {"ours": _all(ours, inputs), "SDK": _all(theirs, inputs)}
+        yield Comparison(title, "ours", "SDK", bench.measure(title, contestants), aim=aim)
+
+
+def _to_region(rle: masks.RLE) -> list[int]:
+    """What the backend does, the region around the code included."""
+    return regions.to_region("object", rle, TAG, "region")["value"]["rle"]
+
+
+def _to_code_by_sdk(rle: masks.RLE) -> list[int]:
+    return sdk.mask2rle(coco.decode(rle) * np.uint8(255))
+
+
+def _from_region(region: dict[str, Any]) -> masks.RLE:
+    """What the backend does, its checks of the region included."""
+    ((_, rle),) = regions.to_instances([region])
+    return rle
+
+
+def _from_region_by_sdk(region: dict[str, Any]) -> masks.RLE:
+    size = region["original_height"], region["original_width"]
+    alpha = sdk.decode_rle(region["value"]["rle"]).reshape(*size, brush.CHANNELS)[..., -1]
+    rle = coco.encode(np.asfortranarray(alpha >= regions.HALF_COVERED).view(np.uint8))
+    return {"size": list(size), "counts": rle["counts"].decode()}
 
 
 def _all(call: Callable[[Any], object], inputs: list[Any]) -> Callable[[], list[object]]:
