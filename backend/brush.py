@@ -149,8 +149,14 @@ CODECS = {"fast": Codec(encode_window, decode_rows), "sdk": Codec(_sdk_encode, _
 def _pack(lengths: np.ndarray, values: np.ndarray) -> list[int]:
     """The code of N runs: int64 [N], 0 for a run that is not there, and int64 [N] numbers from 0 to 255."""
     # One number for a run is remembered in half the time that two take.
-    runs = (lengths << WORD_BITS | values).tolist()
-    texts = [_short(run) if run < SHORT else _long(run) for run in runs]
+    runs = lengths << WORD_BITS | values
+    long = (runs >= SHORT).nonzero()[0]
+    short = runs.tolist()
+    for index in long.tolist():
+        short[index] = 0
+    texts = list(map(_short, short))
+    for index in long.tolist():
+        texts[index] = _long(int(runs[index]))
     bits = _header(int(lengths.sum())) + "".join(texts)
     # Bits that fill their last byte get another one of zeros, as the SDK has it.
     size = len(bits) // 8 + 1

@@ -35,7 +35,6 @@ from backend.versions import UNTRAINED, Versions
 from tsp_model import checkpoints
 from tsp_model.data import DataError
 from tsp_model.data.image_set import read_image
-from tsp_model.execution import Execution
 from tsp_model.inference import BATCH_SIZE, predict
 from tsp_model.network import TSPMaskRCNN
 from tsp_model.predictions import Prediction
@@ -54,12 +53,12 @@ class ModelCache:
         self._models: OrderedDict[Path, tuple[TSPMaskRCNN, dict[str, Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, folder: Path, execution: Execution | None = None) -> tuple[TSPMaskRCNN, dict[str, Any]]:
+    def get(self, folder: Path) -> tuple[TSPMaskRCNN, dict[str, Any]]:
         """The model in `folder` and its card; CheckpointError as checkpoints.load. Loaded once, whoever
         asks."""
         with self._lock:
             if folder not in self._models:
-                self._models[folder] = checkpoints.load(folder, execution)
+                self._models[folder] = checkpoints.load(folder)
             self._models.move_to_end(folder)
             while len(self._models) > self._most:
                 self._models.popitem(last=False)
@@ -176,7 +175,7 @@ class TSPBackend(LabelStudioMLBase):
         deadline = time.monotonic() + self._service.predict_seconds
         tag = self._tag(tasks)
         versions = Versions(self._service.model_dir, key)
-        model, card = MODELS.get(versions.folder(version), Execution.choose(self._service.method))
+        model, card = MODELS.get(versions.folder(version))
         shown = settings.for_project(
             self._service, settings.remembered_extra_params(self._service.model_dir, key)
         ).show_threshold

@@ -137,8 +137,8 @@ def to_instances(result: Sequence[Mapping[str, Any]], size: tuple[int, int] | No
         if rle is not None:
             drawn.append((name, label, rle))
     instances: dict[Any, tuple[str, list[RLE]]] = {}
-    for (name, label, rle), area in zip(drawn, masks.area([rle for *_, rle in drawn]), strict=True):
-        if not area:
+    for (name, label, rle), empty in zip(drawn, masks.empty([rle for *_, rle in drawn]), strict=True):
+        if empty:
             logger.warning("region %s (%s) has no pixel and is ignored", name, label)
             continue
         instances.setdefault((name, label), (label, []))[1].append(rle)

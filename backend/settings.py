@@ -42,7 +42,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("WEB_THREADS", "16", "threads of the web service"),
     Variable(
         "TORCH_THREADS",
-        str(max(1, (os.cpu_count() or 2) // 2)),
+        str(max(1, len(os.sched_getaffinity(0)) // 2)),
         "threads torch may use in the worker and in the web service, each; half the cores by default",
     ),
     Variable("BASIC_AUTH_USER", "", "user name asked of Label Studio; empty like the password: no check"),

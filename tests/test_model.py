@@ -136,7 +136,7 @@ def test_fit_only_wakes_a_job(service, generation):
 def test_the_cache_keeps_few_models_and_loads_each_once(tmp_path, monkeypatch):
     loads: list[Path] = []
 
-    def load(folder: Path, execution: object) -> tuple[torch.nn.Module, dict]:
+    def load(folder: Path) -> tuple[torch.nn.Module, dict]:
         loads.append(folder)
         return torch.nn.Identity(), {}
 

@@ -3,6 +3,9 @@
 None of it changes what is computed beyond rounding, so it belongs to the machine and not to the model: a version that a
 GPU trained answers on a CPU. Every choice is a setting with "auto" as its default; what auto means was measured with
 `python -m scripts.benchmark speed`.
+
+Two neighbours are decided elsewhere: threads belong to a process (TORCH_THREADS in backend/settings.py), and proposals,
+which do change what is computed, to the model (network.proposals_needed).
 """
 
 from __future__ import annotations

@@ -100,7 +100,8 @@ class Settings:
     warm_start: bool = False  # True: start from the previous model instead of the initial weights
     seed: int = 0
 
-    # Execution: how fast, not what; auto is what was measured to be quickest on the machine (tsp_model/execution.py)
+    # Execution: how fast, not what; auto is what was measured to be quickest on the machine (tsp_model/execution.py).
+    # A version runs as the settings said that it was trained with, wherever it answers.
     precision: str = "auto"  # "bfloat16"; "float32"; "mixed": bfloat16 in mask and score heads only
     memory_format: str = "auto"  # "channels_last" or "contiguous"
     roi_align: str = "auto"  # "gather" (tsp_model/roi_align.py) or "torchvision"

@@ -20,6 +20,7 @@ from faster_coco_eval.mask_api_new_cpp import toUncompressedRLE
 from tsp_model.data import DataError
 
 RLE = dict[str, Any]
+LARGE = 2**13  # pixels from which on OpenCV turns an image quicker than NumPy
 
 
 def encode(masks: Any) -> list[RLE]:
@@ -31,7 +32,7 @@ def encode(masks: Any) -> list[RLE]:
     array = np.asarray(masks)
     if array.ndim != 3:
         raise DataError(f"masks have shape {list(array.shape)}; give [N, H, W]")
-    return [_encode(mask != 0) for mask in array]
+    return [encode_window(mask != 0, 0, 0, *mask.shape) for mask in array]
 
 
 def encode_window(window: np.ndarray, top: int, left: int, height: int, width: int) -> RLE:
@@ -40,10 +41,16 @@ def encode_window(window: np.ndarray, top: int, left: int, height: int, width: i
     Args:
         window: [h, w] bool, all inside the mask. top, left: its first row and column.
     """
-    ends = run_ends(_turned(window), left * height + top, height)
-    # An object that reaches the last pixel ends where the image ends: once is enough.
-    edges = np.concatenate([[0], ends[ends < height * width], [height * width]])
-    return _compressed(np.diff(edges).tolist(), height, width)
+    touched = window.any(axis=0).nonzero()[0]
+    if not len(touched):
+        return _compressed([height * width], height, width)
+    first, last = int(touched[0]), int(touched[-1])
+    ends = run_ends(_turned(window[:, first : last + 1]), (left + first) * height + top, height)
+    edges = np.empty(len(ends) + 2, dtype=np.int64)
+    edges[0], edges[1:-1], edges[-1] = 0, ends, height * width
+    lengths = (edges[1:] - edges[:-1]).tolist()
+    # An object that reaches the last pixel leaves no background behind it.
+    return _compressed(lengths if lengths[-1] else lengths[:-1], height, width)
 
 
 def run_ends(lines: np.ndarray, first: int, pitch: int) -> np.ndarray:
@@ -71,13 +78,6 @@ def run_ends(lines: np.ndarray, first: int, pitch: int) -> np.ndarray:
     # Where a run ends with its line and the next begins with the line after it, they are one.
     between = ends[1::2][:-1] != ends[2::2]
     return ends[np.concatenate([[True], between.repeat(2), [True]])] if len(ends) else ends
-
-
-def _encode(mask: np.ndarray) -> RLE:
-    """The RLE of one bool [H, W] mask."""
-    touched = np.flatnonzero(mask.any(axis=0))
-    left, right = (touched[0], touched[-1] + 1) if len(touched) else (0, 0)
-    return encode_window(mask[:, left:right], 0, left, *mask.shape)
 
 
 def decode(rles: Sequence[RLE], size: tuple[int, int] | None = None) -> np.ndarray:
@@ -111,22 +111,18 @@ def decode_window(rle: RLE) -> tuple[np.ndarray, int, int]:
     """
     height, width = rle["size"]
     # Run lengths down the columns; every second run is the object's.
-    counts = _checked(toUncompressedRLE, [rle])[0]["counts"]
-    lengths = np.fromiter(counts, np.int64, len(counts))
-    if lengths.sum() != height * width or not counts:
+    lengths = _checked(toUncompressedRLE, [rle])[0]["counts"]
+    total = sum(lengths)
+    if total != height * width or not lengths:
         raise DataError(f"a mask's RLE is broken (it is not {height} x {width} pixels long); correct or remove it")
-    runs = 2 * np.flatnonzero(lengths[1::2]) + 1
-    if not len(runs):
-        return np.zeros((0, 0), dtype=bool), 0, 0
-    first, last = int(runs[0]), int(runs[-1])
-    start, lengths = int(lengths[:first].sum()), lengths[first : last + 1]
-    end = start + int(lengths.sum())
+    start, end = lengths[0], total - (lengths[-1] if len(lengths) % 2 else 0)
     left, right = start // height, -(-end // height)
-    columns = np.zeros((right - left, height), dtype=bool)
-    columns.reshape(-1)[start - left * height : end - left * height] = (np.arange(len(lengths)) % 2 == 0).repeat(
-        lengths
-    )
-    rows = np.flatnonzero(columns.any(axis=0))
+    columns = np.zeros((max(0, right - left), height), dtype=bool)
+    runs = np.array(lengths[1 : len(lengths) // 2 * 2], dtype=np.int64)
+    columns.reshape(-1)[start - left * height : end - left * height] = (np.arange(len(runs)) % 2 == 0).repeat(runs)
+    rows = columns.any(axis=0).nonzero()[0]
+    if not len(rows):
+        return np.zeros((0, 0), dtype=bool), 0, 0
     top, bottom = int(rows[0]), int(rows[-1]) + 1
     return _turned(columns[:, top:bottom]), top, left
 
@@ -171,6 +167,11 @@ def area(rles: Sequence[RLE]) -> np.ndarray:
     return np.asarray(_checked(codec.area, rles), dtype=np.int64).reshape(-1)
 
 
+def empty(rles: Sequence[RLE]) -> np.ndarray:
+    """Which masks have no pixel, bool [N]; several times as quick as asking for the area."""
+    return (np.asarray(_checked(codec.toBbox, rles)).reshape(-1, 4)[:, 2:] == 0).all(axis=1)
+
+
 def boxes(rles: Sequence[RLE]) -> np.ndarray:
     """Tight boxes, float32 [N, 4], XYXY on pixel edges (a one-pixel object is 1 wide); zeros if empty."""
     xywh = np.asarray(_checked(codec.toBbox, rles), dtype=np.float32).reshape(-1, 4)
@@ -196,8 +197,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _turned(pixels: np.ndarray) -> np.ndarray:
-    """bool [H, W] with rows and columns exchanged, contiguous; OpenCV does it in a tenth of NumPy's time."""
-    return cv2.transpose(pixels.view(np.uint8)).view(bool) if pixels.size else pixels.T
+    """bool [H, W] with rows and columns exchanged, contiguous."""
+    if pixels.size < LARGE:
+        return np.ascontiguousarray(pixels.T)
+    return cv2.transpose(pixels.view(np.uint8)).view(bool)
 
 
 def _compressed(counts: list[int], height: int, width: int) -> RLE:
