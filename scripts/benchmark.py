@@ -1,4 +1,4 @@
-"""What the project is measured by: `speed` side by side, `agreement` of what is quick, `growth` with the pool."""
+"""What the project is measured by: `speed` side by side, `agreement` and `learning` of what is quick, `growth`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scripts.command_line import CommandError, run
 from tsp_model.files import write_json
@@ -64,19 +64,37 @@ def speed(arguments: argparse.Namespace) -> None:
 
 def agreement(arguments: argparse.Namespace) -> None:
     """Train, or take what was trained before, and ask the same weights in quicker and quicker ways."""
+    from scripts.speed.agreement import compare, table
+
+    _on_trained_weights(arguments, "agreement", lambda *case: compare(*case, arguments.picked), table)
+
+
+def learning(arguments: argparse.Namespace) -> None:
+    """Train in float32 and the quick way, seed by seed."""
+    from scripts.speed.learning import compare_learning, table
+
+    _on_trained_weights(arguments, "learning", lambda *case: compare_learning(*case, range(arguments.seeds)), table)
+
+
+def _on_trained_weights(
+    arguments: argparse.Namespace,
+    name: str,
+    compare: Callable[..., dict[str, Any]],
+    table: Callable[[list[dict[str, Any]]], str],
+) -> None:
+    """`compare` for each backbone and data set; the file is written after each."""
     import torch
 
     from scripts.speed import machine
-    from scripts.speed.agreement import SEED, compare, table
 
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
     described = machine.describe(torch.get_num_threads())
-    results = [
-        compare(name, arguments.folder, backbone, arguments.epochs, arguments.size, arguments.data, arguments.picked)
-        for backbone in arguments.backbones.split(",")
-        for name in arguments.sets.split(",")
-    ]
-    write_json(arguments.folder / "agreement.json", {"machine": described, "seed": SEED, "results": results})
+    results: list[dict[str, Any]] = []
+    for backbone in arguments.backbones.split(","):
+        for data in arguments.sets.split(","):
+            trained = (arguments.labels, arguments.epochs, arguments.size)
+            results.append(compare(data, arguments.folder, backbone, *trained, arguments.data))
+            write_json(arguments.folder / f"{name}.json", {"machine": described, "results": results})
     print(f"{machine.in_words(described)}\n\n{table(results)}")
 
 
@@ -137,6 +155,7 @@ def main() -> None:
     add("--out", type=Path, default=Path("runs/speed.json"), help="every round as JSON (default: %(default)s)")
     add("--markdown", type=Path, metavar="FILE", help="write the table there, too")
     _agreement_command(commands)
+    _learning_command(commands)
     _growth_command(commands)
     arguments = parser.parse_args()
     arguments.run(arguments)
@@ -149,14 +168,32 @@ def _agreement_command(commands: argparse._SubParsersAction) -> None:
         epilog="example: python -m scripts.benchmark agreement --sets synthetic,dsb2018 --backbones tiny,resnet50",
     )
     command.set_defaults(run=agreement)
+    _add_trained_weights(command, backbones="tiny,resnet50")
+    command.add_argument(
+        "--picked", type=_at_least_1, default=20, help="images that a cycle would pick (default: %(default)s)"
+    )
+
+
+def _learning_command(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "learning",
+        help="AP50 after training in float32 and the quick way, paired by seed",
+        epilog="example: python -m scripts.benchmark learning --sets synthetic --seeds 3",
+    )
+    command.set_defaults(run=learning)
+    _add_trained_weights(command, backbones="tiny")
+    command.add_argument("--seeds", type=_at_least_1, default=3, help="how many, from 0 on (default: %(default)s)")
+
+
+def _add_trained_weights(command: argparse.ArgumentParser, backbones: str) -> None:
     add = command.add_argument
     add("--folder", type=Path, default=Path("runs/agreement"), help="trained networks, results (default: %(default)s)")
     add("--data", type=Path, default=Path("../shared/data"), help="folder of COCO folders (default: %(default)s)")
     add("--sets", default="synthetic,dsb2018", help="'synthetic' and names in --data (default: %(default)s)")
-    add("--backbones", default="tiny,resnet50", help="default: %(default)s")
+    add("--backbones", default=backbones, help="default: %(default)s")
+    add("--labels", type=_at_least_1, default=64, help="images to train on (default: %(default)s)")
     add("--epochs", type=_at_least_1, default=16, help="over the labelled images (default: %(default)s)")
     add("--size", type=_at_least_1, default=256, help="image_size in pixels (default: %(default)s)")
-    add("--picked", type=_at_least_1, default=20, help="images that a cycle would pick (default: %(default)s)")
     add("--threads", type=_at_least_1, metavar="N", help="of torch (default: as torch has it)")
 
 

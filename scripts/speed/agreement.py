@@ -33,7 +33,7 @@ from tsp_model.predictions import Prediction
 from tsp_model.settings import Settings
 from tsp_model.training import train
 
-LABELLED, SEED = 64, 0
+POOL, SEED = 200, 0  # images of the built-in set to be ordered; of a real one, all that are not labelled
 ROIS = 96
 STOCK_PROPOSALS = 1000
 # From nothing, so with norms that train, and the same for every backbone.
@@ -44,7 +44,6 @@ TRAINING = {
     "gradient_clip": 5.0,
     "warmup_iterations": 20,
     "augmentation": "flip_rot90",
-    "seed": SEED,
 }
 LEARNING_RATES = {"tiny": 2e-3}  # of the others: 5e-4
 
@@ -66,14 +65,14 @@ def levers() -> Iterator[tuple[str, Execution, bool]]:
     yield "+ 300 proposals", steps, True
 
 
-def compare(name: str, folder: Path, backbone: str, epochs: int, size: int, data: Path, picked: int) -> dict[str, Any]:
+def compare(
+    name: str, folder: Path, backbone: str, labels: int, epochs: int, size: int, data: Path, picked: int
+) -> dict[str, Any]:
     """One row a lever for one data set and backbone; the trained network is kept in `folder`."""
-    train, test = _splits(name, folder, data)
-    keys = [train.keys[i] for i in np.random.default_rng(SEED).permutation(len(train))]
-    labelled, pool = train.subset(keys[:LABELLED]), train.subset(keys[LABELLED:])
-    version = folder / f"{name}-{backbone}-{size}-{epochs}"
+    labelled, pool, test = splits(name, folder, data, labels)
+    version = folder / f"{name}-{backbone}-{size}-{labels}-{epochs}"
     if not (version / checkpoints.CARD).exists():
-        _train(version, labelled, backbone, epochs, size)
+        train_from_nothing(version, labelled, backbone, epochs, size)
     rows: list[dict[str, Any]] = []
     reference: np.ndarray | None = None
     for lever, execution, own_proposals in levers():
@@ -82,11 +81,11 @@ def compare(name: str, folder: Path, backbone: str, epochs: int, size: int, data
             model.rpn._post_nms_top_n["testing"] = STOCK_PROPOSALS
         settings = Settings.from_dict(card["settings"])
         start = time.perf_counter()
-        found = _predictions(model, pool, settings, f"{name}, {backbone}: {lever}")
+        found = predictions(model, pool, settings, f"{name}, {backbone}: {lever}")
         seconds = (time.perf_counter() - start) / len(pool)
         scores = np.array([found[key].image_score for key in pool.keys])
         reference = scores if reference is None else reference
-        quality = average_precision(test, _predictions(model, test, settings, "test split"))
+        quality = average_precision(test, predictions(model, test, settings, "test split"))
         rows.append(
             {
                 "lever": lever,
@@ -126,16 +125,30 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
-def _splits(name: str, folder: Path, data: Path) -> tuple[ImageSet, ImageSet]:
+def splits(name: str, folder: Path, data: Path, labels: int) -> tuple[ImageSet, ImageSet, ImageSet]:
+    """Labelled images, pool and test split of "synthetic", written to `folder`, or of a COCO folder in `data`."""
     if name == "synthetic":
-        write_synthetic(folder / name, train=LABELLED + 300, test=150, size=128, seed=SEED)
-        data = folder
+        data = folder / f"labels{labels}"
+        write_synthetic(data / name, train=labels + POOL, test=150, size=128, seed=SEED)
     if not (data / name).is_dir():
         raise CommandError(f"there is no data set {data / name}; give its parent folder as --data.")
-    return load_coco(data / name, "train"), load_coco(data / name, "test")
+    train = load_coco(data / name, "train")
+    if len(train) <= labels:
+        raise CommandError(f"{data / name} has {len(train)} training images; give fewer than that as --labels.")
+    keys = [train.keys[i] for i in np.random.default_rng(SEED).permutation(len(train))]
+    return train.subset(keys[:labels]), train.subset(keys[labels:]), load_coco(data / name, "test")
 
 
-def _train(folder: Path, labelled: ImageSet, backbone: str, epochs: int, size: int) -> None:
+def train_from_nothing(
+    folder: Path,
+    labelled: ImageSet,
+    backbone: str,
+    epochs: int,
+    size: int,
+    seed: int = SEED,
+    execution: Execution | None = None,
+) -> None:
+    """A network in `folder`, with a card. execution: None: as the package trains on this machine."""
     settings = Settings().override(
         TRAINING
         | {
@@ -143,9 +156,11 @@ def _train(folder: Path, labelled: ImageSet, backbone: str, epochs: int, size: i
             "epochs": epochs,
             "image_size": size,
             "learning_rate": LEARNING_RATES.get(backbone, 5e-4),
+            "seed": seed,
         }
     )
-    model = Execution.choose(settings, learning=True).prepare(initial_model(labelled, settings))
+    execution = execution or Execution.choose(settings, learning=True)
+    model = execution.prepare(initial_model(labelled, settings))
     # A fifth of torchvision's RoIs a step: as good for weights to compare with, and twice as quick.
     model.roi_heads.fg_bg_sampler = BalancedPositiveNegativeSampler(ROIS, 0.25)
     with tqdm(desc=f"train {folder.name}", dynamic_ncols=True) as bar:
@@ -157,13 +172,19 @@ def _train(folder: Path, labelled: ImageSet, backbone: str, epochs: int, size: i
 
         folder.mkdir(parents=True, exist_ok=True)
         nothing = labelled.subset([])
+        start = time.perf_counter()
         metrics = train(model, labelled, nothing, settings, 0.0, folder / TRAINING_STATE, show)
-    checkpoints.save(
-        folder, model, {"classes": list(labelled.classes), "settings": settings.to_dict(), "metrics": metrics}
-    )
+    card = {
+        "classes": list(labelled.classes),
+        "settings": settings.to_dict(),
+        "metrics": metrics,
+        "train_seconds": round(time.perf_counter() - start, 3),
+    }
+    checkpoints.save(folder, model, card)
 
 
-def _predictions(model: TSPMaskRCNN, images: ImageSet, settings: Settings, title: str) -> dict[str, Prediction]:
+def predictions(model: TSPMaskRCNN, images: ImageSet, settings: Settings, title: str) -> dict[str, Prediction]:
+    """What the network says of each image, by key, with a progress bar."""
     stream = predict(model, (images[i][0] for i in range(len(images))), paste=False)
     found = tqdm(zip(images.keys, stream, strict=True), title, len(images), leave=False, dynamic_ncols=True)
     return {key: Prediction.from_detections(key, detections, settings) for key, detections in found}

@@ -14,7 +14,7 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from scripts.speed.timing import Bench, require_agreement
 from tsp_model.execution import Execution
-from tsp_model.network import TSPMaskRCNN, tsp_mask_rcnn
+from tsp_model.network import TSPMaskRCNN, proposals_needed, tsp_mask_rcnn
 from tsp_model.settings import Settings
 
 CLASSES, DETECTIONS, STOCK_PROPOSALS = 10, 20, 1000
@@ -26,7 +26,7 @@ OBJECTS = 8
 class Pair:
     """Attributes:
 
-    ours: as the package runs it on this machine. stock: torchvision's, eager and in float32. Both on `device`, with
+    ours: as the package trains it on this machine. stock: torchvision's, eager and in float32. Both on `device`, with
         random weights that agree wherever names do.
     size: side of the images in pixels.
     """
@@ -38,6 +38,12 @@ class Pair:
     @property
     def device(self) -> torch.device:
         return next(self.ours.parameters()).device
+
+    def answering(self, settings: Settings) -> TSPMaskRCNN:
+        """A copy of ours that only answers, run as `settings` say."""
+        model = copy.deepcopy(self.ours)
+        model.rpn._post_nms_top_n["testing"] = proposals_needed(settings.backbone, DETECTIONS, settings.proposals)
+        return Execution.choose(settings).freeze(model)
 
     def images(self, count: int) -> list[Tensor]:
         """Noise, [3, size, size] float32 in 0..1 each; the same at every call."""
@@ -97,7 +103,7 @@ def _build(size: int) -> Pair:
     ours = build_ours(size)
     share_weights(stock, ours)
     _require_same_network(ours, stock, size)
-    execution = Execution.choose(Settings())
+    execution = Execution.choose(Settings(), learning=True)
     return Pair(execution.prepare(ours).eval(), stock.to(execution.device).eval(), size)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -12,6 +13,7 @@ from scripts.speed.timing import COST, Bench, Comparison
 from tsp_model.complexity import gflops
 from tsp_model.execution import Execution
 from tsp_model.network import TSPMaskRCNN
+from tsp_model.settings import Settings
 
 SIDE = 8192  # of the matrices whose product shows the peak
 COPIED = 2**30  # bytes, read once and written once
@@ -22,17 +24,17 @@ def compare(bench: Bench, pair: Pair, batches: Sequence[int]) -> Iterator[Compar
     left, right = (torch.randn(SIDE, SIDE, device=pair.device, dtype=torch.bfloat16) for _ in range(2))
     source = torch.empty(COPIED, device=pair.device, dtype=torch.uint8)
     target = torch.empty_like(source)
-    proposals = pair.ours.architecture["proposals"]
-    counted = Execution().prepare(pair.ours)
+    model = pair.answering(Settings())
+    proposals = model.rpn.post_nms_top_n()
+    counted = Execution().prepare(copy.deepcopy(pair.ours))
     operations = gflops(counted, pair.size, pair.size, proposals, DETECTIONS) * 1e9
-    Execution.choose().prepare(pair.ours)
     for batch in batches:
         images = pair.images(batch)
-        moved = moved_bytes(pair.ours, images)
+        moved = moved_bytes(model, images)
 
         @torch.inference_mode()
         def ours(images: list[Tensor] = images) -> object:
-            return pair.ours(images)
+            return model(images)
 
         contestants = {"ours": ours, "matmul": lambda: left @ right, "copy": lambda: target.copy_(source)}
         title = f"inference on the GPU beside its peaks, batch {batch}"

@@ -22,7 +22,7 @@ def uncertainty(bench: Bench) -> Iterator[Comparison]:
     """A batch of the pool; everything in the same execution, and no contestant pastes masks."""
     size, count, batch = (QUICK_SIZE, 2, 1) if bench.quick else (SIZE, PASSES, BATCH_SIZE)
     torch.manual_seed(0)
-    model = Execution.choose(Settings()).prepare(build_ours(size, dropout=DROPOUT)).eval()
+    model = Execution.choose(Settings()).freeze(build_ours(size, dropout=DROPOUT))
     images = list(torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(1)))
     names = {f"{count} {name}": shared for name, shared in zip(AIMS, (False, True), strict=True)}
     contestants = {"one pass with scores": lambda: list(predict(model, images, paste=False))} | {
