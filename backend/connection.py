@@ -49,13 +49,9 @@ def connect(url: str, api_key: str, timeout: float = 60.0) -> LabelStudio:
     """
     address = urlsplit(url)
     if address.scheme not in ("http", "https") or not address.hostname:
-        raise ProjectError(
-            f'"{url}" is not an address of Label Studio: give one such as http://localhost:8080'
-        )
+        raise ProjectError(f'"{url}" is not an address of Label Studio: give one such as http://localhost:8080')
     if not api_key:
-        raise ProjectError(
-            "no token for Label Studio: copy one from Account & Settings into LABEL_STUDIO_API_KEY"
-        )
+        raise ProjectError("no token for Label Studio: copy one from Account & Settings into LABEL_STUDIO_API_KEY")
     # With its last slash, or the SDK forgets a path when it exchanges a personal access token.
     base = url.rstrip("/") + "/"
     try:
@@ -115,9 +111,7 @@ def call(
     http = client._client_wrapper.httpx_client
 
     def once() -> httpx.Response:
-        response = http.request(
-            path, method=method, params=dict(params or {}), request_options=options, **body
-        )
+        response = http.request(path, method=method, params=dict(params or {}), request_options=options, **body)
         return response.raise_for_status()
 
     retrying = Retrying(
@@ -130,9 +124,7 @@ def call(
         response = retrying(once)
         if response.history and method != "GET":
             # A redirect turns other methods into GET, and nothing would have been done.
-            raise ProjectError(
-                f"{base_url(client)} redirects to {response.url}: correct LABEL_STUDIO_URL accordingly"
-            )
+            raise ProjectError(f"{base_url(client)} redirects to {response.url}: correct LABEL_STUDIO_URL accordingly")
         return response.json() if response.content else None
     except (ApiError, httpx.HTTPError, ValueError) as error:
         # Without its cause: the SDK's error prints headers, and httpx' error keeps the request.
@@ -154,9 +146,7 @@ def _explained(client: LabelStudio, error: Exception, what: str) -> ProjectError
         return ProjectError(f"Label Studio at {base} took too long over {what}: is it overloaded?")
     if isinstance(error, httpx.TransportError):
         cause = str(error) or type(error).__name__
-        return ProjectError(
-            f"no Label Studio answers at {base} ({cause}): start it or correct LABEL_STUDIO_URL"
-        )
+        return ProjectError(f"no Label Studio answers at {base} ({cause}): start it or correct LABEL_STUDIO_URL")
     if isinstance(error, ValueError) or not isinstance(error, (ApiError, httpx.HTTPStatusError)):
         return ProjectError(f"what answers at {base} to {what} is not Label Studio: correct LABEL_STUDIO_URL")
     if isinstance(error, ApiError):
@@ -169,9 +159,7 @@ def _explained(client: LabelStudio, error: Exception, what: str) -> ProjectError
     if "reserved network address" in detail or "reserved IP" in detail:
         return ProjectError(PRIVATE_ADDRESS, status)
     if status == 403:
-        return ProjectError(
-            f"Label Studio at {base} does not let this token's user do {what}: {detail}", status
-        )
+        return ProjectError(f"Label Studio at {base} does not let this token's user do {what}: {detail}", status)
     return ProjectError(f"Label Studio at {base} answered {status} to {what}: {detail or 'nothing'}", status)
 
 

@@ -93,9 +93,7 @@ def _resolve(url: str, client: LabelStudio) -> str:
             "bucket in Label Studio as a source storage"
         )
     if scheme not in ("", "http", "https") or not host:
-        raise ImageError(
-            f"{_shown(url)}: only http and https are allowed: import the image into Label Studio"
-        )
+        raise ImageError(f"{_shown(url)}: only http and https are allowed: import the image into Label Studio")
     return address
 
 
@@ -132,9 +130,7 @@ def _download(address: str, client: LabelStudio, part: Path, timeout: float, max
             if received > max_bytes:
                 raise ImageError(f"{_shown(address)}: larger than {max_bytes} bytes: import a smaller image")
             if time.monotonic() > deadline:
-                raise ImageError(
-                    f"{_shown(address)}: not there after {timeout:g} s: is the server overloaded?"
-                )
+                raise ImageError(f"{_shown(address)}: not there after {timeout:g} s: is the server overloaded?")
             file.write(chunk)
 
 

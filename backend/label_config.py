@@ -97,21 +97,14 @@ def _read(xml: str) -> LabelInterface:
     # The SDK raises bare Exception subclasses without a common base, and KeyErrors for odd attributes.
     except Exception as error:
         cause = (str(error).splitlines() or [type(error).__name__])[0]
-        raise LabelConfigError(
-            f"the labeling configuration is not valid ({cause}): correct its XML"
-        ) from error
+        raise LabelConfigError(f"the labeling configuration is not valid ({cause}): correct its XML") from error
 
 
 def _only_control(interface: LabelInterface) -> Any:
     controls = [control for control in interface.controls or () if control.tag.lower() in KINDS]
     if not controls:
-        present = (
-            ", ".join(sorted({f"<{control.tag}>" for control in interface.controls or ()}))
-            or "no control tag"
-        )
-        raise LabelConfigError(
-            f"the labeling configuration has no tag for masks (it has {present}): {REMEDY}"
-        )
+        present = ", ".join(sorted({f"<{control.tag}>" for control in interface.controls or ()})) or "no control tag"
+        raise LabelConfigError(f"the labeling configuration has no tag for masks (it has {present}): {REMEDY}")
     if len(controls) > 1:
         names = ", ".join(f'<{control.tag} name="{control.name}">' for control in controls)
         raise LabelConfigError(f"the labeling configuration has several tags for masks ({names}): {REMEDY}")

@@ -69,9 +69,7 @@ def to_mask(rings: Sequence[Sequence[Sequence[float]]], height: int, width: int)
     Raises:
         ValueError: a point is not two finite numbers.
     """
-    return masks.from_polygons(
-        [[number for point in ring for number in point] for ring in rings], height, width
-    )
+    return masks.from_polygons([[number for point in ring for number in point] for ring in rings], height, width)
 
 
 def _corners(ring: np.ndarray) -> np.ndarray:

@@ -49,9 +49,7 @@ class LabelStudioServer:
     ends. Attributes: `url`, `email`, `password`, `api_key` (a legacy token, 40 hex digits), `log` (a file).
     """
 
-    def __init__(
-        self, folder: Path, port: int | None = None, say: Callable[[str], None] | None = None
-    ) -> None:
+    def __init__(self, folder: Path, port: int | None = None, say: Callable[[str], None] | None = None) -> None:
         """Prepare a server on `port` (None: any free one); `say` takes progress lines (else stderr)."""
         self.folder = folder.absolute()
         self.port = port

@@ -5,9 +5,7 @@ import pytest
 from backend.label_config import LabelConfigError, parse_label_config
 
 
-def config(
-    labels='<Label value="REA"/><Label value="PED"/>', tag="BrushLabels", extra="", image='value="$image"'
-):
+def config(labels='<Label value="REA"/><Label value="PED"/>', tag="BrushLabels", extra="", image='value="$image"'):
     return f'<View><Image name="img" {image}/>{extra}<{tag} name="masks" toName="img">{labels}</{tag}></View>'
 
 

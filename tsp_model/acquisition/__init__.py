@@ -1,9 +1,9 @@
 """Which images to label next: a strategy a file, each one function `rank(pool, labelled, rng) -> scores, low first`.
 
-    pool: the unlabelled images' predictions, in any order.
-    labelled: the keys of the labelled images.
-    rng: the only source of chance.
-    scores: one an entry of the pool, float64; the lowest are labelled first.
+pool: the unlabelled images' predictions, in any order.
+labelled: the keys of the labelled images.
+rng: the only source of chance.
+scores: one an entry of the pool, float64; the lowest are labelled first.
 """
 
 from __future__ import annotations

@@ -56,9 +56,7 @@ def _read_document(path: Path) -> dict[str, list[dict[str, Any]]]:
         document = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         there = some(sorted(file.name for file in path.parent.glob("*.json"))) or "no .json file at all"
-        raise DataError(
-            f"there is no {path.name} in {path.parent}, but {there}; name the split by it"
-        ) from error
+        raise DataError(f"there is no {path.name} in {path.parent}, but {there}; name the split by it") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not valid JSON ({error}); export it again") from error
     for name in ("images", "annotations", "categories"):
@@ -72,9 +70,7 @@ def _read_categories(categories: list[dict[str, Any]]) -> tuple[dict[int, int], 
     """Labels 1..C by category id, and the class names in the same order."""
     by_id = _by_id(categories, "category", {"name": str})
     ordered = sorted(by_id)
-    return {category: label for label, category in enumerate(ordered, start=1)}, [
-        by_id[c]["name"] for c in ordered
-    ]
+    return {category: label for label, category in enumerate(ordered, start=1)}, [by_id[c]["name"] for c in ordered]
 
 
 def _read_images(images: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
@@ -85,13 +81,10 @@ def _read_images(images: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
     outside = [
         record["file_name"]
         for record in records.values()
-        if os.path.isabs(record["file_name"])
-        or os.path.normpath(record["file_name"]).split(os.sep)[0] == ".."
+        if os.path.isabs(record["file_name"]) or os.path.normpath(record["file_name"]).split(os.sep)[0] == ".."
     ]
     if outside:
-        raise DataError(
-            f"{len(outside)} file names lead out of images/ ({some(outside)}); make them relative to it"
-        )
+        raise DataError(f"{len(outside)} file names lead out of images/ ({some(outside)}); make them relative to it")
     return records
 
 
@@ -108,9 +101,7 @@ def _read_annotations(
                 f"{_name(annotation)} is of image id {image_id}, which is not in images; correct one of them"
             )
         if category not in labels:
-            raise DataError(
-                f"{_name(annotation)} has category id {category}, which is not in categories; add it there"
-            )
+            raise DataError(f"{_name(annotation)} has category id {category}, which is not in categories; add it there")
         if annotation.get("iscrowd"):
             continue
         try:
@@ -166,9 +157,7 @@ def _size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             width, height = image.size
             # Not for PNG, whose EXIF block may come last, so that asking for it decodes the image.
-            sideways = (
-                image.format in ("JPEG", "TIFF", "MPO", "WEBP") and image.getexif().get(0x0112) in SIDEWAYS
-            )
+            sideways = image.format in ("JPEG", "TIFF", "MPO", "WEBP") and image.getexif().get(0x0112) in SIDEWAYS
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"cannot read the image {path}: {reason}; replace or remove it") from error
@@ -180,12 +169,7 @@ def _by_id(entries: list[dict[str, Any]], what: str, needed: dict[str, type]) ->
     for entry in entries:
         name = f"{what} {entry.get('id')} {entry.get('file_name', '')}".rstrip()
         for key, kind in ({"id": int} | needed).items():
-            if (
-                not isinstance(entry.get(key), kind)
-                or isinstance(entry[key], bool)
-                or not entry[key]
-                and key != "id"
-            ):
+            if not isinstance(entry.get(key), kind) or isinstance(entry[key], bool) or not entry[key] and key != "id":
                 raise DataError(f"{name} has no usable {key} ({entry.get(key)!r}); add a {kind.__name__}")
         if entry["id"] in by_id:
             raise DataError(f"{what} id {entry['id']} is there twice; ids are unique")

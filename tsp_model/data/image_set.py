@@ -62,9 +62,7 @@ class ImageSet(Dataset):
         for item in self.items:
             for instance in item.instances:
                 if not 1 <= instance.label <= len(self.classes):
-                    raise DataError(
-                        f"{item.key}: label {instance.label} has no class; use 1 to {len(self.classes)}"
-                    )
+                    raise DataError(f"{item.key}: label {instance.label} has no class; use 1 to {len(self.classes)}")
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -94,9 +94,7 @@ def _draw_surfaces(rng: np.random.Generator, size: int, lesions: list[Lesion]) -
     sag = rng.uniform(-0.05, 0.22)
     bruch = rng.uniform(0.62, 0.74) + rng.uniform(-0.16, 0.16) * across + sag * across**2
     thickness = rng.uniform(0.2, 0.27) + 0.02 * _wave(rng, size, 3)
-    pit = rng.uniform(0.03, 0.09) * np.exp(
-        -(((across - rng.uniform(-0.3, 0.3)) / rng.uniform(0.08, 0.14)) ** 2)
-    )
+    pit = rng.uniform(0.03, 0.09) * np.exp(-(((across - rng.uniform(-0.3, 0.3)) / rng.uniform(0.08, 0.14)) ** 2))
     drusen = 0.006 * np.clip(_wave(rng, size, 14), 0, None)  # small bumps that are nobody's lesion
     bruch = bruch * size
     rpe_bottom = bruch - push[2] - drusen * size
@@ -152,9 +150,7 @@ def _reflectivity(
         inside = {1: 0.16, 2: 0.24, 3: 0.05}[lesion.label]
         texture = 1 + (0.5 if lesion.label == 1 else 0.2) * _cloud(rng, size, size / 32)
         surrounding = scene if lesion.label == 1 else 0.42
-        scene = np.where(
-            mask, lesion.contrast * inside * texture + (1 - lesion.contrast) * surrounding, scene
-        )
+        scene = np.where(mask, lesion.contrast * inside * texture + (1 - lesion.contrast) * surrounding, scene)
     return scene * _shadows(rng, surfaces, rows)
 
 
@@ -191,9 +187,7 @@ def _acquire(rng: np.random.Generator, scene: np.ndarray, size: int, difficulty:
 def _wave(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
     """A smooth random curve by column, about -1..1, with some ``count`` bends."""
     knots = rng.uniform(-1, 1, count + 2)
-    return _blur(
-        np.interp(np.linspace(0, count + 1, size), np.arange(count + 2), knots)[None], size / count / 6
-    )[0]
+    return _blur(np.interp(np.linspace(0, count + 1, size), np.arange(count + 2), knots)[None], size / count / 6)[0]
 
 
 def _cloud(rng: np.random.Generator, size: int, grain: float) -> np.ndarray:

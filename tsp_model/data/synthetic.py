@@ -28,9 +28,7 @@ VERSION = 1  # raised whenever the same seed gives other images
 SMALLEST_SIZE = 64
 
 
-def write_synthetic(
-    folder: Path | str, train: int = 200, test: int = 100, size: int = 128, seed: int = 0
-) -> None:
+def write_synthetic(folder: Path | str, train: int = 200, test: int = 100, size: int = 128, seed: int = 0) -> None:
     """Write ``images/``, ``train.json`` and ``test.json`` into ``folder``, whole or not at all.
 
     A folder that already holds exactly this set is left as it is.
