@@ -59,6 +59,17 @@ def test_the_image_score_counts_only_detections_above_the_ranking_threshold():
     assert prediction(scores=[0.9, 0.31]).image_score != pytest.approx(one, abs=1e-2)
 
 
+def test_the_scores_of_an_ablation_count_alone():
+    found = detections([0.9])  # b = 0.8, m = 0.6
+    parts = {
+        parts: Prediction.from_detections("a", found, replace(Settings(), score_parts=parts)).image_score
+        for parts in ("c", "cb", "cm")
+    }
+    # the population's std of two values is half their distance
+    expected = {"c": 0.9, "cb": math.exp(-0.05) * 0.85, "cm": math.exp(-0.15) * 0.75}
+    assert parts == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize(("rule", "expected"), [("graded", 0.75), ("zero", 0.0)])
 @pytest.mark.parametrize("scores", [[], [0.25]])
 def test_an_image_with_nothing_to_count_is_scored_by_the_setting(scores, rule, expected):

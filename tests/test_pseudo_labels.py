@@ -77,3 +77,12 @@ def test_empty_detections(rule):
     one = detections([SURE])
     empty = {name: value[:0] if isinstance(value, torch.Tensor) else value for name, value in one.items()}
     assert len(pseudo_labels.select(empty, rule=rule)["labels"]) == 0
+
+
+@pytest.mark.parametrize(("parts", "expected"), [("cbm", [0]), ("cm", [0, 1]), ("cb", [0, 2]), ("c", [0, 1, 2])])
+def test_a_score_that_is_taken_away_leaves_the_filter_too(parts, expected):
+    pool = ImageSet([Item(str(i), Path(str(i))) for i in range(4)], ["lesion"])
+    triplets = [SURE, (0.95, 0.1, 0.85), (0.95, 0.95, 0.1), (0.1, 0.95, 0.85)]
+    predictions = {str(i): prediction(str(i), [triplet]) for i, triplet in enumerate(triplets)}
+    chosen = pseudo_labels.from_predictions(predictions, pool, Settings(score_parts=parts))
+    assert [int(key) for key in chosen] == expected

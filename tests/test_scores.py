@@ -20,6 +20,14 @@ def test_instance_score_by_hand():
     assert expected == pytest.approx(0.469647, abs=1e-6)
 
 
+def test_scores_by_parts_by_hand():
+    c, b, m = torch.tensor([0.9]), torch.tensor([0.6]), torch.tensor([0.3])
+    assert instance_scores(c, b, m, "c").item() == pytest.approx(0.9)
+    # two values: the population's std is half their distance
+    assert instance_scores(c, b, m, "cb").item() == pytest.approx(math.exp(-0.15) * 0.75)
+    assert instance_scores(c, b, m, "cm").item() == pytest.approx(math.exp(-0.3) * 0.6)
+
+
 def test_agreement_counts_as_much_as_height():
     agreeing = instance_scores(*(torch.tensor([0.6]) for _ in range(3)))
     scattered = instance_scores(torch.tensor([1.0]), torch.tensor([0.7]), torch.tensor([0.1]))

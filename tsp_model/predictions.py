@@ -30,7 +30,7 @@ class Prediction:
         labels: 1..C, class index plus one.
         boxes: [x1, y1, x2, y2], pixels of the image.
         scores, box_scores, mask_scores: c, b and m of section 3.1, 0..1.
-        instance_scores: s_ij of Eq. 2.
+        instance_scores: s_ij of Eq. 2, of the scores that `score_parts` names.
         counts: masks cut at the mask threshold, the counts strings of compressed COCO RLEs.
         max_class_score: the highest foreground class score before any threshold, 0..1.
         image_score: S_i of Eq. 3; low means uncertain.
@@ -57,10 +57,12 @@ class Prediction:
         ``settings.ranking_score_threshold`` only (which ones count is part of the method).
         """
         from tsp_model.paste import codes
-        from tsp_model.scores import empty_image_score, image_score
+        from tsp_model.scores import empty_image_score, image_score, instance_scores
 
         (height, width), rles = codes(detections, settings.mask_threshold)
-        counted = detections["instance_scores"][detections["scores"] > settings.ranking_score_threshold]
+        triplet = [detections[name] for name in ("scores", "box_scores", "mask_scores")]
+        merged = instance_scores(*triplet, settings.score_parts)
+        counted = merged[detections["scores"] > settings.ranking_score_threshold]
         max_class_score = float(detections["max_class_score"])
         return cls(
             key=key,
@@ -71,7 +73,7 @@ class Prediction:
             scores=_floats(detections["scores"]),
             box_scores=_floats(detections["box_scores"]),
             mask_scores=_floats(detections["mask_scores"]),
-            instance_scores=_floats(detections["instance_scores"]),
+            instance_scores=_floats(merged),
             counts=[rle["counts"] for rle in rles],
             max_class_score=max_class_score,
             image_score=image_score(counted, empty_image_score(max_class_score, settings.empty_image)),

@@ -12,6 +12,7 @@ from torch import Tensor
 from tsp_model.data import masks
 from tsp_model.data.image_set import ImageSet, Instance
 from tsp_model.predictions import Prediction
+from tsp_model.scores import counted
 from tsp_model.settings import Settings
 
 
@@ -23,15 +24,15 @@ def taken(
     box_threshold: float,
     mask_threshold: float,
     rule: str = "all",
+    parts: str = "cbm",
 ) -> Tensor:
     """Which of N instances become pseudo labels: [N] bool.
 
     rule "all": c > sigma_c and b > sigma_b and m > sigma_m (section 3.2). rule "any": line 10 of Algorithm 1 to the
-    letter, which removes an instance only if all three fall short.
+    letter, which removes an instance only if all three fall short. parts: the scores that are asked (scores.counted).
     """
-    above = torch.stack(
-        (class_scores > class_threshold, box_scores > box_threshold, mask_scores > mask_threshold), dim=-1
-    )
+    tests = (class_scores > class_threshold, box_scores > box_threshold, mask_scores > mask_threshold)
+    above = torch.stack(counted(tests, parts), dim=-1)
     return above.all(dim=-1) if rule == "all" else above.any(dim=-1)
 
 
@@ -84,6 +85,7 @@ def from_predictions(
             settings.pseudo_box_threshold,
             settings.pseudo_mask_threshold,
             settings.pseudo_rule,
+            settings.score_parts,
         )
         kept = prediction.keep(above.nonzero().flatten().tolist())
         kept = kept.keep([i for i, area in enumerate(masks.area(kept.rles)) if area > 0])

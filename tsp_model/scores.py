@@ -6,8 +6,12 @@ instance's own.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def merge(values: Tensor) -> Tensor:
@@ -17,16 +21,22 @@ def merge(values: Tensor) -> Tensor:
     return torch.exp(-deviation) * mean
 
 
-def instance_scores(class_scores: Tensor, box_scores: Tensor, mask_scores: Tensor) -> Tensor:
+def instance_scores(class_scores: Tensor, box_scores: Tensor, mask_scores: Tensor, parts: str = "cbm") -> Tensor:
     """Eq. 2: s_ij = exp(-std(c, b, m)) * mean(c, b, m).
 
     Args:
         class_scores, box_scores, mask_scores: [N] each, in 0..1.
+        parts: the scores that count, for the ablation of section 4: "c" alone is c itself.
 
     Returns:
         [N], in 0..1.
     """
-    return merge(torch.stack((class_scores, box_scores, mask_scores), dim=-1))
+    return merge(torch.stack(counted((class_scores, box_scores, mask_scores), parts), dim=-1))
+
+
+def counted(scores: tuple[T, T, T], parts: str) -> tuple[T, ...]:
+    """Those of c, b and m that `parts`, such as "cm", names."""
+    return tuple(score for part, score in zip("cbm", scores, strict=True) if part in parts)
 
 
 def image_score(instance_scores: Tensor, empty_image_score: float) -> float:

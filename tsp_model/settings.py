@@ -13,6 +13,7 @@ BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "tiny")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "backbone": BACKBONES,
+    "score_parts": ("cbm", "cm", "cb", "c"),
     "empty_image": ("graded", "zero"),
     "pseudo_rule": ("all", "any"),
     "optimizer": ("sgd", "adamw"),
@@ -71,6 +72,7 @@ class Settings:
     detections_per_image: int | None = None  # None: from the data, see network.detections_needed
     proposals: int | None = None  # that reach the box head in testing; None: see network.proposals_needed
     mask_threshold: float = 0.5  # where masks are cut for annotators, pseudo labels and AP
+    score_parts: str = "cbm"  # of c, b and m, those that Eq. 2 and the pseudo labels look at
     empty_image: str = "graded"  # S of an image without a detection: "graded" or "zero"
 
     # Pseudo labels (section 3.2)
