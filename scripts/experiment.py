@@ -154,7 +154,8 @@ class Experiment:
         if k == 1:
             scores = rng.random(len(names))
         else:
-            predictions = PredictionFile(self._active_folder() / PREDICTIONS)
+            least = self.plan.method["ranking_score_threshold"]
+            predictions = PredictionFile(self._active_folder() / PREDICTIONS, lambda found: found.above(least))
             pool = predictions.sequence([str(self.task_of[name]) for name in names])
             scores = STRATEGIES[self.plan.strategy](pool, labelled, rng)
         chosen = pick(dict(zip(names, map(float, scores), strict=True)), self.plan.per_cycle, self.plan.seed)

@@ -37,7 +37,7 @@ def target(*squares: tuple[int, int, int], label: int = 1, size: int = SIZE) -> 
 
 
 def prediction(key: str, triplets: Sequence[tuple[float, float, float]], side: int = 8) -> Prediction:
-    """A prediction with one square of class 1 for each (c, b, m), side by side."""
+    """A prediction with one square of class 1, the only one, for each (c, b, m), side by side."""
     drawn = np.stack([square(4, 4 + index, side).numpy() for index in range(len(triplets))]) if triplets else []
     c, b, m = torch.tensor(triplets).reshape(-1, 3).T
     s = instance_scores(c, b, m)
@@ -51,6 +51,7 @@ def prediction(key: str, triplets: Sequence[tuple[float, float, float]], side: i
         box_scores=b.tolist(),
         mask_scores=m.tolist(),
         instance_scores=s.tolist(),
+        entropies=(torch.special.entr(c) + torch.special.entr(1 - c)).tolist(),
         counts=[rle["counts"] for rle in masks.encode(drawn)] if len(triplets) else [],
         max_class_score=max(c.tolist(), default=0.0),
         image_score=image_score(s, 1.0),

@@ -1,5 +1,7 @@
 """Who is labelled next."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -18,6 +20,16 @@ def test_tsp_asks_for_the_torn_image_first_and_the_sure_ones_last():
     scores = STRATEGIES["tsp"](POOL, [], np.random.default_rng(0))
     picked = pick(dict(zip([p.key for p in POOL], scores, strict=True)), 4, seed=0)
     assert picked == ["torn", "middling", "sure", "empty"]
+
+
+def test_entropy_asks_for_the_undecided_class_first():
+    scores = STRATEGIES["entropy"](POOL, [], np.random.default_rng(0))
+    # H(0.95) = 0.1985, H(0.6) = 0.6730 nats; the empty image is surely background
+    assert scores == pytest.approx([-0.1985, -0.1985, -0.6730, 0], abs=1e-4)
+    almost = replace(prediction("almost", []), max_class_score=0.5)
+    torn = prediction("two", [(0.5, 0.9, 0.9), (0.95, 0.9, 0.9)])
+    scores = STRATEGIES["entropy"]([almost, torn], [], np.random.default_rng(0))
+    assert scores == pytest.approx([-0.6931, -(0.6931 + 0.1985) / 2], abs=1e-4)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -44,6 +44,7 @@ def predicted(*images):
             box_scores=scores,
             mask_scores=scores,
             instance_scores=scores,
+            entropies=scores,
             counts=[rle["counts"] for rle in rles],
             max_class_score=max(scores, default=0.0),
             image_score=0.5,

@@ -46,10 +46,9 @@ def test_bfloat16_where_the_processor_has_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     monkeypatch.setattr(execution, "_onednn_takes_bfloat16", lambda: True)
-    resnet, tiny = Execution.choose(Settings(), CPU), Execution.choose(Settings.preset("tiny"), CPU)
-    assert (resnet.precision, resnet.mask_precision) == (expected, expected)
-    assert (tiny.precision, tiny.mask_precision) == (torch.float32, expected)
-    assert Execution.choose(Settings.preset("tiny"), CPU, learning=True) == resnet
+    learning, answering = (Execution.choose(Settings(), CPU, learning) for learning in (True, False))
+    assert (learning.precision, learning.mask_precision) == (expected, expected)
+    assert (answering.precision, answering.mask_precision) == (torch.float32, expected)
 
 
 def test_each_choice_can_be_set() -> None:
@@ -148,9 +147,9 @@ def test_a_processor_without_avx512_gives_the_same_results_in_float32() -> None:
 
 
 def test_proposals_leave_room_for_the_detections() -> None:
-    assert proposals_needed(100) == 300
-    assert proposals_needed(450) == 900
-    assert proposals_needed(450, 1000) == 1000
+    assert (proposals_needed("tiny", 100), proposals_needed("resnet50", 100)) == (300, 1000)
+    assert proposals_needed("tiny", 450) == 900
+    assert proposals_needed("resnet50", 450, 300) == 300
     model = tsp_mask_rcnn(3, "tiny", image_size=96, detections_per_image=450)
     assert model.rpn.post_nms_top_n() == 300  # training keeps its own
     assert model.eval().rpn.post_nms_top_n() == 900

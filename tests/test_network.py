@@ -174,6 +174,16 @@ def test_detections_have_the_image_s_frame_and_ranges(model):
     assert found["max_class_score"] >= found["scores"].max() - 1e-6
 
 
+def test_entropies_are_those_of_the_softmax_a_score_was_taken_from(images):
+    torch.manual_seed(0)
+    for found in predict(tsp_mask_rcnn(2, "tiny", image_size=SIZE), images):
+        score = found["scores"]
+        assert len(score)
+        # two classes: what the one does not have, the other has
+        expected = torch.special.entr(score) + torch.special.entr(1 - score)
+        torch.testing.assert_close(found["entropies"], expected, atol=1e-5, rtol=0)
+
+
 def test_an_image_without_detections_keeps_its_highest_class_score(images):
     model = tsp_mask_rcnn(3, "tiny", image_size=SIZE, score_threshold=0.999)
     found = next(predict(model, images))

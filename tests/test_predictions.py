@@ -34,6 +34,7 @@ def detections(scores, height=6, width=8, max_class_score=None):
         "box_scores": box_scores,
         "mask_scores": mask_scores,
         "instance_scores": instance_scores(scores, box_scores, mask_scores),
+        "entropies": torch.special.entr(scores),
         "max_class_score": max_class_score if max_class_score is not None else float(scores.max()),
     }
 

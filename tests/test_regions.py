@@ -31,7 +31,7 @@ def prediction(stack, labels=None, **changes):
     values = {
         "key": "7", "height": stack.shape[1], "width": stack.shape[2], "labels": labels or [1] * count,
         "boxes": [[0.0, 0.0, 1.0, 1.0]] * count, "scores": [0.9] * count, "box_scores": [0.8] * count,
-        "mask_scores": [0.7] * count, "instance_scores": [0.72] * count,
+        "mask_scores": [0.7] * count, "instance_scores": [0.72] * count, "entropies": [0.3] * count,
         "counts": [rle["counts"] for rle in masks.encode(stack)], "max_class_score": 0.9, "image_score": 0.72,
     }  # fmt: skip
     return Prediction(**{**values, **changes})

@@ -54,15 +54,14 @@ class Execution:
 
         Args:
             device: None: default_device().
-            learning: the network trains, so that rounding may change what it finds a little.
+            learning: the network trains, and what rounding does to one step the next one mends.
         """
         settings, device = settings or Settings(), device or default_device()
         asked = settings.precision
         if asked == "auto":
             # Without the hardware bfloat16 is right but slower. With it, a detection near a threshold may come or go,
-            # which moves S by a whole detection: on the tiny network that changed the order of a pool too much.
-            whole = learning or settings.backbone != "tiny"
-            asked = "float32" if not _quick_bfloat16(device) else "bfloat16" if whole else "mixed"
+            # which moves S by a whole detection: on weakly trained networks that changed the order of a pool too much.
+            asked = "float32" if not _quick_bfloat16(device) else "bfloat16" if learning else "mixed"
         return cls(
             device=device,
             precision=torch.bfloat16 if asked == "bfloat16" else torch.float32,

@@ -244,7 +244,7 @@ class TSPRoIHeads(RoIHeads):
         box_features = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
         class_logits, box_regression = (x.float() for x in self.box_predictor(box_features))
         boxes, scores, labels = self.postprocess_detections(class_logits, box_regression, proposals, image_shapes)
-        foreground = class_logits.softmax(dim=-1)[:, 1:].split([len(p) for p in proposals])
+        probabilities = class_logits.softmax(dim=-1).split([len(p) for p in proposals])
         wanted = [entry > above for entry in scores]
         boxes, scores, labels = (
             [entry[keep] for entry, keep in zip(entries, wanted, strict=True)] for entries in (boxes, scores, labels)
@@ -265,7 +265,24 @@ class TSPRoIHeads(RoIHeads):
                 "box_scores": box_scores[i],
                 "mask_scores": mask_scores[i],
                 "instance_scores": instance_scores(scores[i], box_scores[i], mask_scores[i]),
-                "max_class_score": foreground[i].max() if foreground[i].numel() else scores[i].new_zeros(()),
+                "entropies": _entropies(probabilities[i], labels[i], scores[i]),
+                "max_class_score": probabilities[i][:, 1:].max() if len(probabilities[i]) else scores[i].new_zeros(()),
             }
             for i in range(len(boxes))
         ]
+
+
+def _entropies(probabilities: Tensor, labels: Tensor, scores: Tensor) -> Tensor:
+    """Entropy of the softmax that each detection's class score was taken from.
+
+    Args:
+        probabilities: [R, C], of all RoIs. labels, scores: [N], of the detections that NMS left. torchvision does not
+            tell from which RoI they came; their score is that RoI's own, to the bit.
+
+    Returns:
+        [N] in 0..log(C).
+    """
+    if not len(scores):
+        return scores
+    roi = (probabilities[:, labels] == scores).int().argmax(dim=0)
+    return torch.special.entr(probabilities[roi]).sum(dim=-1)

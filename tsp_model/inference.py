@@ -41,7 +41,7 @@ def predict(
 
     Yields:
         Dicts on the CPU: boxes [N, 4] XYXY float32 in the image's pixels, labels, scores, box_scores, mask_scores,
-        instance_scores [N], masks [N, 1, H, W] float32 in 0..1 and max_class_score (float).
+        instance_scores, entropies [N], masks [N, 1, H, W] float32 in 0..1 and max_class_score (float).
     """
     model.eval()
     device = next(model.parameters()).device

@@ -25,7 +25,6 @@ from tsp_model.settings import BACKBONES, SettingsError
 IMAGE_MEAN, IMAGE_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 MIN_DETECTIONS = 100
 DETECTIONS_HEADROOM = 1.2
-MIN_PROPOSALS = 300
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,9 @@ class TSPMaskRCNN(GeneralizedRCNN):
         Returns:
             Training: the terms of the loss by torchvision's names, and loss_box_iou and loss_mask_iou unless `pseudo`.
             Evaluation: a dict an image: boxes [N, 4] XYXY float32 in pixels, labels [N], scores [N], masks
-            [N, 1, H, W] in 0..1, box_scores, mask_scores, instance_scores [N] in 0..1 and max_class_score [], the
-            highest foreground class score before any threshold. Ordered by falling score.
+            [N, 1, H, W] in 0..1, box_scores, mask_scores, instance_scores [N] in 0..1, entropies [N] of the softmax in
+            0..log(C), and max_class_score [], the highest foreground class score before any threshold. Ordered by
+            falling score.
         """
         if not self.training:
             return [pasted(found) for found in self.detect(self.propose(images))]
@@ -122,14 +122,6 @@ def detections_needed(largest_count: int, chosen: int | None = None) -> int:
     return chosen
 
 
-def proposals_needed(detections: int, chosen: int | None = None) -> int:
-    """Proposals an image in testing: 300, and at least two for each detection that is allowed.
-
-    torchvision's 1000 cost a fifth of the inference and gave the same AP50 and order of images.
-    """
-    return chosen if chosen is not None else max(MIN_PROPOSALS, 2 * detections)
-
-
 @dataclass(frozen=True)
 class _Sizes:
     """What a backbone's heads and proposals are made of."""
@@ -139,7 +131,7 @@ class _Sizes:
     canonical_scale: int  # boxes of this side in pixels are pooled from level 4 (stride 16)
     box_width: int
     mask_widths: tuple[int, ...]
-    proposals: tuple[int, int, int]  # before NMS (a level) in training and in testing, after it in training
+    proposals: tuple[int, int, int, int]  # before NMS (a level) in training and in testing, after it the same
     rpn_samples: int
     roi_samples: int
     sampling_ratio: int  # RoIAlign's samples a bin and side
@@ -152,7 +144,7 @@ _RESNET = _Sizes(
     canonical_scale=224,
     box_width=1024,
     mask_widths=(256, 256, 256, 256),
-    proposals=(2000, 1000, 2000),
+    proposals=(2000, 1000, 2000, 1000),
     rpn_samples=256,
     roi_samples=512,
     sampling_ratio=2,
@@ -164,11 +156,24 @@ _TINY = _Sizes(
     canonical_scale=64,
     box_width=128,
     mask_widths=(64, 64),
-    proposals=(500, 500, 300),
+    proposals=(500, 500, 300, 300),
     rpn_samples=128,
     roi_samples=64,
     sampling_ratio=1,
 )
+
+
+def proposals_needed(backbone: str, detections: int, chosen: int | None = None) -> int:
+    """Proposals an image in testing: as many as belong to the backbone, and at least two for each detection allowed.
+
+    Fewer are quicker and cost little AP50, but a network that was trained on few images does not know yet which are
+    good, and the order of a pool changes (`python -m scripts.benchmark agreement`).
+    """
+    return chosen if chosen is not None else max(_sizes(backbone).proposals[-1], 2 * detections)
+
+
+def _sizes(backbone: str) -> _Sizes:
+    return _TINY if backbone == "tiny" else _RESNET
 
 
 def tsp_mask_rcnn(
@@ -199,14 +204,14 @@ def tsp_mask_rcnn(
     if backbone not in BACKBONES:
         raise SettingsError(f"backbone={backbone!r} is unknown; use one of {', '.join(BACKBONES)}.")
     if backbone == "tiny":
-        trunk, frozen, sizes = TinyBackbone(), False, _TINY
+        trunk, frozen = TinyBackbone(), False
     else:
         trunk, frozen = resnet_fpn(backbone, weights, frozen_norms)
-        sizes = _RESNET
     transform = GeneralizedRCNNTransform(
         min_size=image_size, max_size=image_size, image_mean=IMAGE_MEAN, image_std=IMAGE_STD
     )
-    proposals = proposals_needed(detections_per_image, proposals)
+    sizes = _sizes(backbone)
+    proposals = proposals_needed(backbone, detections_per_image, proposals)
     rpn = _build_rpn(trunk.out_channels, sizes, semi_normaliser, proposals)
     detection = {
         "score_thresh": score_threshold,

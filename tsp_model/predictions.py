@@ -31,6 +31,7 @@ class Prediction:
         boxes: [x1, y1, x2, y2], pixels of the image.
         scores, box_scores, mask_scores: c, b and m of section 3.1, 0..1.
         instance_scores: s_ij of Eq. 2, of the scores that `score_parts` names.
+        entropies: of the softmax over classes and background, 0..log(C).
         counts: masks cut at the mask threshold, the counts strings of compressed COCO RLEs.
         max_class_score: the highest foreground class score before any threshold, 0..1.
         image_score: S_i of Eq. 3; low means uncertain.
@@ -45,6 +46,7 @@ class Prediction:
     box_scores: list[float]
     mask_scores: list[float]
     instance_scores: list[float]
+    entropies: list[float]
     counts: list[str]
     max_class_score: float
     image_score: float
@@ -74,6 +76,7 @@ class Prediction:
             box_scores=_floats(detections["box_scores"]),
             mask_scores=_floats(detections["mask_scores"]),
             instance_scores=_floats(merged),
+            entropies=_floats(detections["entropies"]),
             counts=[rle["counts"] for rle in rles],
             max_class_score=max_class_score,
             image_score=image_score(counted, empty_image_score(max_class_score, settings.empty_image)),
@@ -112,7 +115,7 @@ class Prediction:
 
 
 FIELDS = {field.name for field in fields(Prediction)}
-PER_DETECTION = ("labels", "boxes", "scores", "box_scores", "mask_scores", "instance_scores", "counts")
+PER_DETECTION = ("labels", "boxes", "scores", "box_scores", "mask_scores", "instance_scores", "entropies", "counts")
 
 
 class PredictionFile(Mapping[str, Prediction]):

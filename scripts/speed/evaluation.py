@@ -110,6 +110,7 @@ def _perturbed(item: Item, rng: np.random.Generator) -> Prediction:
         box_scores=nothing,
         mask_scores=nothing,
         instance_scores=nothing,
+        entropies=nothing,
         counts=[rle["counts"] for rle in rles],
         max_class_score=max(scores, default=0.0),
         image_score=0.0,

@@ -1,6 +1,6 @@
 """Which images to label next: a strategy a file, each one function `rank(pool, labelled, rng) -> scores, low first`.
 
-pool: the unlabelled images' predictions, in any order.
+pool: the unlabelled images' predictions, in any order, with the detections that count only (Prediction.above).
 labelled: the keys of the labelled images.
 rng: the only source of chance.
 scores: one an entry of the pool, float64; the lowest are labelled first.
@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tsp_model.acquisition import random, tsp
+from tsp_model.acquisition import entropy, random, tsp
 from tsp_model.predictions import Prediction
 
 Rank = Callable[[Sequence[Prediction], Sequence[str], np.random.Generator], np.ndarray]
 
-STRATEGIES: dict[str, Rank] = {"tsp": tsp.rank, "random": random.rank}
+STRATEGIES: dict[str, Rank] = {"tsp": tsp.rank, "random": random.rank, "entropy": entropy.rank}
 
 
 def pick(scores: Mapping[str, float], budget: int, seed: int) -> list[str]:
