@@ -214,8 +214,8 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
     def step(name: str, retry: bool = False) -> Any:
         return _step(dbos, steps, model_dir, name, retry)
 
-    pull, train, score = step("pull", retry=True), step("train"), step("score")
-    push, switch = step("push", retry=True), step("switch", retry=True)
+    train = step("train")  # the only one that asks Label Studio nothing
+    pull, score, push, switch = (step(name, retry=True) for name in ("pull", "score", "push", "switch"))
     due, score_new, connect = (step(name, retry=True) for name in ("due", "score_new", "connect"))
     ask = dbos.step(name="ask")(lambda kind, key: jobs.request(kind, key))
 

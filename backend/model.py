@@ -35,6 +35,7 @@ from backend.versions import UNTRAINED, Versions
 from tsp_model import checkpoints
 from tsp_model.data import DataError
 from tsp_model.data.image_set import read_image
+from tsp_model.execution import Execution
 from tsp_model.inference import BATCH_SIZE, predict
 from tsp_model.network import TSPMaskRCNN
 from tsp_model.predictions import Prediction
@@ -50,19 +51,20 @@ class ModelCache:
 
     def __init__(self, most: int = 2) -> None:
         self._most = most
-        self._models: OrderedDict[Path, tuple[TSPMaskRCNN, dict[str, Any]]] = OrderedDict()
+        self._models: OrderedDict[tuple[Path, Execution], tuple[TSPMaskRCNN, dict[str, Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, folder: Path) -> tuple[TSPMaskRCNN, dict[str, Any]]:
-        """The model in `folder` and its card; CheckpointError as checkpoints.load. Loaded once, whoever
-        asks."""
+    def get(self, folder: Path, execution: Execution) -> tuple[TSPMaskRCNN, dict[str, Any]]:
+        """The model in `folder`, run as `execution` says, and its card; CheckpointError as checkpoints.load. Loaded
+        once, whoever asks."""
         with self._lock:
-            if folder not in self._models:
-                self._models[folder] = checkpoints.load(folder)
-            self._models.move_to_end(folder)
+            wanted = folder, execution
+            if wanted not in self._models:
+                self._models[wanted] = checkpoints.load(*wanted)
+            self._models.move_to_end(wanted)
             while len(self._models) > self._most:
                 self._models.popitem(last=False)
-            return self._models[folder]
+            return self._models[wanted]
 
 
 MODELS = ModelCache()
@@ -175,10 +177,9 @@ class TSPBackend(LabelStudioMLBase):
         deadline = time.monotonic() + self._service.predict_seconds
         tag = self._tag(tasks)
         versions = Versions(self._service.model_dir, key)
-        model, card = MODELS.get(versions.folder(version))
-        shown = settings.for_project(
-            self._service, settings.remembered_extra_params(self._service.model_dir, key)
-        ).show_threshold
+        project = settings.for_project(self._service, settings.remembered_extra_params(self._service.model_dir, key))
+        shown = project.show_threshold
+        model, card = MODELS.get(versions.folder(version), Execution.choose(project.method))
         method = Settings.from_dict(card["settings"])
         above = min(shown, method.ranking_score_threshold)
         for start in range(0, len(tasks), BATCH_SIZE):

@@ -23,8 +23,9 @@ from backend.settings import ServiceSettings
 from backend.snapshot import Image, Snapshot
 from backend.versions import Versions
 from backend.webhooks import authorise
-from tsp_model.cycle import PREDICTIONS, complete_predictions, train_cycle
+from tsp_model.cycle import PREDICTIONS, complete_predictions, looked_at, train_cycle
 from tsp_model.data.image_set import ImageSet, Instance, Item
+from tsp_model.execution import Execution
 from tsp_model.files import write_text
 from tsp_model.predictions import Prediction, PredictionFile, iterate_predictions
 from tsp_model.settings import Settings
@@ -83,7 +84,7 @@ class CycleSteps:
         if snapshot.parent is not None:
             parent = versions.folder(snapshot.parent)
             if method.ssl:
-                complete_predictions(parent, unlabelled, job.update)
+                complete_predictions(parent, unlabelled, looked_at(method), job.update)
                 known = versions.card(snapshot.parent)["classes"]
                 previous = PredictionFile(parent / PREDICTIONS, translation(known, snapshot.classes))
         card = train_cycle(labelled, unlabelled, previous, method, folder, job.update, parent)
@@ -174,13 +175,17 @@ class CycleSteps:
 
     def _score(self, key: str, version: str, pool: ImageSet, job: Progress) -> int:
         """Complete the predictions of `version` for `pool`, and begin to push them; how many were missing."""
-        shown = self._shown(self._project(key))
+        project = settings.for_project(self._service, self._project(key).extra_params())
+        folder = self._versions(key).folder(version)
+        trained = Settings.from_dict(self._versions(key).card(version)["settings"])
+        above = min(project.show_threshold, looked_at(trained))
         # Each call costs the server a walk over the whole project: their number must not grow with the pool.
         a_call = max(LEAST_EARLY, len(pool) // EARLY_CALLS)
         with EarlySender(
             self._file(key, version), lambda found: self._push(key, version, found, a_call), a_call
         ) as sender:
-            return complete_predictions(self._versions(key).folder(version), pool, job.update, sender.on_disk, shown)
+            execution = Execution.choose(project.method)
+            return complete_predictions(folder, pool, above, job.update, sender.on_disk, execution)
 
     def _push(self, key: str, version: str, predictions: Iterable[Prediction], a_call: int = PREDICTIONS_A_CALL) -> int:
         project = self._project(key)

@@ -13,7 +13,15 @@ from tests.builders import SIZE, disc_set, prediction
 from tsp_model import checkpoints
 from tsp_model.acquisition import STRATEGIES, pick
 from tsp_model.checkpoints import CheckpointError
-from tsp_model.cycle import PSEUDO_LABELS, initial_model, score_pool, train_cycle
+from tsp_model.cycle import (
+    PREDICTIONS,
+    PSEUDO_LABELS,
+    complete_predictions,
+    initial_model,
+    looked_at,
+    score_pool,
+    train_cycle,
+)
 from tsp_model.data import DataError
 from tsp_model.data.coco import load_coco
 from tsp_model.data.image_set import ImageSet, Item
@@ -171,6 +179,43 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(first, tmp_path, damage):
         checkpoints.load(folder)
     assert "\n" not in str(caught.value)
     assert "use another version" in str(caught.value)
+
+
+def copied(folder, target, **settings):
+    """The model of `folder` in `target`, scored by other settings."""
+    model, card = checkpoints.read(folder)
+    checkpoints.save(target, model, card | {"settings": card["settings"] | settings})
+    return target
+
+
+def test_what_is_left_out_changes_no_score(first, discs, tmp_path):
+    middle = float(np.median([score for entry in score_pool(first[0], discs) for score in entry.scores]))
+    folder = copied(first[0], tmp_path, ranking_score_threshold=middle)
+    runs = []
+    for above in (middle, 0.0):
+        assert complete_predictions(folder, discs, above) == len(discs)
+        runs.append(read_predictions(folder / PREDICTIONS))
+    some, every = runs
+    assert 0 < sum(map(len, some.values())) < sum(map(len, every.values()))
+    for key, entry in some.items():
+        assert entry.image_score == every[key].image_score
+        assert entry.scores == every[key].above(middle).scores
+
+
+def test_predictions_are_completed_and_made_anew_only_for_who_looks_at_more(first, discs, tmp_path):
+    folder = copied(first[0], tmp_path)
+    half = discs.subset(discs.keys[:5])
+    assert complete_predictions(folder, half, 0.2) == 5
+    assert complete_predictions(folder, discs, 0.3) == 7, "what was made for who looks at more serves"
+    assert complete_predictions(folder, discs, 0.2) == 0
+    assert complete_predictions(folder, half, 0.1) == 5
+    assert list(read_predictions(folder / PREDICTIONS)) == list(half.keys)
+
+
+def test_the_literal_pseudo_rule_looks_at_every_detection():
+    assert looked_at(SETTINGS) == SETTINGS.ranking_score_threshold
+    assert looked_at(SETTINGS.override({"pseudo_class_threshold": 0.2})) == 0.2
+    assert looked_at(SETTINGS.override({"pseudo_rule": "any"})) == 0
 
 
 def test_an_empty_pool_is_scored_to_nothing(first, discs):

@@ -15,6 +15,7 @@ from backend.label_config import parse_label_config
 from backend.model import ModelCache, TSPBackend
 from backend.versions import UNTRAINED, Versions
 from tsp_model import checkpoints
+from tsp_model.execution import Execution
 from tsp_model.network import tsp_mask_rcnn
 from tsp_model.settings import Settings, SettingsError
 
@@ -134,17 +135,20 @@ def test_fit_only_wakes_a_job(service, generation):
 
 
 def test_the_cache_keeps_few_models_and_loads_each_once(tmp_path, monkeypatch):
-    loads: list[Path] = []
+    loads: list[str] = []
 
-    def load(folder: Path) -> tuple[torch.nn.Module, dict]:
-        loads.append(folder)
+    def load(folder: Path, execution: Execution) -> tuple[torch.nn.Module, dict]:
+        loads.append(folder.name + "+gather" * execution.gather)
         return torch.nn.Identity(), {}
 
     monkeypatch.setattr(backend_model.checkpoints, "load", load)
     cache = ModelCache(most=2)
     for name in "ababcab":
-        cache.get(tmp_path / name)
-    assert [folder.name for folder in loads] == ["a", "b", "c", "a", "b"]
+        cache.get(tmp_path / name, Execution())
+    assert loads == ["a", "b", "c", "a", "b"]
+    cache.get(tmp_path / "b", Execution(gather=True))
+    cache.get(tmp_path / "b", Execution())
+    assert loads[5:] == ["b+gather"]
 
 
 class SecondGenerationBase:

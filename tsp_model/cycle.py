@@ -100,7 +100,13 @@ def train_cycle(
     )
 
 
-def score_pool(folder: Path, pool: ImageSet, progress: Progress = _silent, above: float = 0.0) -> Iterator[Prediction]:
+def score_pool(
+    folder: Path,
+    pool: ImageSet,
+    progress: Progress = _silent,
+    above: float = 0.0,
+    execution: Execution | None = None,
+) -> Iterator[Prediction]:
     """Every image of the pool as `folder`'s model sees it, in order, as a stream; labels are not looked at.
 
     The network runs in the thread that asks; beside it one thread decodes the next images and another compresses the
@@ -108,13 +114,14 @@ def score_pool(folder: Path, pool: ImageSet, progress: Progress = _silent, above
 
     Args:
         above: only detections with a class score above this are wanted.
+        execution: see checkpoints.load.
     """
-    model, card = checkpoints.load(folder)
+    model, card = checkpoints.load(folder, execution)
     settings = Settings.from_dict(card["settings"])
     start = time.monotonic()
 
     def compressed(found: tuple[str, dict[str, Any]]) -> Prediction:
-        return Prediction.from_detections(*found, settings)
+        return Prediction.from_detections(*found, settings, above)
 
     with ahead(read_image, (item.path for item in pool.items), 2 * BATCH_SIZE) as images:
         found = zip(pool.keys, predict(model, images, paste=False, above=above), strict=True)
@@ -126,29 +133,40 @@ def score_pool(folder: Path, pool: ImageSet, progress: Progress = _silent, above
                 progress({"phase": "score", "done": done, "total": len(pool), "eta_seconds": left})
 
 
+def looked_at(settings: Settings) -> float:
+    """The class score above which S or the pseudo labels look at a detection."""
+    pseudo = settings.pseudo_class_threshold if settings.pseudo_rule == "all" else 0.0
+    return min(settings.ranking_score_threshold, pseudo)
+
+
 def complete_predictions(
     folder: Path,
     pool: ImageSet,
+    above: float,
     progress: Progress = _silent,
     on_disk: Callable[[int], None] = lambda count: None,
-    shown: float = 0.0,
+    execution: Execution | None = None,
 ) -> int:
     """Score the images of the pool that `folder`'s predictions lack, and add them there; how many that were.
 
-    What a scoring that was killed had written is kept, so that the same call goes on with it.
+    What a scoring that was killed had written is kept, so that the same call goes on with it. Predictions that were
+    made for somebody who looks at fewer detections are made anew.
 
     Args:
-        on_disk: see PredictionFile.add.
-        shown: class score above which a detection is shown to people. Those below it that neither S nor the pseudo
-            labels count are left out: their masks would be most of the work.
+        above: nobody will look at a detection with a class score up to this; see `looked_at`. Masks of weak detections
+            are most of the work.
+        on_disk: see PredictionFile.add. execution: see checkpoints.load.
     """
-    (folder / PREDICTIONS).touch()
-    predictions = PredictionFile(folder / PREDICTIONS)
+    path = folder / PREDICTIONS
+    path.touch()
+    predictions = PredictionFile(path)
+    first = next(iter(predictions.values()), None)
+    if first is not None and first.kept_above > above:
+        write_predictions(path, [])
+        predictions = PredictionFile(path)
     missing = [key for key in pool.keys if key not in predictions]
     if missing:  # else nothing is loaded either
-        settings = Settings.from_dict(checkpoints.read_card(folder)["settings"])
-        above = min(shown, settings.ranking_score_threshold, settings.pseudo_class_threshold)
-        with closing(score_pool(folder, pool.subset(missing), progress, above)) as fresh:
+        with closing(score_pool(folder, pool.subset(missing), progress, above, execution)) as fresh:
             predictions.add(fresh, on_disk)
     return len(missing)
 

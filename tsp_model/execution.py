@@ -1,8 +1,8 @@
 """How a network runs on this machine: the one place that decides precision, memory format, RoIAlign and compilation.
 
 None of it changes what is computed beyond rounding, so it belongs to the machine and not to the model: a version that a
-GPU trained answers on a CPU. Every choice is a setting with "auto" as its default; what auto means was measured with
-`python -m scripts.benchmark speed`.
+GPU trained answers on a CPU. Every choice is a setting with "auto" as its default; what auto means was measured, lever
+by lever on trained networks, with `python -m scripts.benchmark agreement` and `learning`.
 
 Two neighbours are decided elsewhere: threads belong to a process (TORCH_THREADS in backend/settings.py), and proposals,
 which do change what is computed, to the model (network.proposals_needed).

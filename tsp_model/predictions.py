@@ -35,6 +35,7 @@ class Prediction:
         counts: masks cut at the mask threshold, the counts strings of compressed COCO RLEs.
         max_class_score: the highest foreground class score before any threshold, 0..1.
         image_score: S_i of Eq. 3; low means uncertain.
+        kept_above: detections with a class score up to this were left out, 0..1.
     """
 
     key: str
@@ -50,9 +51,12 @@ class Prediction:
     counts: list[str]
     max_class_score: float
     image_score: float
+    kept_above: float = 0.0
 
     @classmethod
-    def from_detections(cls, key: str, detections: Mapping[str, Any], settings: Settings) -> Prediction:
+    def from_detections(
+        cls, key: str, detections: Mapping[str, Any], settings: Settings, above: float = 0.0
+    ) -> Prediction:
         """Compress a detections dict (`tsp_model.inference.predict`, pasted or not) and give the image its score.
 
         Masks are cut at ``settings.mask_threshold``; S counts detections whose class score is above
@@ -80,6 +84,7 @@ class Prediction:
             counts=[rle["counts"] for rle in rles],
             max_class_score=max_class_score,
             image_score=image_score(counted, empty_image_score(max_class_score, settings.empty_image)),
+            kept_above=above,
         )
 
     def __len__(self) -> int:

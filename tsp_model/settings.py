@@ -103,7 +103,7 @@ class Settings:
     seed: int = 0
 
     # Execution: how fast, not what; auto is what was measured to be quickest on the machine (tsp_model/execution.py).
-    # A version runs as the settings said that it was trained with, wherever it answers.
+    # They belong to the machine: a version answers as the settings say where it answers.
     precision: str = "auto"  # "bfloat16"; "float32"; "mixed": bfloat16 in mask and score heads only
     memory_format: str = "auto"  # "channels_last" or "contiguous"
     roi_align: str = "auto"  # "gather" (tsp_model/roi_align.py) or "torchvision"
