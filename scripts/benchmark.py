@@ -14,6 +14,7 @@ from scripts.command_line import CommandError, run
 from tsp_model.files import write_json
 
 if TYPE_CHECKING:
+    from scripts.speed.agreement import Case
     from scripts.speed.timing import Bench, Comparison
 
 # Name on the command line (and of the function): the module in scripts/speed/ that holds it, imported when asked for.
@@ -26,6 +27,7 @@ SUBJECTS = {
     "evaluation": "evaluation",
     "predict": "service",
     "threads": "service",
+    "start": "service",
     "cycle": "cycle",
 }
 MANY_MINUTES = ("cycle",)
@@ -66,34 +68,35 @@ def agreement(arguments: argparse.Namespace) -> None:
     """Train, or take what was trained before, and ask the same weights in quicker and quicker ways."""
     from scripts.speed.agreement import compare, table
 
-    _on_trained_weights(arguments, "agreement", lambda *case: compare(*case, arguments.picked), table)
+    _on_trained_weights(arguments, "agreement", lambda case: compare(case, arguments.picked), table)
 
 
 def learning(arguments: argparse.Namespace) -> None:
     """Train in float32 and the quick way, seed by seed."""
     from scripts.speed.learning import compare_learning, table
 
-    _on_trained_weights(arguments, "learning", lambda *case: compare_learning(*case, range(arguments.seeds)), table)
+    _on_trained_weights(arguments, "learning", lambda case: compare_learning(case, range(arguments.seeds)), table)
 
 
 def _on_trained_weights(
     arguments: argparse.Namespace,
     name: str,
-    compare: Callable[..., dict[str, Any]],
+    compare: Callable[[Case], dict[str, Any]],
     table: Callable[[list[dict[str, Any]]], str],
 ) -> None:
     """`compare` for each backbone and data set; the file is written after each."""
     import torch
 
     from scripts.speed import machine
+    from scripts.speed.agreement import Case
 
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
     described = machine.describe(torch.get_num_threads())
     results: list[dict[str, Any]] = []
     for backbone in arguments.backbones.split(","):
         for data in arguments.sets.split(","):
-            trained = (arguments.labels, arguments.epochs, arguments.size)
-            results.append(compare(data, arguments.folder, backbone, *trained, arguments.data))
+            asked = (arguments.labels, arguments.pool, arguments.test, arguments.epochs, arguments.size)
+            results.append(compare(Case(data, backbone, *asked, arguments.data, arguments.folder)))
             write_json(arguments.folder / f"{name}.json", {"machine": described, "results": results})
     print(f"{machine.in_words(described)}\n\n{table(results)}")
 
@@ -192,6 +195,8 @@ def _add_trained_weights(command: argparse.ArgumentParser, backbones: str) -> No
     add("--sets", default="synthetic,dsb2018", help="'synthetic' and names in --data (default: %(default)s)")
     add("--backbones", default=backbones, help="default: %(default)s")
     add("--labels", type=_at_least_1, default=64, help="images to train on (default: %(default)s)")
+    add("--pool", type=_at_least_1, default=200, help="images to put in order (default: %(default)s)")
+    add("--test", type=_at_least_1, default=150, help="images to evaluate on (default: %(default)s)")
     add("--epochs", type=_at_least_1, default=16, help="over the labelled images (default: %(default)s)")
     add("--size", type=_at_least_1, default=256, help="image_size in pixels (default: %(default)s)")
     add("--threads", type=_at_least_1, metavar="N", help="of torch (default: as torch has it)")

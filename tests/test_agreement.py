@@ -1,12 +1,20 @@
 """The arithmetic of scripts.speed.agreement, by hand, and its levers in order."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from scripts.speed.agreement import levers, overlap, spearman
+from scripts.speed.agreement import agrees, levers, overlap, spearman
+from tsp_model import execution
 from tsp_model.execution import Execution
 from tsp_model.settings import Settings
+
+REPOSITORY = Path(__file__).parents[1]
 
 
 def test_spearman_by_hand() -> None:
@@ -26,9 +34,48 @@ def test_overlap_counts_the_lowest_of_both() -> None:
     assert overlap(np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.2, 0.1, 0.3, 0.4]), 2) == 1
 
 
-def test_the_last_lever_is_what_bfloat16_hardware_gets() -> None:
-    steps = list(levers())
-    assert steps[0][1] == Execution(device=steps[0][1].device)
-    assert steps[-1][1] == Execution.choose(Settings(precision="bfloat16"), steps[-1][1].device)
-    assert [own for _, _, own in steps] == [False] * (len(steps) - 1) + [True]
-    assert steps[-1][1].precision == torch.bfloat16
+def test_what_is_shipped_is_one_of_the_levers(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    for quick in (True, False):
+        monkeypatch.setattr(execution, "_quick_bfloat16", lambda device, quick=quick: quick)
+        steps = list(levers("resnet50", cpu))
+        assert steps[0][1] == Execution(cpu)
+        shipped = [name for name, how, proposals in steps if how == Execution.choose(Settings(), cpu)]
+        assert len(shipped) == 1
+        assert ("score heads" in shipped[0]) == quick
+        assert [proposals for *_, proposals in steps] == [None, None, None, None, 300]
+        assert len(list(levers("tiny", cpu))) == 4
+
+
+def test_a_quicker_way_agrees_by_order_picks_and_ap50() -> None:
+    reference = {"mask_ap50": 0.5, "box_ap50": 0.6, "spearman": 1.0, "overlap": 1.0}
+    assert agrees(reference, reference)
+    assert agrees({"mask_ap50": 0.49, "box_ap50": 0.7, "spearman": 0.991, "overlap": 0.95}, reference)
+    for worse in ({"spearman": 0.989}, {"overlap": 0.9}, {"mask_ap50": 0.47}, {"box_ap50": 0.57}):
+        assert not agrees(reference | worse, reference)
+
+
+@pytest.mark.parametrize("module", ["agreement", "learning"])
+def test_the_comparisons_on_trained_weights_run(module: str, tmp_path: Path) -> None:
+    command = [
+        "-m",
+        "scripts.benchmark",
+        module,
+        "--sets",
+        "synthetic",
+        "--backbones",
+        "tiny",
+        "--folder",
+        str(tmp_path),
+    ]
+    command += ["--labels", "8", "--epochs", "1", "--size", "64", "--threads", "1", "--pool", "12", "--test", "6"]
+    for _ in range(2):  # the second time with the networks of the first
+        done = subprocess.run([sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        (result,) = json.loads((tmp_path / f"{module}.json").read_text())["results"]
+        assert len(result["rows"]) == (4 if module == "agreement" else 3)
+        assert "synthetic, tiny at 64 px, 8 labels, 1 epochs" in done.stdout
+    if module == "agreement":
+        assert result["rows"][0]["agrees"] and result["rows"][1]["agrees"], "only the order of sums differs"
+    else:
+        assert all(row["quick"]["mask_ap50"] >= 0 for row in result["rows"])

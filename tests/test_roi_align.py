@@ -91,6 +91,21 @@ def test_bfloat16_features_stay_bfloat16_and_lose_no_more_than_their_rounding() 
     assert (found.float() - expected).norm() / expected.norm() < 2**-8  # half a unit in the last place
 
 
+def test_bfloat16_gradients_of_many_boxes_add_up() -> None:
+    """512 boxes on the same object: what each adds to a pixel is less than a bfloat16 sum could still take up."""
+    gather, library = both(7, 2)
+    generator = torch.Generator().manual_seed(2)
+    boxes = [torch.tensor([40.0, 60.0, 120.0, 160.0]) + torch.rand(512, 4, generator=generator) * 8]
+    quick, exact = features(images=1, precision=torch.bfloat16), features(images=1)
+    gather(quick, boxes, [IMAGE]).float().sum().backward()
+    library(exact, boxes, [IMAGE]).sum().backward()
+    for level, x in exact.items():
+        if x.grad is not None and x.grad.any():
+            found = quick[level].grad.float()
+            assert (found - x.grad).norm() / x.grad.norm() < 2**-8, level
+            assert float(found.sum() / x.grad.sum()) == pytest.approx(1, abs=1e-3)
+
+
 def test_switched_off_it_is_the_library() -> None:
     gather, library = both(7, 2)
     gather.gather = False

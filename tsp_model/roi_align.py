@@ -29,7 +29,7 @@ class GatherRoIAlign(MultiScaleRoIAlign):
     gather: bool = False
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
-        """[R, C, S, S] in the features' precision, for the R boxes of all images in order.
+        """[R, C, S, S] in the precision of the features, for the R boxes of all images in order.
 
         Args:
             x: feature levels by name, [B, C, H, W] each. boxes: [R_i, 4] XYXY float32 in pixels of the batch's images.
@@ -48,7 +48,11 @@ class GatherRoIAlign(MultiScaleRoIAlign):
         rows, weights = _samples(features, self.scales, rois, image, level, self.output_size[0], self.sampling_ratio)
         # In NHWC a pixel's channels are one row of memory, so this is a copy of the features at most.
         table = torch.cat([level.permute(0, 2, 3, 1).flatten(0, 2) for level in features])
+        if table.requires_grad and torch.is_grad_enabled():
+            # A pixel's gradient is a sum over all RoIs that cover it; in bfloat16 hundreds of them would not add up.
+            table = table.float()
         pooled = F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights.to(table.dtype))
+        pooled = pooled.to(features[0].dtype)
         return pooled.unflatten(0, (len(rois), *self.output_size)).permute(0, 3, 1, 2)
 
 

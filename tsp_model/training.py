@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tsp_model.ahead import ahead
 from tsp_model.data.augmentation import augment
 from tsp_model.data.image_set import ImageSet
 from tsp_model.files import write_atomically
@@ -21,7 +22,10 @@ from tsp_model.network import TSPMaskRCNN
 from tsp_model.settings import Settings
 
 Progress = Callable[[dict[str, Any]], None]
+Example = tuple[Tensor, dict[str, Any]]
 Batch = tuple[list[Tensor], list[dict[str, Tensor]], list[str]]
+
+AHEAD = 2  # steps whose images are read before their turn
 
 
 class NonFiniteLossError(RuntimeError):
@@ -97,7 +101,7 @@ class _Run:
         self.model, self.labelled, self.pseudo, self.settings, self.beta = model, labelled, pseudo, settings, beta
         self.device = next(model.parameters()).device
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = _optimizer(self.parameters, settings)
+        self.optimizer = build_optimizer(self.parameters, settings)
         self.steps_per_epoch = math.ceil(len(labelled) / settings.batch_size)
         self.terms: dict[str, float] = {}
         self.gradient_shares: list[float] = []
@@ -108,19 +112,20 @@ class _Run:
         torch.manual_seed(self.settings.seed * 100_003 + epoch)
         self.model.train()
         sums: dict[str, float] = defaultdict(float)
-        for index, (keys, pseudo_keys) in enumerate(self._schedule(generator)):
-            step = epoch * self.steps_per_epoch + index
-            rate = learning_rate_at(step, self.steps_per_epoch, self.settings)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            terms = self._step(
-                self._load(self.labelled, keys, generator),
-                self._load(self.pseudo, pseudo_keys, generator) if pseudo_keys else None,
-                measure=index == 0,
-            )
-            for name, value in terms.items():
-                sums[name] += value / self.steps_per_epoch
-            reporter(step, terms["loss"])
+        with ahead(self._read, self._schedule(generator), AHEAD) as batches:
+            for index, (labelled, pseudo) in enumerate(batches):
+                step = epoch * self.steps_per_epoch + index
+                rate = learning_rate_at(step, self.steps_per_epoch, self.settings)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate
+                terms = self._step(
+                    self._augmented(labelled, generator),
+                    self._augmented(pseudo, generator) if pseudo else None,
+                    measure=index == 0,
+                )
+                for name, value in terms.items():
+                    sums[name] += value / self.steps_per_epoch
+                reporter(step, terms["loss"])
         self.terms = dict(sums)
 
     def _schedule(self, generator: torch.Generator) -> Iterator[tuple[list[int], list[int]]]:
@@ -136,10 +141,14 @@ class _Run:
             first, last = (round(n * self.settings.pseudo_ratio) for n in (start, start + len(chosen)))
             yield chosen, drawn[first:last] if wanted else []
 
-    def _load(self, images: ImageSet, indices: list[int], generator: torch.Generator) -> Batch:
+    def _read(self, indices: tuple[list[int], list[int]]) -> tuple[list[Example], list[Example]]:
+        """Images and labels of a step from disk, by a thread of its own, while the network is busy with others."""
+        labelled, pseudo = indices
+        return [self.labelled[index] for index in labelled], [self.pseudo[index] for index in pseudo]
+
+    def _augmented(self, examples: list[Example], generator: torch.Generator) -> Batch:
         inputs, targets, keys = [], [], []
-        for index in indices:
-            image, target = images[index]
+        for image, target in examples:
             keys.append(target.pop("key"))
             image, target = augment(image, target, self.settings.augmentation, generator)
             inputs.append(to_input(image, self.device))
@@ -239,7 +248,8 @@ def gradient_share(supervised: list[Tensor | None], both: list[Tensor | None]) -
     return float(norms[0] / norms[1].clamp(min=1e-12))
 
 
-def _optimizer(parameters: list[Tensor], settings: Settings) -> torch.optim.Optimizer:
+def build_optimizer(parameters: list[Tensor], settings: Settings) -> torch.optim.Optimizer:
+    """AdamW or SGD as the settings say, for parameters [any shape]."""
     # Fused: one walk over the weights a step instead of one for each term of the update.
     common = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "fused": True}
     if settings.optimizer == "adamw":

@@ -6,6 +6,7 @@ its snapshot, its settings and, for scoring, its weights. Images are decoded bef
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -36,7 +37,6 @@ from tsp_model.training import train
 
 LABELLED, EPOCHS = 24, 4  # few, so that training does not hide what the service adds
 QUICK_POOL, QUICK_LABELLED, QUICK_EPOCHS = 6, 2, 1
-ROUNDS = 3  # a round takes minutes, and its many steps even out by themselves
 SIZES = {"resnet50": 512, "tiny": 128}
 AIMS = {"resnet50": 1.15, "tiny": None}
 PARTS = ("pull", "train", "score", "push", "switch")
@@ -48,12 +48,11 @@ def cycle(bench: Bench) -> Iterator[Comparison]:
         size = 64 if bench.quick else size
         labelled = QUICK_LABELLED if bench.quick else LABELLED
         pool = QUICK_POOL if bench.quick else bench.cycle_pool
-        rounds = min(bench.repeats, ROUNDS)
         with house(labelled + pool, size, bench.threads) as there:
-            yield _compare(bench, there, backbone, size, labelled, rounds)
+            yield _compare(bench, there, backbone, size, labelled)
 
 
-def _compare(bench: Bench, there: House, backbone: str, size: int, labelled: int, rounds: int) -> Comparison:
+def _compare(bench: Bench, there: House, backbone: str, size: int, labelled: int) -> Comparison:
     preset = "tiny" if backbone == "tiny" else "paper"
     method = {
         "preset": preset,
@@ -75,15 +74,19 @@ def _compare(bench: Bench, there: House, backbone: str, size: int, labelled: int
     }
     pool = len(there.images) - labelled
     title = f"cycle, {backbone} at {size}, {labelled} labels, pool of {pool}"
-    for number in tqdm(range(rounds), desc=f"{bench.label} {title}", leave=False, dynamic_ncols=True):
-        whole, status = _through_label_studio(there, project, f"round {number + 1} of {rounds}")
+    regions = []
+    for number in tqdm(range(bench.repeats), desc=f"{bench.label} {title}", leave=False, dynamic_ncols=True):
+        whole, status = _through_label_studio(there, project, f"round {number + 1} of {bench.repeats}")
         parts = {part: status["seconds"].get(part, 0.0) for part in PARTS}
-        network = _network_alone(Versions(there.backend.model_dir, project.key).folder(status["version"]))
+        folder = Versions(there.backend.model_dir, project.key).folder(status["version"])
+        regions.append(sum(map(len, read_predictions(folder / PREDICTIONS).values())) / pool)
+        network = _network_alone(folder)
         measured = {"whole cycle": whole, "between steps": whole - sum(parts.values()), **parts}
         measured |= dict(zip(alone, network, strict=True)) | {"network alone": sum(network)}
         for name, value in measured.items():
             seconds[name].append(value)
-    row = Comparison(title, "whole cycle", "network alone", seconds, COST, AIMS[backbone])
+    facts = {"regions_an_image": regions, "fetching_round": seconds["whole cycle"][0] / seconds["network alone"][0]}
+    row = Comparison(title, "whole cycle", "network alone", seconds, COST, AIMS[backbone], facts=facts)
     return replace(row, note=_split(row))
 
 
@@ -93,7 +96,8 @@ def _split(row: Comparison) -> str:
     job = ", ".join(f"{part} {row.median(part):.1f}" for part in parts)
     return (
         f"seconds: {job}; network alone: train {row.median('train alone'):.1f}, score {row.median('score alone'):.1f}; "
-        "the first round fetches the images"
+        f"{statistics.median(row.facts['regions_an_image']):.0f} regions an image; "
+        f"the first round, which fetches the images: {row.facts['fetching_round']:.2f}x"
     )
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from scripts.speed.agreement import predictions, splits, train_from_nothing
+from scripts.speed.agreement import Case, predictions, train_from_nothing
 from scripts.table import markdown
 from tsp_model import checkpoints
 from tsp_model.evaluation import average_precision
@@ -23,35 +22,25 @@ REFERENCE, QUICK = "float32", "quick"
 KINDS = ("mask_ap50", "box_ap50")
 
 
-def compare_learning(
-    name: str, folder: Path, backbone: str, labels: int, epochs: int, size: int, data: Path, seeds: Sequence[int]
-) -> dict[str, Any]:
-    """AP50 of both for each seed; trained networks are kept in `folder`, and what is there is not trained again."""
-    labelled, _, test = splits(name, folder, data, labels)
+def compare_learning(case: Case, seeds: Sequence[int]) -> dict[str, Any]:
+    """AP50 of both for each seed; trained networks are kept, and what is there is not trained again."""
+    labelled, _, test = case.splits()
     device = default_device()
     rows = []
     for seed in seeds:
         row: dict[str, Any] = {"seed": seed}
         for kind in (REFERENCE, QUICK):
-            version = folder / f"{name}-{backbone}-{size}-{labels}-{epochs}-seed{seed}-{kind}"
+            version = case.version(f"seed{seed}", kind)
             if not (version / checkpoints.CARD).exists():
                 execution = Execution(device=device) if kind == REFERENCE else None
-                train_from_nothing(version, labelled, backbone, epochs, size, seed, execution)
+                train_from_nothing(version, labelled, case, seed, execution)
             model, card = checkpoints.load(version, Execution(device=device))
             settings = Settings.from_dict(card["settings"])
             found = predictions(model, test, settings, f"{version.name}: test split")
             quality = average_precision(test, found)
             row[kind] = {name: quality[name] for name in KINDS} | {"train_seconds": card["train_seconds"]}
         rows.append(row)
-    return {
-        "data": name,
-        "backbone": backbone,
-        "image_size": size,
-        "epochs": epochs,
-        "labelled": len(labelled),
-        "test": len(test),
-        "rows": rows,
-    }
+    return {"case": str(case), "rows": rows}
 
 
 def differences(rows: Sequence[dict[str, Any]], kind: str) -> list[float]:
@@ -69,13 +58,11 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             seconds = [row[kind]["train_seconds"] for kind in (REFERENCE, QUICK)]
             values = [f"{row[way][kind]:.3f}" for kind in KINDS for way in (REFERENCE, QUICK)]
             cells.append([str(row["seed"]), *values, f"{seconds[0] / seconds[1]:.2f}"])
-        title = (
-            f"{result['data']}, {result['backbone']} at {result['image_size']} px, {result['labelled']} labels, "
-            f"{result['epochs']} epochs, {result['test']} test images"
-        )
         said = ", ".join(f"{kind} {_spread(differences(rows, kind))}" for kind in KINDS)
         noise = ", ".join(f"{kind} {_deviation([row[REFERENCE][kind] for row in rows])}" for kind in KINDS)
-        parts.append(f"{title}\n\n{markdown(cells)}\n\nquick less float32: {said}; float32 over the seeds: {noise}")
+        parts.append(
+            f"{result['case']}\n\n{markdown(cells)}\n\nquick less float32: {said}; float32 over the seeds: {noise}"
+        )
     return "\n\n".join(parts)
 
 

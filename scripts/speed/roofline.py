@@ -20,11 +20,12 @@ COPIED = 2**30  # bytes, read once and written once
 
 
 def compare(bench: Bench, pair: Pair, batches: Sequence[int]) -> Iterator[Comparison]:
-    """Our inference on a GPU beside what its peaks allow, a row for each batch size."""
+    """Our inference in bfloat16 on a GPU beside what its peaks allow, a row for each batch size."""
     left, right = (torch.randn(SIDE, SIDE, device=pair.device, dtype=torch.bfloat16) for _ in range(2))
     source = torch.empty(COPIED, device=pair.device, dtype=torch.uint8)
     target = torch.empty_like(source)
-    model = pair.answering(Settings())
+    # Peaks and bytes are bfloat16's, so everything must run in it.
+    model = pair.answering(Settings(precision="bfloat16"))
     proposals = model.rpn.post_nms_top_n()
     counted = Execution().prepare(copy.deepcopy(pair.ours))
     operations = gflops(counted, pair.size, pair.size, proposals, DETECTIONS) * 1e9

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,8 @@ import torch
 from backend.connection import ProjectError, call
 from backend.project import LabelStudioProject
 from backend.versions import Versions
+from scripts.backend_process import BackendProcess
+from scripts.processes import free_port
 from scripts.speed.house import House, house
 from scripts.speed.pair import DETECTIONS, build_ours
 from scripts.speed.timing import COST, Bench, Comparison, require_agreement
@@ -28,6 +34,7 @@ SIZE, QUICK_SIZE = 512, 64
 WARMUP = 2  # the first request loads the model
 REQUEST_SECONDS = 90
 SCORED, QUICK_SCORED = 16, 2
+NOBODY = "http://127.0.0.1:9"  # a Label Studio that is not there, which the start does not wait for
 LISTED = 100  # tasks on a page of the Data Manager
 
 
@@ -109,8 +116,9 @@ def threads(bench: Bench) -> Iterator[Comparison]:
         }
         for situation, ask in loads.items():
             title = f"scoring {scored} images {situation}"
-            contestants = {_threads(number): _scoring(folder, there.images, number, ask) for number in (1, most)}
-            seconds = bench.measure(title, contestants)
+            contestants = {_threads(number): _scoring(folder, there.images, number) for number in (1, most)}
+            with _asked_without_a_pause(ask):
+                seconds = bench.measure(title, contestants)
             yield Comparison(title, _threads(1), _threads(most), seconds, note="above 1: one thread is quicker")
 
 
@@ -118,37 +126,51 @@ def _threads(number: int) -> str:
     return f"{number} thread{'s' * (number > 1)}"
 
 
-def _scoring(folder: Path, images: ImageSet, number: int, ask: Callable[[], object] | None) -> Callable[[], object]:
+def _scoring(folder: Path, images: ImageSet, number: int) -> Callable[[], object]:
     def score() -> None:
         torch.set_num_threads(number)
         for _ in score_pool(folder, images):
             pass
 
-    return score if ask is None else beside(ask, score)
+    return score
 
 
-def beside(ask: Callable[[], object], run: Callable[[], object]) -> Callable[[], object]:
-    """`run` while somebody asks without a pause. The last question's end is waited for, as a neighbour's would be."""
+@contextmanager
+def _asked_without_a_pause(ask: Callable[[], object] | None) -> Iterator[None]:
+    """Somebody asks again as soon as the last answer is there, for the length of a `with` block."""
+    over = threading.Event()
 
-    def both() -> None:
-        over = threading.Event()
+    def keep_asking() -> None:
+        while not over.is_set():
+            with suppress(requests.RequestException, ProjectError):  # a busy server may refuse; ask again
+                ask()
 
-        def keep_asking() -> None:
-            while not over.is_set():
-                with suppress(requests.RequestException, ProjectError):  # a busy server may refuse; ask again
-                    ask()
-
-        asker = threading.Thread(target=keep_asking, daemon=True)
+    asker = threading.Thread(target=keep_asking, daemon=True)
+    if ask is not None:
         asker.start()
-        try:
-            run()
-        finally:
-            over.set()
+    try:
+        yield
+    finally:
+        over.set()
+        if ask is not None:
             asker.join()
-
-    return both
 
 
 def _list_tasks(project: LabelStudioProject) -> None:
     """What an open Data Manager asks for."""
     call(project.client, "GET", "api/tasks", params={"project": project.project_id, "page_size": LISTED})
+
+
+def start(bench: Bench) -> Iterator[Comparison]:
+    """`python -m backend` until /health answers, beside what importing torch alone would take."""
+    seconds: dict[str, list[float]] = {"first /health": [], "import of torch": []}
+    code = "import time; start = time.perf_counter(); import torch, torchvision; print(time.perf_counter() - start)"
+    with tempfile.TemporaryDirectory(prefix="tsp-benchmark-") as name:
+        for number in range(bench.repeats):
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+            seconds["import of torch"].append(float(done.stdout))
+            began = time.perf_counter()
+            with BackendProcess(Path(name) / str(number), free_port(), NOBODY, "no token"):
+                seconds["first /health"].append(time.perf_counter() - began)
+    note = f"first /health after {max(seconds['first /health']):.2f} s at most, aim 2 s; the worker starts beside it"
+    yield Comparison("start of the service", "first /health", "import of torch", seconds, COST, note=note)
