@@ -71,7 +71,8 @@ class Plan:
         for name in ("cycles", "per_cycle", "train_images", "test_images"):
             if values[name] is not None and values[name] < 1:
                 raise CommandError(f"--{name.replace('_', '-')} must be at least 1.")
-        chosen = {name.strip(): value for name, _, value in pairs} | {"ssl": arguments.ssl, "seed": arguments.seed}
+        asked = {"strategy": arguments.strategy, "ssl": arguments.ssl, "seed": arguments.seed}
+        chosen = {name.strip(): value for name, _, value in pairs} | asked
         values["method"] = Settings.preset(values.pop("preset")).override(chosen).to_dict()
         environment = {
             "url": ("LABEL_STUDIO_URL", "http://localhost:8080"),
@@ -154,10 +155,12 @@ class Experiment:
         if k == 1:
             scores = rng.random(len(names))
         else:
-            least = self.plan.method["ranking_score_threshold"]
-            predictions = PredictionFile(self._active_folder() / PREDICTIONS, lambda found: found.above(least))
+            least, folder = self.plan.method["ranking_score_threshold"], self._active_folder()
+            predictions = PredictionFile(folder / PREDICTIONS, lambda found: found.above(least))
             pool = predictions.sequence([str(self.task_of[name]) for name in names])
-            scores = STRATEGIES[self.plan.strategy](pool, labelled, rng)
+            strategy = STRATEGIES[self.plan.strategy]
+            known = list(score_pool(folder, self.train_set.subset(labelled))) if strategy.reads_labelled else []
+            scores = strategy.rank(pool, known, rng)
         chosen = pick(dict(zip(names, map(float, scores), strict=True)), self.plan.per_cycle, self.plan.seed)
         served = self.state.get("served")
         if served in names and served not in chosen:

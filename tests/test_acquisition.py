@@ -1,49 +1,171 @@
 """Who is labelled next."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.builders import prediction
-from tsp_model.acquisition import STRATEGIES, pick
+from tsp_model.acquisition import STRATEGIES, core_set, mc_dropout, pick
+from tsp_model.inference import predict
+from tsp_model.network import tsp_mask_rcnn
+from tsp_model.predictions import Prediction
+from tsp_model.settings import STRATEGY_NAMES, Settings, SettingsError
+
+LN2 = math.log(2)
+UNIT = st.floats(0, 1)
+
+
+def noted(key: str, triplets=(), features=(0.0, 0.0), certainty: float | None = 0.5) -> Prediction:
+    """A prediction with what every strategy wants to be noted."""
+    return replace(prediction(key, triplets), signals={"features": list(features), "certainty": certainty})
+
 
 POOL = [
-    prediction("sure", [(0.95, 0.95, 0.95)]),
-    prediction("torn", [(0.95, 0.5, 0.1)]),
-    prediction("middling", [(0.6, 0.6, 0.6)]),
-    prediction("empty", []),
+    noted("sure", [(0.95, 0.95, 0.95)], (0, 0), 0.9),
+    noted("torn", [(0.95, 0.5, 0.1)], (1, 0), 0.2),
+    noted("middling", [(0.6, 0.6, 0.6)], (0, 5), 0.4),
+    noted("empty", [], (1, 1), None),
 ]
 
 
+def ranked(strategy: str, pool=POOL, labelled=(), seed: int = 0) -> np.ndarray:
+    return STRATEGIES[strategy].rank(pool, labelled, np.random.default_rng(seed))
+
+
+def order(strategy: str, pool=POOL, labelled=()) -> list[str]:
+    scores = ranked(strategy, pool, labelled)
+    return pick(dict(zip([p.key for p in pool], scores.tolist(), strict=True)), len(pool), seed=0)
+
+
 def test_tsp_asks_for_the_torn_image_first_and_the_sure_ones_last():
-    scores = STRATEGIES["tsp"](POOL, [], np.random.default_rng(0))
-    picked = pick(dict(zip([p.key for p in POOL], scores, strict=True)), 4, seed=0)
-    assert picked == ["torn", "middling", "sure", "empty"]
+    assert order("tsp") == ["torn", "middling", "sure", "empty"]
 
 
 def test_entropy_asks_for_the_undecided_class_first():
-    scores = STRATEGIES["entropy"](POOL, [], np.random.default_rng(0))
     # H(0.95) = 0.1985, H(0.6) = 0.6730 nats; the empty image is surely background
-    assert scores == pytest.approx([-0.1985, -0.1985, -0.6730, 0], abs=1e-4)
+    assert ranked("entropy") == pytest.approx([-0.1985, -0.1985, -0.6730, 0], abs=1e-4)
     almost = replace(prediction("almost", []), max_class_score=0.5)
-    torn = prediction("two", [(0.5, 0.9, 0.9), (0.95, 0.9, 0.9)])
-    scores = STRATEGIES["entropy"]([almost, torn], [], np.random.default_rng(0))
-    assert scores == pytest.approx([-0.6931, -(0.6931 + 0.1985) / 2], abs=1e-4)
+    two = prediction("two", [(0.5, 0.9, 0.9), (0.95, 0.9, 0.9)])
+    assert ranked("entropy", [almost, two]) == pytest.approx([-0.6931, -(0.6931 + 0.1985) / 2], abs=1e-4)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_every_strategy_is_finite_and_repeatable(strategy):
-    once, again = (STRATEGIES[strategy](POOL, ["x"], np.random.default_rng(5)) for _ in range(2))
+def test_dropout_asks_for_the_least_certain_first():
+    assert order("mc_dropout") == ["torn", "middling", "sure", "empty"]
+    almost = replace(noted("almost", certainty=None), max_class_score=0.7)
+    assert ranked("mc_dropout", [almost]) == pytest.approx([0.3])
+
+
+def test_core_set_goes_to_the_farthest_from_all_that_is_covered():
+    # from (0, 0): (0, 5) is farthest; then (1, 1) at sqrt(2), then (1, 0) at 1, last the labelled place itself
+    assert order("core_set", labelled=[noted("labelled")]) == ["middling", "empty", "torn", "sure"]
+    # with (1, 1) labelled, too, (1, 0) and (0, 0) are 1 and 1 away: the first in the pool wins
+    assert order("core_set", labelled=[noted("a"), noted("b", features=(1, 1))])[0] == "middling"
+
+
+def test_farthest_first_is_the_greedy_cover():
+    points = np.array([[0.0], [1.0], [4.0], [10.0], [10.5]], dtype=np.float32)
+    assert core_set.farthest_first(points, np.array([[0.0]], dtype=np.float32)).tolist() == [4, 2, 1, 3, 0]
+    # none labelled: 10.5 and then its opposite, 0
+    assert core_set.farthest_first(points, points[:0]).tolist()[:2] == [4, 0]
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(200, 3)).astype(np.float32)
+    chosen = core_set.farthest_first(points, points[:0])
+    gaps = [min(np.linalg.norm(points[chosen[i]] - points[chosen[j]]) for j in range(i)) for i in range(1, len(points))]
+    assert gaps[1:] == sorted(gaps[1:], reverse=True), "each radius is at most the last"
+    assert core_set.farthest_first(points[:1], points[:0]).tolist() == [0]
+
+
+def test_diversity_leaves_near_duplicates_of_the_least_sure_for_later():
+    twins = [noted(f"twin{i}", [(0.6 + i / 100, 0.3, 0.1)], (5, i / 10)) for i in range(3)]
+    other = noted("other", [(0.6, 0.5, 0.4)], (0, 5))
+    sure = noted("sure", [(0.95, 0.95, 0.95)], (-5, 0))
+    pool, labelled = [*twins, other, sure], [noted("labelled")]
+    assert all(name.startswith("twin") for name in order("tsp", pool)[:3])
+    first = order("tsp_diverse", pool, labelled)
+    assert first[0].startswith("twin")
+    assert first[1] == "other"
+    assert sum(name.startswith("twin") for name in first[:3]) == 1
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(st.tuples(UNIT, UNIT, UNIT), max_size=3), st.tuples(UNIT, UNIT), st.none() | UNIT),
+        max_size=6,
+    ),
+    st.integers(0, 3),
+    st.sampled_from(STRATEGY_NAMES),
+)
+def test_every_strategy_is_finite_repeatable_and_orders_every_image(images, labelled, strategy):
+    pool = [noted(str(i), *values) for i, values in enumerate(images)]
+    known = [noted(f"labelled{i}", features=(i, i)) for i in range(labelled)]
+    once, again = (ranked(strategy, pool, known, seed=5) for _ in range(2))
+    assert once.shape == (len(pool),)
     assert np.isfinite(once).all()
     assert once.tolist() == again.tolist()
-    assert STRATEGIES[strategy]([], [], np.random.default_rng(5)).shape == (0,)
+    keys = [one.key for one in pool]
+    assert sorted(pick(dict(zip(keys, once.tolist(), strict=True)), len(pool), seed=1)) == sorted(keys)
+
+
+def detections(boxes: list[list[float]], entropies: list[float]) -> dict[str, object]:
+    """Objects that fill their boxes, in an image of 40 x 40."""
+    return {
+        "boxes": torch.tensor(boxes).reshape(-1, 4),
+        "entropies": torch.tensor(entropies),
+        "masks": torch.stack([filled(box) for box in boxes]) if boxes else torch.zeros(0, 1, 40, 40),
+    }
+
+
+def filled(box: list[float]) -> torch.Tensor:
+    left, top, right, bottom = map(int, box)
+    mask = torch.zeros(1, 40, 40)
+    mask[:, top:bottom, left:right] = 1
+    return mask
+
+
+def test_certainty_by_hand():
+    box = [0.0, 0.0, 10.0, 10.0]
+    same = detections([box], [0.0])
+    assert mc_dropout.certainty([same, same], LN2, 0.5) == pytest.approx(1)
+    # there in one pass of two: occurrence 1/2
+    assert mc_dropout.certainty([same, detections([], [])], LN2, 0.5) == pytest.approx(0.5)
+    # one of two passes is as undecided as can be: class 1/2
+    assert mc_dropout.certainty([same, detections([box], [LN2])], LN2, 0.5) == pytest.approx(0.5)
+    # 10 and 20 wide: the mean box is 15 wide, IoU 2/3 and 3/4; the mean mask holds what one of two holds: 1/2 and 1
+    wide = detections([[0.0, 0.0, 20.0, 10.0]], [0.0])
+    moved = mc_dropout.certainty([detections([[0.0, 0.0, 11.0, 10.0]], [0.0]), wide], LN2, 0.5)
+    boxes = (11 / 15.5 + 15.5 / 20) / 2
+    assert moved == pytest.approx(boxes * (0.55 + 1) / 2, abs=1e-5)
+    assert mc_dropout.certainty([detections([], [])] * 2, LN2, 0.5) is None
+    # two objects, one sure and one seen once: the mean
+    two = detections([box, [20.0, 20.0, 30.0, 30.0]], [0.0, 0.0])
+    assert mc_dropout.certainty([same, two], LN2, 0.5) == pytest.approx((1 + 0.5) / 2)
+
+
+def test_scoring_notes_what_a_strategy_reads_and_changes_nothing_else():
+    torch.manual_seed(0)
+    model = tsp_mask_rcnn(3, "tiny", image_size=64, dropout=0.3)
+    images = list(torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    plain = list(predict(model, images))
+    settings = Settings(strategy="mc_dropout", dropout=0.3, mc_passes=3, ranking_score_threshold=0.2)
+    for name in ("mc_dropout", "core_set"):
+        observer = STRATEGIES[name].observe
+        once, again = (list(predict(model, images, observe=observer(settings))) for _ in range(2))
+        for one, other, bare in zip(once, again, plain, strict=True):
+            assert one["signals"] == other["signals"], "the same seed drops the same"
+            assert torch.equal(one["scores"], bare["scores"])
+    assert not model.training
+    assert len(once[0]["signals"]["features"]) == 64
+    with pytest.raises(SettingsError, match="set dropout"):
+        Settings(strategy="mc_dropout")
 
 
 def test_random_depends_on_the_seed_only():
-    orders = {
-        tuple(np.argsort(STRATEGIES["random"](POOL, [], np.random.default_rng(seed))).tolist()) for seed in range(20)
-    }
+    orders = {tuple(np.argsort(ranked("random", seed=seed)).tolist()) for seed in range(20)}
     assert len(orders) > 5
 
 

@@ -233,7 +233,7 @@ def test_two_cycles_of_algorithm_1_on_real_images(shared_data, tmp_path):
     pool = train.subset(train.keys[16:])
     train_cycle(train.subset(first), pool, None, settings, tmp_path / "M1")
     found = {entry.key: entry for entry in score_pool(tmp_path / "M1", pool)}
-    scores = STRATEGIES["tsp"](list(found.values()), first, np.random.default_rng(0))
+    scores = STRATEGIES["tsp"].rank(list(found.values()), [], np.random.default_rng(0))
     picked = pick(dict(zip(found, scores.tolist(), strict=True)), 8, seed=0)
     assert max(found[key].image_score for key in picked) <= min(
         entry.image_score for key, entry in found.items() if key not in picked

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from tsp_model import checkpoints, pseudo_labels
+from tsp_model.acquisition import STRATEGIES
 from tsp_model.ahead import ahead
 from tsp_model.data.image_set import ImageSet, read_image
 from tsp_model.execution import Execution
@@ -123,8 +124,10 @@ def score_pool(
     def compressed(found: tuple[str, dict[str, Any]]) -> Prediction:
         return Prediction.from_detections(*found, settings, above)
 
+    observer = STRATEGIES[settings.strategy].observe
+    observe = observer(settings) if observer else None
     with ahead(read_image, (item.path for item in pool.items), 2 * BATCH_SIZE) as images:
-        found = zip(pool.keys, predict(model, images, paste=False, above=above), strict=True)
+        found = zip(pool.keys, predict(model, images, paste=False, above=above, observe=observe), strict=True)
         with ahead(compressed, found, BATCH_SIZE) as predictions:
             for done, prediction in enumerate(predictions, start=1):
                 yield prediction

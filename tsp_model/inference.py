@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tsp_model.network import TSPMaskRCNN
+from tsp_model.network import Proposed, TSPMaskRCNN
 from tsp_model.paste import pasted
 
 BATCH_SIZE = 4
+
+# One dict an image, by name, JSON-able; called under inference_mode.
+Observe = Callable[[TSPMaskRCNN, Proposed], list[dict[str, Any]]]
 
 
 def to_input(image: Tensor, device: torch.device) -> Tensor:
@@ -27,6 +30,7 @@ def predict(
     batch_size: int = BATCH_SIZE,
     paste: bool = True,
     above: float = 0.0,
+    observe: Observe | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Detections of each image, in order, as a stream: memory holds one batch.
 
@@ -38,6 +42,7 @@ def predict(
         images: [3, H, W] RGB each, uint8 0..255 or float 0..1, any size, on any device.
         batch_size: images a forward pass.
         paste: False leaves each mask in its box; above: least class score. See TSPMaskRCNN.detect.
+        observe: notes something more of each image half way through the network: its `signals`.
 
     Yields:
         Dicts on the CPU: boxes [N, 4] XYXY float32 in the image's pixels, labels, scores, box_scores, mask_scores,
@@ -53,7 +58,11 @@ def predict(
         found: dict[int, dict[str, Any]] = {}
         for indices in by_size.values():
             with torch.inference_mode():
-                outputs = model.detect(model.propose([to_input(batch[index], device) for index in indices]), above)
+                proposed = model.propose([to_input(batch[index], device) for index in indices])
+                outputs = model.detect(proposed, above)
+                if observe is not None:
+                    for output, signals in zip(outputs, observe(model, proposed), strict=True):
+                        output["signals"] = signals
             for index, output in zip(indices, outputs, strict=True):
                 found[index] = {
                     name: value.cpu() if isinstance(value, Tensor) else value for name, value in output.items()

@@ -6,6 +6,8 @@ is; the price is a pass of the heads, or of the whole network, for each of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,14 +32,21 @@ def passes(model: TSPMaskRCNN, images: list[Tensor], count: int, shared: bool = 
     """
     device = next(model.parameters()).device
     images = [to_input(image, device) for image in images]
-    model.eval()
-    dropouts = [module for module in model.roi_heads.modules() if isinstance(module, nn.Dropout)]
-    for module in dropouts:
-        module.train()
-    try:
+    with dropping(model):
         if not shared:
             return [model.detect(model.propose(images)) for _ in range(count)]
         proposed = model.propose(images)
         return [model.detect(proposed) for _ in range(count)]
+
+
+@contextmanager
+def dropping(model: TSPMaskRCNN) -> Iterator[None]:
+    """Dropout on for the length of a `with` block, everything else in evaluation mode."""
+    model.eval()
+    for module in model.roi_heads.modules():
+        if isinstance(module, nn.Dropout):
+            module.train()
+    try:
+        yield
     finally:
         model.eval()

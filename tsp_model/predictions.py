@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ class Prediction:
         counts: masks cut at the mask threshold, the counts strings of compressed COCO RLEs.
         max_class_score: the highest foreground class score before any threshold, 0..1.
         image_score: S_i of Eq. 3; low means uncertain.
+        signals: what a strategy of acquisition noted of the image when it was scored, by name, JSON-able.
         kept_above: detections with a class score up to this were left out, 0..1.
     """
 
@@ -52,6 +53,7 @@ class Prediction:
     max_class_score: float
     image_score: float
     kept_above: float = 0.0
+    signals: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_detections(
@@ -85,6 +87,7 @@ class Prediction:
             max_class_score=max_class_score,
             image_score=image_score(counted, empty_image_score(max_class_score, settings.empty_image)),
             kept_above=above,
+            signals=dict(detections.get("signals", {})),
         )
 
     def __len__(self) -> int:
@@ -119,7 +122,7 @@ class Prediction:
         return cls(**values)
 
 
-FIELDS = {field.name for field in fields(Prediction)}
+FIELDS = {one.name for one in fields(Prediction)}
 PER_DETECTION = ("labels", "boxes", "scores", "box_scores", "mask_scores", "instance_scores", "entropies", "counts")
 
 

@@ -9,10 +9,12 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+STRATEGY_NAMES = ("tsp", "random", "entropy", "mc_dropout", "core_set", "tsp_diverse")  # tsp_model/acquisition
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "tiny")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "backbone": BACKBONES,
+    "strategy": STRATEGY_NAMES,
     "score_parts": ("cbm", "cm", "cb", "c"),
     "empty_image": ("graded", "zero"),
     "pseudo_rule": ("all", "any"),
@@ -31,6 +33,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "image_size": (32, 4096),
     "detections_per_image": (1, 10_000),
     "proposals": (1, 10_000),
+    "mc_passes": (2, 1000),
     "epochs": (1, 100_000),
     "batch_size": (1, 1024),
     "learning_rate": (1e-8, 10),
@@ -74,6 +77,10 @@ class Settings:
     mask_threshold: float = 0.5  # where masks are cut for annotators, pseudo labels and AP
     score_parts: str = "cbm"  # of c, b and m, those that Eq. 2 and the pseudo labels look at
     empty_image: str = "graded"  # S of an image without a detection: "graded" or "zero"
+
+    # Which images are labelled next (section 4)
+    strategy: str = "tsp"
+    mc_passes: int = 10  # with dropout, of mc_dropout
 
     # Pseudo labels (section 3.2)
     ssl: bool = True
@@ -119,6 +126,8 @@ class Settings:
                 continue
             if (low is not None and value < low) or (high is not None and value > high) or value != value:
                 raise SettingsError(f"{name}={value} is out of range; use a value from {low} to {high}.")
+        if self.strategy == "mc_dropout" and self.dropout == 0:
+            raise SettingsError("strategy=mc_dropout has nothing to drop with dropout=0; set dropout, such as 0.25.")
         if self.ranking_score_threshold < self.score_threshold:
             raise SettingsError(
                 f"ranking_score_threshold={self.ranking_score_threshold} is below score_threshold="

@@ -1,24 +1,50 @@
-"""Which images to label next: a strategy a file, each one function `rank(pool, labelled, rng) -> scores, low first`.
+"""Which images to label next: a strategy a file, each with `rank(pool, labelled, rng) -> scores, low first`.
 
 pool: the unlabelled images' predictions, in any order, with the detections that count only (Prediction.above).
-labelled: the keys of the labelled images.
+labelled: the labelled images' predictions, for a strategy that says that it reads them; none for the others.
 rng: the only source of chance.
 scores: one an entry of the pool, float64; the lowest are labelled first.
+
+A strategy that needs more than detections says what scoring has to note of each image, in `observe`.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from tsp_model.acquisition import entropy, random, tsp
+from tsp_model.acquisition import core_set, diverse, entropy, mc_dropout, random, tsp
+from tsp_model.inference import Observe
 from tsp_model.predictions import Prediction
+from tsp_model.settings import STRATEGY_NAMES, Settings
 
-Rank = Callable[[Sequence[Prediction], Sequence[str], np.random.Generator], np.ndarray]
+Rank = Callable[[Sequence[Prediction], Sequence[Prediction], np.random.Generator], np.ndarray]
 
-STRATEGIES: dict[str, Rank] = {"tsp": tsp.rank, "random": random.rank, "entropy": entropy.rank}
+
+class Strategy(NamedTuple):
+    """Attributes:
+
+    rank: see above. observe: how scoring is told to note what `rank` reads in Prediction.signals.
+    reads_labelled: rank wants the labelled images' predictions.
+    """
+
+    rank: Rank
+    observe: Callable[[Settings], Observe] | None = None
+    reads_labelled: bool = False
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "tsp": Strategy(tsp.rank),
+    "random": Strategy(random.rank),
+    "entropy": Strategy(entropy.rank),
+    "mc_dropout": Strategy(mc_dropout.rank, mc_dropout.observer),
+    "core_set": Strategy(core_set.rank, core_set.observer, reads_labelled=True),
+    "tsp_diverse": Strategy(diverse.rank, core_set.observer, reads_labelled=True),
+}
+assert set(STRATEGIES) == set(STRATEGY_NAMES)
 
 
 def pick(scores: Mapping[str, float], budget: int, seed: int) -> list[str]:

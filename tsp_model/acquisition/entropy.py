@@ -13,7 +13,7 @@ import numpy as np
 from tsp_model.predictions import Prediction
 
 
-def rank(pool: Sequence[Prediction], labelled: Sequence[str], rng: np.random.Generator) -> np.ndarray:
+def rank(pool: Sequence[Prediction], labelled: Sequence[Prediction], rng: np.random.Generator) -> np.ndarray:
     """Minus the mean entropy of each image, [len(pool)], at most 0.
 
     An image without a detection is as undecided as the surest of what was no detection: object or background?

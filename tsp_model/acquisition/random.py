@@ -9,6 +9,6 @@ import numpy as np
 from tsp_model.predictions import Prediction
 
 
-def rank(pool: Sequence[Prediction], labelled: Sequence[str], rng: np.random.Generator) -> np.ndarray:
+def rank(pool: Sequence[Prediction], labelled: Sequence[Prediction], rng: np.random.Generator) -> np.ndarray:
     """A uniform score for each image: [len(pool)] in 0..1."""
     return rng.random(len(pool))

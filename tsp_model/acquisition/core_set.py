@@ -1,0 +1,90 @@
+"""Core-set, which arXiv 2012.04829, section 4, is compared with: images that lie far from all that are labelled.
+
+k-centre greedy (Sener & Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set Approach", ICLR 2018,
+arXiv 1708.00489, algorithm 1): the next image is always the one whose nearest labelled or chosen image is farthest. The
+features are the network's own, so that far means different in its eyes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsp_model.inference import Observe
+from tsp_model.network import Proposed, TSPMaskRCNN
+from tsp_model.predictions import Prediction
+from tsp_model.settings import Settings
+
+SIGNAL = "features"
+
+
+def observer(settings: Settings) -> Observe:
+    """Features of each image: the feature pyramid's channels, averaged over all places and then over its levels."""
+    return lambda model, proposed: [{SIGNAL: _rounded(row)} for row in pooled(model, proposed)]
+
+
+def pooled(model: TSPMaskRCNN, proposed: Proposed) -> Tensor:
+    """[B, C] float32."""
+    return torch.stack([level.float().mean(dim=(2, 3)) for level in proposed.features.values()]).mean(dim=0)
+
+
+def rank(pool: Sequence[Prediction], labelled: Sequence[Prediction], rng: np.random.Generator) -> np.ndarray:
+    """The place of each image in the greedy order, as a share of the pool: [len(pool)] in 0..1."""
+    order = farthest_first(features(pool), features(labelled))
+    return places(order)
+
+
+def features(predictions: Sequence[Prediction]) -> np.ndarray:
+    """[len(predictions), C] float32; without C where there are none."""
+    return np.array([one.signals[SIGNAL] for one in predictions], dtype=np.float32)
+
+
+def places(order: np.ndarray) -> np.ndarray:
+    """Of a permutation [N], where each stands in it, as a share of N: [N] in 0..1."""
+    found = np.empty(len(order))
+    found[order] = np.arange(len(order)) / max(len(order), 1)
+    return found
+
+
+def farthest_first(points: np.ndarray, centres: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """All points in greedy order: each the one that is farthest from the nearest of centres and points before it.
+
+    Args:
+        points: [N, C] float32. centres: [M, C]; none: the first point is the one farthest from the mean.
+        weights: [N], by which distances are multiplied before they are compared; None: all alike.
+
+    Returns:
+        int [N], a permutation; ties by position.
+    """
+    if not len(points):
+        return np.zeros(0, dtype=np.int64)
+    weights = np.ones(len(points)) if weights is None else weights
+    left = np.arange(len(points))
+    nearest = np.full(len(points), np.inf)
+    for centre in centres:
+        nearest = np.minimum(nearest, _distances(points, centre))
+    if not len(centres):
+        first = int(np.argmax(weights * np.sqrt(_distances(points, points.mean(axis=0)))))
+        nearest = _distances(points, points[first])
+        nearest[first] = np.inf
+    order = []
+    while len(left):
+        at = int(np.argmax(weights[left] * np.sqrt(nearest)))
+        order.append(left[at])
+        nearest = np.minimum(nearest, _distances(points, points[at]))
+        # What is taken leaves, so that later rounds look at less.
+        left, points, nearest = (np.delete(one, at, axis=0) for one in (left, points, nearest))
+    return np.array(order, dtype=np.int64)
+
+
+def _distances(points: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Squared, [N]."""
+    return np.square(points - centre).sum(axis=1)
+
+
+def _rounded(row: Tensor) -> list[Any]:
+    return [float(f"{value:.5g}") for value in row.tolist()]
