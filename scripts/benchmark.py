@@ -112,6 +112,15 @@ def growth(arguments: argparse.Namespace) -> None:
     print(table(rows))
 
 
+def grid(arguments: argparse.Namespace) -> None:
+    """Every cell of a grid of experiments that is not finished, and the table of all."""
+    from scripts.grid.runner import run_grid
+    from scripts.table import table
+
+    out = arguments.out or Path("runs") / arguments.file.stem
+    print(table(run_grid(arguments.file, out)))
+
+
 def _sizes(text: str) -> list[int]:
     return [_at_least_1(part) for part in text.split(",")]
 
@@ -160,6 +169,7 @@ def main() -> None:
     _agreement_command(commands)
     _learning_command(commands)
     _growth_command(commands)
+    _run_command(commands)
     arguments = parser.parse_args()
     arguments.run(arguments)
 
@@ -212,6 +222,19 @@ def _growth_command(commands: argparse._SubParsersAction) -> None:
     add = command.add_argument
     add("--sizes", type=_sizes, default=[100, 1000, 10000], help="pools (default: 100,1000,10000)")
     add("--out", type=Path, help="the rows as JSON")
+
+
+def _run_command(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "run",
+        help="a grid of experiments: strategies, with and without pseudo labels, seeds",
+        description="Run the cells of a grid that are not finished. Killed, or beside other processes with the same "
+        "--out, it goes on where it was and shares the work.",
+        epilog="example: python -m scripts.benchmark run scripts/experiments/synthetic.toml --out runs/synthetic",
+    )
+    command.set_defaults(run=grid)
+    command.add_argument("file", type=Path, help="what to run: scripts/experiments/ has examples")
+    command.add_argument("--out", type=Path, help="folder of cells and results (default: runs/ and the file's name)")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from backend.connection import connect
@@ -24,16 +23,16 @@ from backend.snapshot import Snapshot
 from backend.versions import Versions
 from scripts.command_line import CommandError
 from scripts.project_setup import create_project, import_images
+from scripts.results import read_rows, result_row, write_rows
 from scripts.service import Service
-from scripts.table import read_rows
-from tsp_model.acquisition import STRATEGIES, pick
+from tsp_model.acquisition import STRATEGIES, choose
 from tsp_model.cycle import PREDICTIONS, PSEUDO_LABELS, score_pool
 from tsp_model.data.coco import load_coco
 from tsp_model.data.image_set import ImageSet
 from tsp_model.data.synthetic import write_synthetic
 from tsp_model.evaluation import average_precision, pseudo_label_precision
-from tsp_model.files import write_json, write_text
-from tsp_model.predictions import PredictionFile, iterate_predictions, read_predictions
+from tsp_model.files import write_json
+from tsp_model.predictions import Prediction, PredictionFile, iterate_predictions, read_predictions
 from tsp_model.settings import Settings
 
 ORACLE_THREADS = 4  # Label Studio takes about 13 annotations a second from four, 6 from one
@@ -151,17 +150,15 @@ class Experiment:
         before = self.state.get("picked", {})
         labelled = [name for names in before.values() for name in names]
         names = sorted(set(self.train_set.keys) - set(labelled))
-        rng = np.random.default_rng((self.plan.seed, k))
-        if k == 1:
-            scores = rng.random(len(names))
-        else:
+        pool: Sequence[Prediction] = []
+        known: Sequence[Prediction] = []
+        if k > 1:
             least, folder = self.plan.method["ranking_score_threshold"], self._active_folder()
             predictions = PredictionFile(folder / PREDICTIONS, lambda found: found.above(least))
             pool = predictions.sequence([str(self.task_of[name]) for name in names])
-            strategy = STRATEGIES[self.plan.strategy]
-            known = list(score_pool(folder, self.train_set.subset(labelled))) if strategy.reads_labelled else []
-            scores = strategy.rank(pool, known, rng)
-        chosen = pick(dict(zip(names, map(float, scores), strict=True)), self.plan.per_cycle, self.plan.seed)
+            if STRATEGIES[self.plan.strategy].reads_labelled:
+                known = list(score_pool(folder, self.train_set.subset(labelled), above=1.0))
+        chosen = choose(self.plan.strategy, names, pool, known, self.plan.per_cycle, self.plan.seed, k)
         served = self.state.get("served")
         if served in names and served not in chosen:
             # It shares the lowest score with a picked one; left locked, it would come first again next time.
@@ -249,31 +246,13 @@ class Experiment:
         name_of = {str(task): name for name, task in self.task_of.items()}
         pseudo = read_predictions(folder / PSEUDO_LABELS)
         pseudo = {name_of[key]: replace(found, key=name_of[key]) for key, found in pseudo.items()}
-        empty = sum(not item.instances for item in self.train_set.subset(picked).items)
         end = time.monotonic()
         seconds = {"label": label_seconds, **job["seconds"], "evaluate": end - evaluated, "cycle": end - start}
-        row = {
-            "cycle": k,
-            "strategy": self.plan.strategy,
-            "ssl": self.plan.ssl,
-            "seed": self.plan.seed,
-            "data": self.plan.data,
-            "labels": card["counts"]["labelled_images"],
-            "objects": card["counts"]["labelled_objects"],
-            "picked_empty_share": empty / len(picked),
-            "pseudo_images": card["counts"]["pseudo_images"],
-            "pseudo_objects": card["counts"]["pseudo_objects"],
-            "pseudo_precision": pseudo_label_precision(self.train_set, pseudo)["precision"],
-            "semi_gradient_share": card["metrics"]["semi_gradient_share"],
-            **precision,
-            "detections_per_image": card["architecture"]["detections_per_image"],
-            "ranking_score_threshold": card["settings"]["ranking_score_threshold"],
-            "nms_threshold": card["settings"]["nms_threshold"],
-            "version": folder.name,
-            "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        }
-        text = "".join(json.dumps(line) + "\n" for line in [*self.rows(), row])
-        write_text(self._results, text)
+        run = {"strategy": self.plan.strategy, "ssl": self.plan.ssl, "seed": self.plan.seed, "data": self.plan.data}
+        right = pseudo_label_precision(self.train_set, pseudo)["precision"]
+        images = self.train_set.subset(picked).items
+        row = result_row(run, k, images, card, precision, right, folder.name, seconds)
+        write_rows(self._results, [*self.rows(), row])
         for warning in card["warnings"]:
             print(f"cycle {k}: {warning}", file=sys.stderr)
         return row

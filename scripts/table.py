@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.command_line import CommandError, run
+from scripts.command_line import run
+from scripts.results import read_rows
 
 COLUMNS = (
     ("cycle", "cycle", "{}"),
@@ -24,14 +24,6 @@ COLUMNS = (
     ("train s", "train_seconds", "{:.0f}"),
     ("cycle s", "cycle_seconds", "{:.0f}"),
 )
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The result lines of a run. Raises CommandError for a missing or torn file."""
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise CommandError(f"{path} holds no result lines ({error}); run scripts.active_learning first.") from None
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -22,7 +22,9 @@ UNIT = st.floats(0, 1)
 
 def noted(key: str, triplets=(), features=(0.0, 0.0), certainty: float | None = 0.5) -> Prediction:
     """A prediction with what every strategy wants to be noted."""
-    return replace(prediction(key, triplets), signals={"features": list(features), "certainty": certainty})
+    return replace(
+        prediction(key, triplets), signals={"features": list(features), "certainty": certainty, "predicted_loss": 1.0}
+    )
 
 
 POOL = [
@@ -58,6 +60,12 @@ def test_dropout_asks_for_the_least_certain_first():
     assert order("mc_dropout") == ["torn", "middling", "sure", "empty"]
     almost = replace(noted("almost", certainty=None), max_class_score=0.7)
     assert ranked("mc_dropout", [almost]) == pytest.approx([0.3])
+
+
+def test_learning_loss_asks_for_the_highest_predicted_loss_first():
+    losses = {"a": 0.1, "b": 3.0, "c": -2.0}
+    pool = [replace(prediction(key, []), signals={"predicted_loss": loss}) for key, loss in losses.items()]
+    assert order("learning_loss", pool) == ["b", "a", "c"]
 
 
 def test_core_set_goes_to_the_farthest_from_all_that_is_covered():
@@ -148,11 +156,11 @@ def test_certainty_by_hand():
 
 def test_scoring_notes_what_a_strategy_reads_and_changes_nothing_else():
     torch.manual_seed(0)
-    model = tsp_mask_rcnn(3, "tiny", image_size=64, dropout=0.3)
+    model = tsp_mask_rcnn(3, "tiny", image_size=64, dropout=0.3, learning_loss=True)
     images = list(torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
     plain = list(predict(model, images))
     settings = Settings(strategy="mc_dropout", dropout=0.3, mc_passes=3, ranking_score_threshold=0.2)
-    for name in ("mc_dropout", "core_set"):
+    for name in ("learning_loss", "mc_dropout", "core_set"):
         observer = STRATEGIES[name].observe
         once, again = (list(predict(model, images, observe=observer(settings))) for _ in range(2))
         for one, other, bare in zip(once, again, plain, strict=True):

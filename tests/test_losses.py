@@ -107,3 +107,15 @@ def test_gradient_of_eq_5_is_the_weighted_sum_of_its_parts():
     [both] = torch.autograd.grad(losses.total_loss(supervised, semi, 0.01), weight, retain_graph=True)
     [first], [second] = (torch.autograd.grad(part, weight) for part in (supervised, semi))
     assert torch.allclose(both, first + 0.01 * second)
+
+
+def test_the_ranking_loss_of_pairs_by_hand():
+    predicted = torch.tensor([1.0, 0.5, 0.0, 3.0, 9.0], requires_grad=True)
+    # first above second by 0.5, the margin is 1: 0.5; second above first by 3: 0; the fifth has no partner
+    found = losses.loss_ranking(predicted, torch.tensor([2.0, 1.0, 1.0, 2.0, 0.0]))
+    assert found.item() == pytest.approx(0.25)
+    found.backward()
+    assert predicted.grad.tolist() == [-0.5, 0.5, 0.0, 0.0, 0.0]
+    # the wrong way round: 1 + 0.5 and 1 + 3
+    assert losses.loss_ranking(predicted, torch.tensor([1.0, 2.0, 2.0, 1.0, 0.0])).item() == pytest.approx(2.75)
+    assert losses.loss_ranking(predicted[:1], torch.tensor([1.0])).item() == 0

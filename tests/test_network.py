@@ -252,3 +252,22 @@ def test_detections_that_nobody_wants_change_no_other() -> None:
         assert one["max_class_score"] == other["max_class_score"]
     assert 0 < len(some[0]["scores"]) < len(every[0]["scores"])
     assert none[0]["box_masks"].shape == (0, 28, 28)
+
+
+def test_a_loss_head_learns_beside_the_network_and_changes_nothing_else(images):
+    torch.manual_seed(0)
+    plain = tsp_mask_rcnn(3, "tiny", image_size=SIZE)
+    torch.manual_seed(0)
+    model = tsp_mask_rcnn(3, "tiny", image_size=SIZE, learning_loss=True)
+    found = []
+    for one in (plain, model):
+        torch.manual_seed(1)
+        found.append(one(images, TARGETS))
+    ranking = found[1].pop("loss_ranking")
+    assert {name: value.item() for name, value in found[0].items()} == {k: v.item() for k, v in found[1].items()}
+    assert "loss_ranking" not in model(images, TARGETS, pseudo=True)
+    trunk = next(model.backbone.parameters())
+    assert torch.autograd.grad(ranking, trunk, retain_graph=True)[0].abs().sum() > 0
+    model.loss_head.detached = True
+    ranking = model(images, TARGETS)["loss_ranking"]
+    assert torch.autograd.grad(ranking, trunk, allow_unused=True)[0] is None

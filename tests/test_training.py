@@ -176,3 +176,14 @@ def test_beta_is_constant_unless_it_is_told_to_fall():
     assert beta_at(10, 90, Settings()) == 0.01
     assert beta_at(10, 90, Settings(beta_schedule="unlabelled_share")) == pytest.approx(0.009)
     assert beta_at(100, 0, Settings(beta_schedule="unlabelled_share")) == 0
+
+
+def test_the_loss_head_stops_teaching_the_backbone_after_three_fifths_of_the_epochs(discs):
+    labelled = discs.subset(discs.keys[:4])
+    settings = TINY.override({"strategy": "learning_loss", "epochs": 5, "batch_size": 4})
+    model = initial_model(labelled, settings)
+    seen = []
+    model.loss_head.register_forward_hook(lambda module, args, output: seen.append(module.detached))
+    metrics = train(model, labelled, labelled.subset([]), settings, beta=0.01)
+    assert seen == [False, False, False, True, True]
+    assert metrics["loss_terms"]["loss_ranking"] >= 0

@@ -191,6 +191,7 @@ def initial_model(labelled: ImageSet, settings: Settings, parent: Path | None = 
             settings.semi_normaliser,
             proposals=settings.proposals,
             dropout=settings.dropout,
+            learning_loss=settings.strategy == "learning_loss",
         )
     if settings.warm_start and parent is not None:
         warm, card = checkpoints.read(parent)

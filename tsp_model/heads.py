@@ -7,6 +7,7 @@ scores keep their precision under autocast.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -49,6 +50,32 @@ class IoUHead(nn.Module):
     def forward(self, roi_features: Tensor) -> Tensor:
         pooled = self.convolutions(roi_features).mean(dim=(2, 3))
         return self.predictor(pooled).float().sigmoid().squeeze(1)
+
+
+class LossHead(nn.Module):
+    """Predicts an image's loss from its feature pyramid (Yoo & Kweon, "Learning Loss for Active Learning", CVPR 2019,
+    arXiv 1905.03677, section 3.2): global average, a linear layer and ReLU for each level, one linear layer for all.
+
+    forward: levels by name, [B, channels, H, W] each -> [B].
+
+    Attributes:
+        detached: its gradient ends here and does not reach the backbone.
+    """
+
+    WIDTH = 128
+
+    def __init__(self, channels: int, levels: Sequence[str]) -> None:
+        super().__init__()
+        self.levels = tuple(levels)
+        self.layers = nn.ModuleList(nn.Linear(channels, self.WIDTH) for _ in self.levels)
+        self.predictor = nn.Linear(self.WIDTH * len(self.levels), 1)
+        self.detached = False
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        pooled = [features[name].mean(dim=(2, 3)).to(self.predictor.weight.dtype) for name in self.levels]
+        pooled = [x.detach() for x in pooled] if self.detached else pooled
+        hidden = [layer(x).relu() for layer, x in zip(self.layers, pooled, strict=True)]
+        return self.predictor(torch.cat(hidden, dim=1)).float().squeeze(1)
 
 
 class DropoutMLPHead(TwoMLPHead):

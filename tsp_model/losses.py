@@ -14,6 +14,7 @@ from torch import Tensor
 
 SUPERVISED_TERMS = ("loss_objectness", "loss_classifier", "loss_rpn_box_reg", "loss_box_reg", "loss_mask")
 IOU_TERMS = ("loss_box_iou", "loss_mask_iou")
+RANKING_TERM = "loss_ranking"  # of a network with a LossHead
 
 
 def classification_normaliser(sampled: int, positive: int, rule: str) -> int:
@@ -78,6 +79,21 @@ def iou_loss(predicted: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(predicted, target.detach(), reduction="sum") / max(target.numel(), 1)
 
 
+def loss_ranking(predicted: Tensor, target: Tensor, margin: float = 1.0) -> Tensor:
+    """Eq. 2 of "Learning Loss for Active Learning" (arXiv 1905.03677): in each pair of images, the one with the higher
+    loss must be predicted higher by the margin. The scale of losses, which falls as training goes on, plays no part.
+
+    Args:
+        predicted, target: [B], neighbours are pairs; an odd one is left out. The target carries no gradient.
+    """
+    pairs = len(predicted) // 2
+    if not pairs:
+        return predicted.sum() * 0
+    first, second = predicted[: 2 * pairs].view(pairs, 2).unbind(1)
+    higher = (target[: 2 * pairs].detach().view(pairs, 2).diff(dim=1)[:, 0] < 0).to(predicted.dtype) * 2 - 1
+    return F.relu(margin - higher * (first - second)).mean()
+
+
 def paired_box_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """IoU of box i with other i: [P, 4] and [P, 4] XYXY in pixels -> [P] in 0..1."""
     top_left = torch.maximum(boxes[:, :2], others[:, :2])
@@ -123,8 +139,12 @@ def area_outside(masks: Tensor, matched: Tensor, rois: Tensor, grid: int) -> Ten
 
 
 def supervised_loss(losses: Mapping[str, Tensor], iou_loss_weight: float = 1.0) -> Tensor:
-    """Eq. 1: L_sup = L_cls + L_box + L_mask + lambda (box IoU + mask IoU); L_cls and L_box of RPN and RoI head both."""
-    return sum(losses[name] for name in SUPERVISED_TERMS) + iou_loss_weight * sum(losses[name] for name in IOU_TERMS)
+    """Eq. 1: L_sup = L_cls + L_box + L_mask + lambda (box IoU + mask IoU); L_cls and L_box of RPN and RoI head both.
+
+    The ranking loss of a network that has one comes on top, with weight 1 as in its paper.
+    """
+    total = sum(losses[name] for name in SUPERVISED_TERMS) + iou_loss_weight * sum(losses[name] for name in IOU_TERMS)
+    return total + losses[RANKING_TERM] if RANKING_TERM in losses else total
 
 
 def semi_supervised_loss(losses: Mapping[str, Tensor]) -> Tensor:

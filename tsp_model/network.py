@@ -6,17 +6,20 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
+from tsp_model import losses
 from tsp_model.backbones import TinyBackbone, resnet_fpn
 from tsp_model.execution import Execution
-from tsp_model.heads import DropoutMLPHead, IoUHead, TSPRegionProposalNetwork, TSPRoIHeads
+from tsp_model.heads import DropoutMLPHead, IoUHead, LossHead, TSPRegionProposalNetwork, TSPRoIHeads
 from tsp_model.paste import pasted
 from tsp_model.roi_align import GatherRoIAlign
 from tsp_model.settings import BACKBONES, SettingsError
@@ -48,10 +51,12 @@ class TSPMaskRCNN(GeneralizedRCNN):
     Attributes:
         architecture: the arguments of `tsp_mask_rcnn` that rebuild this network without any download.
         execution: how it runs; set by `Execution.prepare`.
+        loss_head: of a network that learns its own loss.
     """
 
     architecture: dict[str, Any]
     execution = Execution()
+    loss_head: LossHead | None
 
     def forward(
         self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None, pseudo: bool = False
@@ -64,7 +69,8 @@ class TSPMaskRCNN(GeneralizedRCNN):
             pseudo: the targets are pseudo labels: the terms of Eq. 4, unweighted, instead of those of Eq. 1.
 
         Returns:
-            Training: the terms of the loss by torchvision's names, and loss_box_iou and loss_mask_iou unless `pseudo`.
+            Training: the terms of the loss by torchvision's names, and loss_box_iou and loss_mask_iou unless `pseudo`;
+            loss_ranking from a network with a loss_head.
             Evaluation: a dict an image: boxes [N, 4] XYXY float32 in pixels, labels [N], scores [N], masks
             [N, 1, H, W] in 0..1, box_scores, mask_scores, instance_scores [N] in 0..1, entropies [N] of the softmax in
             0..log(C), and max_class_score [], the highest foreground class score before any threshold. Ordered by
@@ -77,7 +83,24 @@ class TSPMaskRCNN(GeneralizedRCNN):
             features = self.backbone(batch.tensors)
             proposals, rpn_losses = self.rpn(batch, features, targets, pseudo)
             _, roi_losses = self.roi_heads(features, proposals, batch.image_sizes, targets, pseudo)
-        return rpn_losses | roi_losses
+            terms = rpn_losses | roi_losses
+            if self.loss_head is not None and not pseudo:
+                own = self._image_losses(batch, features, targets)
+                terms[losses.RANKING_TERM] = losses.loss_ranking(self.loss_head(features), own)
+        return terms
+
+    @torch.no_grad()
+    def _image_losses(self, batch: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]]) -> Tensor:
+        """L_sup of each image of the batch alone, [B]; samples of its own, so that training goes on as without."""
+        found = []
+        with torch.random.fork_rng([batch.tensors.device] if batch.tensors.is_cuda else []):
+            for index, target in enumerate(targets):
+                one = ImageList(batch.tensors[index : index + 1], batch.image_sizes[index : index + 1])
+                own = {name: level[index : index + 1] for name, level in features.items()}
+                proposals, rpn_losses = self.rpn(one, own, [target])
+                _, roi_losses = self.roi_heads(own, proposals, one.image_sizes, [target])
+                found.append(losses.supervised_loss(rpn_losses | roi_losses))
+        return torch.stack(found)
 
     def propose(self, images: list[Tensor]) -> Proposed:
         """Evaluation, first half: what there is before the heads. Images as in `forward`."""
@@ -188,6 +211,7 @@ def tsp_mask_rcnn(
     frozen_norms: bool | None = None,
     proposals: int | None = None,
     dropout: float = 0.0,
+    learning_loss: bool = False,
 ) -> TSPMaskRCNN:
     """The network, in training mode, with random heads.
 
@@ -200,6 +224,7 @@ def tsp_mask_rcnn(
         semi_normaliser: N_cls of Eq. 4, see losses.classification_normaliser.
         proposals: that reach the box head in testing, see proposals_needed.
         dropout: of box and mask head, 0..1.
+        learning_loss: with a LossHead.
     """
     if backbone not in BACKBONES:
         raise SettingsError(f"backbone={backbone!r} is unknown; use one of {', '.join(BACKBONES)}.")
@@ -220,6 +245,8 @@ def tsp_mask_rcnn(
     }
     roi_heads = _build_roi_heads(trunk.out_channels, num_classes, sizes, semi_normaliser, dropout, **detection)
     model = TSPMaskRCNN(trunk, rpn, roi_heads, transform)
+    # Last, so that the other weights begin as they do without it.
+    model.loss_head = LossHead(trunk.out_channels, sizes.roi_levels) if learning_loss else None
     model.architecture = {
         "num_classes": num_classes,
         "backbone": backbone,
@@ -231,6 +258,7 @@ def tsp_mask_rcnn(
         "frozen_norms": frozen,
         "proposals": proposals,
         "dropout": dropout,
+        "learning_loss": learning_loss,
     }
     return model
 

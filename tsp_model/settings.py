@@ -9,7 +9,8 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-STRATEGY_NAMES = ("tsp", "random", "entropy", "mc_dropout", "core_set", "tsp_diverse")  # tsp_model/acquisition
+# tsp_model/acquisition
+STRATEGY_NAMES = ("tsp", "random", "entropy", "mc_dropout", "learning_loss", "core_set", "tsp_diverse")
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "tiny")
 
 CHOICES: dict[str, tuple[str, ...]] = {

@@ -25,6 +25,7 @@ Progress = Callable[[dict[str, Any]], None]
 Example = tuple[Tensor, dict[str, Any]]
 Batch = tuple[list[Tensor], list[dict[str, Tensor]], list[str]]
 
+LOSS_REACHES_BACKBONE = 0.6  # of the epochs; then the ranking loss trains its head only (arXiv 1905.03677, 4.1)
 AHEAD = 2  # steps whose images are read before their turn
 
 
@@ -111,6 +112,8 @@ class _Run:
         generator = torch.Generator().manual_seed(self.settings.seed * 100_003 + epoch)
         torch.manual_seed(self.settings.seed * 100_003 + epoch)
         self.model.train()
+        if self.model.loss_head is not None:
+            self.model.loss_head.detached = epoch >= LOSS_REACHES_BACKBONE * self.settings.epochs
         sums: dict[str, float] = defaultdict(float)
         with ahead(self._read, self._schedule(generator), AHEAD) as batches:
             for index, (labelled, pseudo) in enumerate(batches):

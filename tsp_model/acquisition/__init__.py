@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tsp_model.acquisition import core_set, diverse, entropy, mc_dropout, random, tsp
+from tsp_model.acquisition import core_set, diverse, entropy, learning_loss, mc_dropout, random, tsp
 from tsp_model.inference import Observe
 from tsp_model.predictions import Prediction
 from tsp_model.settings import STRATEGY_NAMES, Settings
@@ -41,10 +41,33 @@ STRATEGIES: dict[str, Strategy] = {
     "random": Strategy(random.rank),
     "entropy": Strategy(entropy.rank),
     "mc_dropout": Strategy(mc_dropout.rank, mc_dropout.observer),
+    "learning_loss": Strategy(learning_loss.rank, learning_loss.observer),
     "core_set": Strategy(core_set.rank, core_set.observer, reads_labelled=True),
     "tsp_diverse": Strategy(diverse.rank, core_set.observer, reads_labelled=True),
 }
 assert set(STRATEGIES) == set(STRATEGY_NAMES)
+
+
+def choose(
+    strategy: str,
+    names: Sequence[str],
+    pool: Sequence[Prediction],
+    labelled: Sequence[Prediction],
+    budget: int,
+    seed: int,
+    cycle: int,
+) -> list[str]:
+    """The images that cycle k of Algorithm 1 has labelled: at random in the first, by the strategy later.
+
+    The same for the same arguments, wherever the cycle runs.
+
+    Args:
+        names: of the unlabelled images, sorted. pool: their predictions, in that order; not looked at if k = 1.
+        labelled: see above. budget: b. cycle: k, from 1 on.
+    """
+    rng = np.random.default_rng((seed, cycle))
+    scores = rng.random(len(names)) if cycle == 1 else STRATEGIES[strategy].rank(pool, labelled, rng)
+    return pick(dict(zip(names, map(float, scores), strict=True)), budget, seed)
 
 
 def pick(scores: Mapping[str, float], budget: int, seed: int) -> list[str]:

@@ -1,0 +1,162 @@
+"""One cell of a grid: Algorithm 1 of arXiv 2012.04829 in memory, ground truth as the oracle.
+
+What a cycle made is written down before the next begins, so that a cell that was killed goes on at its last epoch.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from scripts.command_line import CommandError
+from scripts.grid.spec import Cell, Grid
+from scripts.results import read_rows, result_row, write_rows
+from tsp_model import checkpoints
+from tsp_model.acquisition import STRATEGIES, choose
+from tsp_model.cycle import PREDICTIONS, PSEUDO_LABELS, complete_predictions, looked_at, score_pool, train_cycle
+from tsp_model.data.image_set import ImageSet
+from tsp_model.evaluation import average_precision, pseudo_label_precision
+from tsp_model.files import write_json
+from tsp_model.predictions import Prediction, PredictionFile, read_predictions
+
+IDENTITY, RESULTS, PICKED, LOCK = "cell.json", "results.jsonl", "picked.json", "lock"
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+class CellRun:
+    """A cell with its data and its folder.
+
+    Args:
+        folder: of this cell alone. Raises CommandError if it holds a cell with other settings.
+    """
+
+    def __init__(self, grid: Grid, cell: Cell, train: ImageSet, test: ImageSet, folder: Path) -> None:
+        self.grid, self.cell, self.settings = grid, cell, cell.settings
+        self.train_set, self.test_set, self.folder = train, test, folder
+        self.cycles, self.per_cycle = (1, len(train)) if cell.full_data else (grid.cycles, grid.per_cycle)
+        needed = self.cycles * self.per_cycle
+        if needed > len(train):
+            raise CommandError(
+                f"{self.cycles} cycles of {self.per_cycle} labels need {needed} images, {grid.data} has {len(train)}; "
+                "lower cycles or per_cycle."
+            )
+        self._check_identity()
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The results of finished cycles."""
+        return read_rows(self.folder / RESULTS) if (self.folder / RESULTS).exists() else []
+
+    @property
+    def finished(self) -> bool:
+        """Whether every cycle has its row."""
+        return len(self.rows) >= self.cycles
+
+    def run(self, progress: Progress = lambda event: None) -> list[dict[str, Any]]:
+        """The cycles that are left; all rows. progress: see training.train, with the cycle in "cycle"."""
+        for k in range(len(self.rows) + 1, self.cycles + 1):
+            self._cycle(k, lambda event, k=k: progress({**event, "cycle": k}))
+        return self.rows
+
+    def _cycle(self, k: int, progress: Progress) -> None:
+        start = time.monotonic()
+        picked = self._pick(k)
+        labelled_names = [name for cycle in range(1, k + 1) for name in self._picked[str(cycle)]]
+        labelled = self.train_set.subset(labelled_names)
+        chosen = set(labelled_names)
+        pool = self.train_set.subset([key for key in self.train_set.keys if key not in chosen])
+        before = PredictionFile(self._version(k - 1) / PREDICTIONS) if k > 1 else None
+        folder, parent = self._version(k), self._version(k - 1) if k > 1 else None
+        if (folder / checkpoints.CARD).exists():  # trained, but killed before its row was written
+            card = checkpoints.read_card(folder)
+        else:
+            card = train_cycle(labelled, pool, before, self.settings, folder, progress, parent)
+        trained = time.monotonic()
+        if k < self.cycles:
+            complete_predictions(folder, pool, looked_at(self.settings), progress)
+        scored = time.monotonic()
+        found = {one.key: one for one in score_pool(folder, self.test_set, progress)}
+        quality = average_precision(self.test_set, found)
+        pseudo = read_predictions(folder / PSEUDO_LABELS)
+        precision = pseudo_label_precision(self.train_set, pseudo)["precision"]
+        end = time.monotonic()
+        seconds = {
+            "train": card["train_seconds"],
+            "score": scored - trained,
+            "evaluate": end - scored,
+            "cycle": end - start,
+        }
+        run = {
+            "strategy": self.settings.strategy,
+            "ssl": self.settings.ssl,
+            "seed": self.settings.seed,
+            "data": self.grid.data,
+        }
+        images = self.train_set.subset(picked).items
+        row = result_row(run, k, images, card, quality, precision, folder.name, seconds)
+        write_rows(self.folder / RESULTS, [*self.rows, row | {"cell": self.cell.name}])
+
+    def _pick(self, k: int) -> list[str]:
+        """The images of cycle k; written down, so that a cycle that begins again has the same."""
+        if str(k) in self._picked:
+            return self._picked[str(k)]
+        labelled = [name for names in self._picked.values() for name in names]
+        names = sorted(set(self.train_set.keys) - set(labelled))
+        pool: Sequence[Prediction] = []
+        known: Sequence[Prediction] = []
+        if k > 1:
+            last, least = self._version(k - 1), self.settings.ranking_score_threshold
+            pool = PredictionFile(last / PREDICTIONS, lambda found: found.above(least)).sequence(names)
+            if STRATEGIES[self.settings.strategy].reads_labelled:
+                known = list(score_pool(last, self.train_set.subset(labelled), above=1.0))
+        picked = choose(self.settings.strategy, names, pool, known, self.per_cycle, self.settings.seed, k)
+        write_json(self.folder / PICKED, self._picked | {str(k): picked})
+        return picked
+
+    @property
+    def _picked(self) -> dict[str, list[str]]:
+        path = self.folder / PICKED
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def _version(self, k: int) -> Path:
+        return self.folder / f"M{k}"
+
+    def _check_identity(self) -> None:
+        """Results made with other settings are not mixed in."""
+        identity = {
+            "data": self.grid.data,
+            "per_cycle": self.per_cycle,
+            "train_images": len(self.train_set),
+            "test_images": len(self.test_set),
+            **self.settings.to_dict(),
+        }
+        path = self.folder / IDENTITY
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(path, identity)
+        known = json.loads(path.read_text())
+        changed = sorted(name for name in identity if known.get(name, identity[name]) != identity[name])
+        if changed:
+            raise CommandError(
+                f"{self.folder} holds results with another {', '.join(changed)}; choose another --out, or repeat the "
+                "old file to go on."
+            )
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Whether nobody else runs the cell of this folder, for the length of a `with` block."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process, however that ends
+        except BlockingIOError:
+            yield False
+            return
+        yield True

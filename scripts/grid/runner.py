@@ -1,0 +1,83 @@
+"""Every cell of a grid that is not finished yet, one after the other."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from scripts.command_line import CommandError
+from scripts.grid.cell import CellRun, claimed
+from scripts.grid.spec import Cell, Grid, read_grid
+from tsp_model.data.coco import load_coco
+from tsp_model.data.image_set import ImageSet
+from tsp_model.data.synthetic import write_synthetic
+from tsp_model.training import NonFiniteLossError
+
+SYNTHETIC_TRAIN, SYNTHETIC_TEST = 120, 60
+
+
+def run_grid(file: Path, out: Path) -> list[dict[str, Any]]:
+    """All rows of the grid that are there in the end.
+
+    A finished cell is not run again, and one that another process is running is left to it: several processes may
+    share a grid and its folder.
+
+    Raises:
+        CommandError: the file is wrong, the data is too small, a cell holds other results, or a cell cannot go on.
+    """
+    grid = read_grid(file)
+    train, test = load_sets(grid, out)
+    rows: list[dict[str, Any]] = []
+    cycles = sum(1 if cell.full_data else grid.cycles for cell in grid.cells)
+    with tqdm(total=cycles, desc=file.stem, unit="cycle", dynamic_ncols=True) as bar:
+        for cell in grid.cells:
+            folder = out / cell.folder
+            with claimed(folder) as mine:
+                if not mine:
+                    print(f"{cell.folder} is run by another process", file=sys.stderr)
+                    continue
+                rows += _run(CellRun(grid, cell, train, test, folder), cell, bar)
+    return rows
+
+
+def _run(run: CellRun, cell: Cell, bar: tqdm) -> list[dict[str, Any]]:
+    done = len(run.rows)
+    bar.update(done)
+
+    def show(event: Mapping[str, Any]) -> None:
+        nonlocal done
+        what = f"{cell.name}, seed {cell.settings.seed}, cycle {event['cycle']}: {event['phase']}"
+        bar.set_postfix_str(f"{what} {event['done']}/{event['total']}")
+        if event["cycle"] - 1 > done:
+            bar.update(event["cycle"] - 1 - done)
+            done = event["cycle"] - 1
+
+    try:
+        rows = run.run(show)
+    except (NonFiniteLossError, ValueError) as error:
+        raise CommandError(f"{cell.folder}: {error}") from error
+    bar.update(len(rows) - done)
+    return rows
+
+
+def load_sets(grid: Grid, out: Path) -> tuple[ImageSet, ImageSet]:
+    """Pool and test split. Raises CommandError or DataError."""
+    if grid.data == "synthetic":
+        folder = out / "synthetic"
+        size = grid.cells[0].settings.image_size
+        train, test = grid.train_images or SYNTHETIC_TRAIN, grid.test_images or SYNTHETIC_TEST
+        write_synthetic(folder, train=train, test=test, size=size, seed=0)
+    else:
+        folder = Path(grid.data)
+    train_set, test_set = load_coco(folder, "train"), load_coco(folder, "test")
+    if train_set.classes != test_set.classes:
+        raise CommandError(f"{folder}: train.json and test.json have different categories; make them the same.")
+    return _first(train_set, grid.train_images), _first(test_set, grid.test_images)
+
+
+def _first(images: ImageSet, count: int | None) -> ImageSet:
+    return images if count is None else images.subset(images.keys[:count])

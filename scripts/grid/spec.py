@@ -1,0 +1,155 @@
+"""What a grid is made of, read from a small TOML file; `python -m scripts.benchmark run --help` shows one.
+
+data = "../shared/data/dsb2018"     # "synthetic", a COCO folder or an OCT folder
+cycles = 6
+per_cycle = 16
+seeds = [0, 1, 2]
+strategies = ["random", "entropy", "tsp"]
+ssl = [false, true]                 # each strategy without and with pseudo labels
+train_images = 300                  # optional: so many of the pool and of the test split
+test_images = 150
+full_data = true                    # optional: also all labels at once, which is what can be reached at most
+
+[settings]                          # any setting of tsp_model/settings.py, and a preset to start from
+preset = "tiny"
+image_size = 256
+
+[variants."beta 0.05"]              # one more line of the figures: a cell with settings of its own
+strategy = "tsp"
+ssl = true
+beta = 0.05
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scripts.command_line import CommandError
+from tsp_model.settings import FIELD_NAMES, STRATEGY_NAMES, Settings, SettingsError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+REQUIRED = {"data": str, "cycles": int, "per_cycle": int, "seeds": list, "strategies": list}
+OPTIONAL: dict[str, Any] = {
+    "ssl": [False, True],
+    "train_images": None,
+    "test_images": None,
+    "full_data": True,
+    "settings": {},
+    "variants": {},
+}
+# A cell decides these itself; asked for in [settings] they would not be what they seem.
+OF_A_CELL = ("strategy", "ssl", "seed")
+FULL_DATA = "full data"
+DROPOUT = 0.25  # what mc_dropout drops unless the file says otherwise
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of Algorithm 1.
+
+    Attributes:
+        name: of the strategy or variant, with " + SSL"; the seeds of a name are one line of a figure.
+        settings: everything, seed, strategy and ssl included.
+        full_data: one cycle, in which everything is labelled.
+    """
+
+    name: str
+    settings: Settings
+    full_data: bool = False
+
+    @property
+    def folder(self) -> str:
+        """Relative to the grid's."""
+        letters = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in self.name)
+        return f"{letters}/seed{self.settings.seed}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Attributes:
+
+    data: "synthetic" or a folder. cycles, per_cycle: K and b. train_images, test_images: None for all.
+    cells: in the order in which they are run: seed by seed, so that a grid cut short can be compared.
+    """
+
+    data: str
+    cycles: int
+    per_cycle: int
+    train_images: int | None
+    test_images: int | None
+    cells: tuple[Cell, ...]
+
+
+def read_grid(path: Path) -> Grid:
+    """The grid of a file. Raises CommandError, one line, for what is missing, unknown or wrong."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CommandError(f"{path} cannot be read ({error}); correct it.") from None
+    _check(path, values)
+    values = OPTIONAL | values
+    try:
+        cells = tuple(_cells(values))
+    except SettingsError as error:
+        raise CommandError(f"{path}: {error}") from None
+    names = [cell.folder for cell in cells]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise CommandError(f"{path}: {repeated[0]} is there twice; give each strategy, variant and seed once.")
+    sizes = {name: values[name] for name in ("cycles", "per_cycle", "train_images", "test_images")}
+    return Grid(data=values["data"], **sizes, cells=cells)
+
+
+def _check(path: Path, values: Mapping[str, Any]) -> None:
+    unknown = sorted(set(values) - set(REQUIRED) - set(OPTIONAL))
+    if unknown:
+        raise CommandError(f"{path}: unknown key {', '.join(unknown)}; known: {', '.join((*REQUIRED, *OPTIONAL))}.")
+    for name, kind in REQUIRED.items():
+        if name not in values:
+            raise CommandError(f"{path}: {name} is missing.")
+        if not isinstance(values[name], kind) or isinstance(values[name], bool):
+            raise CommandError(f"{path}: {name}={values[name]!r} is no {kind.__name__}.")
+    for name in ("cycles", "per_cycle", "train_images", "test_images"):
+        if name in values and (type(values[name]) is not int or values[name] < 1):
+            raise CommandError(f"{path}: {name}={values[name]!r} is no whole number above 0.")
+    if type(values.get("full_data", True)) is not bool:
+        raise CommandError(f"{path}: full_data={values['full_data']!r}; give true or false.")
+    wrong = [name for name in values["strategies"] if name not in STRATEGY_NAMES]
+    if wrong or not values["strategies"]:
+        raise CommandError(f"{path}: strategies={wrong or []}; known: {', '.join(STRATEGY_NAMES)}.")
+    if not values["seeds"] or any(type(seed) is not int for seed in values["seeds"]):
+        raise CommandError(f"{path}: seeds={values['seeds']}; give whole numbers.")
+    for title, table in (("settings", values.get("settings", {})), *values.get("variants", {}).items()):
+        known = {*FIELD_NAMES, "preset"} - (set(OF_A_CELL) if title == "settings" else {"seed"})
+        unknown = sorted(set(table) - known) if isinstance(table, dict) else [title]
+        if unknown:
+            raise CommandError(f"{path}: [{title}] has the unknown key {', '.join(unknown)}.")
+
+
+def _cells(values: Mapping[str, Any]) -> list[Cell]:
+    common = dict(values["settings"])
+    base = Settings.preset(common.pop("preset", "paper"))
+    lines = [
+        (f"{strategy}{' + SSL' * ssl}", {"strategy": strategy, "ssl": ssl})
+        for strategy in values["strategies"]
+        for ssl in values["ssl"]
+    ]
+    lines += [(name, {"strategy": "tsp", "ssl": True} | own) for name, own in values["variants"].items()]
+    cells = []
+    for seed in values["seeds"]:
+        for name, own in lines:
+            asked = common | own | {"seed": seed}
+            if asked["strategy"] == "mc_dropout":
+                asked = {"dropout": DROPOUT} | asked
+            cells.append(Cell(name, base.override(asked)))
+        if values["full_data"]:
+            cells.append(Cell(FULL_DATA, base.override(common | {"seed": seed, "ssl": False}), full_data=True))
+    return cells

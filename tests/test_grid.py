@@ -1,0 +1,153 @@
+"""The grid of experiments: its file, its cells, and that nothing is run twice or lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts.command_line import CommandError
+from scripts.grid import cell as grid_cell
+from scripts.grid.cell import CellRun, claimed
+from scripts.grid.runner import load_sets, run_grid
+from scripts.grid.spec import read_grid
+
+SMALL = """
+data = "synthetic"
+cycles = 2
+per_cycle = 3
+seeds = [0]
+strategies = ["tsp_diverse"]
+ssl = [true]
+train_images = 10
+test_images = 3
+full_data = false
+[settings]
+preset = "tiny"
+image_size = 64
+epochs = 1
+"""
+REPOSITORY = Path(__file__).parents[1]
+
+
+def write(folder: Path, text: str = SMALL, **changes: str) -> Path:
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    path = folder / "grid.toml"
+    path.write_text(text)
+    return path
+
+
+def test_cells_are_strategies_with_and_without_ssl_then_variants_seed_by_seed(tmp_path: Path) -> None:
+    text = SMALL.replace('["tsp_diverse"]', '["tsp", "mc_dropout"]').replace("ssl = [true]", "")
+    text = text.replace("[0]", "[0, 4]").replace("full_data = false", "")
+    grid = read_grid(write(tmp_path, text + '[variants."beta 0.05"]\nbeta = 0.05\n'))
+    names = ["tsp", "tsp + SSL", "mc_dropout", "mc_dropout + SSL", "beta 0.05"]
+    assert [cell.name for cell in grid.cells] == [*names, "full data"] * 2
+    assert [cell.settings.seed for cell in grid.cells] == [0] * 6 + [4] * 6
+    last = grid.cells[-2].settings
+    assert (last.strategy, last.ssl, last.beta, last.image_size, last.backbone) == ("tsp", True, 0.05, 64, "tiny")
+    assert grid.cells[2].settings.dropout > 0
+    assert [cell.folder for cell in grid.cells[:2]] == ["tsp/seed0", "tsp___SSL/seed0"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("cycles = 2", "cycle = 2", "unknown key cycle"),
+        ("seeds = [0]", "", "seeds is missing"),
+        ("cycles = 2", "cycles = 0", "cycles=0"),
+        ("epochs = 1", "epoch = 1", "unknown key epoch"),
+        ("epochs = 1", "epochs = 0", "epochs=0 is out of range"),
+        ("epochs = 1", "seed = 1", "unknown key seed"),
+        ('["tsp_diverse"]', '["tps"]', "tps"),
+        ("seeds = [0]", "seeds = [0, 0]", "is there twice"),
+        ("[settings]", "[settings", "cannot be read"),
+    ],
+)
+def test_a_wrong_file_is_one_line(tmp_path: Path, old: str, new: str, said: str) -> None:
+    with pytest.raises(CommandError, match=said) as caught:
+        read_grid(write(tmp_path, **{old: new}))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "scripts" / "experiments").glob("*.toml")), ids=lambda p: p.stem)
+def test_the_ready_files_can_be_read(file: Path) -> None:
+    assert len(read_grid(file).cells) >= 30
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[dict]]:
+    """A grid that ran: its file, its folder, its rows."""
+    folder = tmp_path_factory.mktemp("grid")
+    file = write(folder)
+    return file, folder / "out", run_grid(file, folder / "out")
+
+
+def test_a_cell_is_algorithm_1(finished: tuple[Path, Path, list[dict]]) -> None:
+    _, out, rows = finished
+    assert [row["labels"] for row in rows] == [3, 6]
+    picked = json.loads((out / "tsp_diverse___SSL" / "seed0" / "picked.json").read_text())
+    assert len({name for names in picked.values() for name in names}) == 6
+    assert all(row["mask_ap50"] is not None for row in rows)
+    assert {row["cell"] for row in rows} == {"tsp_diverse + SSL"}
+
+
+def test_a_finished_cell_is_not_run_again(
+    finished: tuple[Path, Path, list[dict]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid_cell, "train_cycle", None)
+    file, out, rows = finished
+    assert run_grid(file, out) == rows
+
+
+def test_results_of_other_settings_are_refused_by_name(finished: tuple[Path, Path, list[dict]], tmp_path: Path) -> None:
+    _, out, _ = finished
+    with pytest.raises(CommandError, match="another beta, epochs"):
+        run_grid(write(tmp_path, **{"epochs = 1": "epochs = 2\nbeta = 0.05"}), out)
+
+
+def test_a_killed_cell_goes_on_and_ends_as_an_unbroken_one(
+    finished: tuple[Path, Path, list[dict]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, _, rows = finished
+    evaluate, calls = grid_cell.average_precision, []
+
+    def dies_once(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(grid_cell, "average_precision", dies_once)
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(file, tmp_path / "out")
+    again = run_grid(file, tmp_path / "out")
+    assert [{**row, "seconds": 0} for row in again] == [{**row, "seconds": 0} for row in rows]
+    assert len(calls) == 3, "the first cycle was not repeated"
+
+
+def test_a_cell_is_run_by_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path)
+    with claimed(tmp_path / "out" / "tsp_diverse___SSL" / "seed0") as mine:
+        assert mine
+        assert run_grid(file, tmp_path / "out") == []
+    assert "by another process" in capsys.readouterr().err
+
+
+def test_full_data_is_one_cycle_with_every_label(tmp_path: Path) -> None:
+    grid = read_grid(write(tmp_path, **{"full_data = false": ""}))
+    train, test = load_sets(grid, tmp_path)
+    run = CellRun(grid, grid.cells[-1], train, test, tmp_path / "cell")
+    (row,) = run.run()
+    assert (row["labels"], row["cell"], row["pseudo_images"]) == (10, "full data", 0)
+    assert run.finished
+
+
+def test_too_few_images_is_one_line(tmp_path: Path) -> None:
+    grid = read_grid(write(tmp_path, **{"cycles = 2": "cycles = 4"}))
+    train, test = load_sets(grid, tmp_path)
+    with pytest.raises(CommandError, match="need 12 images, synthetic has 10"):
+        CellRun(grid, grid.cells[0], train, test, tmp_path / "cell")
