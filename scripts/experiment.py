@@ -22,21 +22,19 @@ from backend.regions import to_region
 from backend.snapshot import Snapshot
 from backend.versions import Versions
 from scripts.command_line import CommandError
+from scripts.data_sets import load_sets
 from scripts.project_setup import create_project, import_images
 from scripts.results import read_rows, result_row, write_rows
 from scripts.service import Service
 from tsp_model.acquisition import STRATEGIES, choose
 from tsp_model.cycle import PREDICTIONS, PSEUDO_LABELS, score_pool
-from tsp_model.data.coco import load_coco
 from tsp_model.data.image_set import ImageSet
-from tsp_model.data.synthetic import write_synthetic
 from tsp_model.evaluation import average_precision, pseudo_label_precision
 from tsp_model.files import write_json
 from tsp_model.predictions import Prediction, PredictionFile, iterate_predictions, read_predictions
 from tsp_model.settings import Settings
 
 ORACLE_THREADS = 4  # Label Studio takes about 13 annotations a second from four, 6 from one
-SYNTHETIC_TRAIN, SYNTHETIC_TEST = 120, 60
 
 
 @dataclass(frozen=True)
@@ -295,16 +293,9 @@ class _State:
 
 
 def _data(plan: Plan) -> tuple[ImageSet, ImageSet]:
-    if plan.data == "synthetic":
-        folder = Path(plan.out) / "synthetic"
-        train, test = plan.train_images or SYNTHETIC_TRAIN, plan.test_images or SYNTHETIC_TEST
-        write_synthetic(folder, train=train, test=test, size=plan.method["image_size"], seed=plan.seed)
-    else:
-        folder = Path(plan.data)
-    train_set, test_set = load_coco(folder, "train"), load_coco(folder, "test")
-    if train_set.classes != test_set.classes:
-        raise CommandError(f"{folder}: train.json and test.json have different categories; make them the same.")
-    return _first(train_set, plan.train_images), _first(test_set, plan.test_images)
+    return load_sets(
+        plan.data, plan.train_images, plan.test_images, Path(plan.out), plan.method["image_size"], plan.seed
+    )
 
 
 def _check_images(*sets: ImageSet) -> None:
@@ -312,7 +303,3 @@ def _check_images(*sets: ImageSet) -> None:
     for images in sets:
         for index in tqdm(range(len(images)), desc="checking images", leave=False):
             images[index]
-
-
-def _first(images: ImageSet, count: int | None) -> ImageSet:
-    return images if count is None else images.subset(images.keys[:count])

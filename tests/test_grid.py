@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from scripts.command_line import CommandError
+from scripts.data_sets import load_sets
 from scripts.grid import cell as grid_cell
 from scripts.grid.cell import CellRun, claimed
-from scripts.grid.runner import load_sets, run_grid
+from scripts.grid.runner import run_grid
 from scripts.grid.spec import read_grid
 
 SMALL = """
@@ -139,7 +140,7 @@ def test_a_cell_is_run_by_one_process(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_full_data_is_one_cycle_with_every_label(tmp_path: Path) -> None:
     grid = read_grid(write(tmp_path, **{"full_data = false": ""}))
-    train, test = load_sets(grid, tmp_path)
+    train, test = load_sets("synthetic", 10, 3, tmp_path, 64, seed=0)
     run = CellRun(grid, grid.cells[-1], train, test, tmp_path / "cell")
     (row,) = run.run()
     assert (row["labels"], row["cell"], row["pseudo_images"]) == (10, "full data", 0)
@@ -148,6 +149,6 @@ def test_full_data_is_one_cycle_with_every_label(tmp_path: Path) -> None:
 
 def test_too_few_images_is_one_line(tmp_path: Path) -> None:
     grid = read_grid(write(tmp_path, **{"cycles = 2": "cycles = 4"}))
-    train, test = load_sets(grid, tmp_path)
+    train, test = load_sets("synthetic", 10, 3, tmp_path, 64, seed=0)
     with pytest.raises(CommandError, match="need 12 images, synthetic has 10"):
         CellRun(grid, grid.cells[0], train, test, tmp_path / "cell")

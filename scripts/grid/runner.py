@@ -10,14 +10,10 @@ from typing import Any
 from tqdm import tqdm
 
 from scripts.command_line import CommandError
+from scripts.data_sets import load_sets
 from scripts.grid.cell import CellRun, claimed
-from scripts.grid.spec import Cell, Grid, read_grid
-from tsp_model.data.coco import load_coco
-from tsp_model.data.image_set import ImageSet
-from tsp_model.data.synthetic import write_synthetic
+from scripts.grid.spec import Cell, read_grid
 from tsp_model.training import NonFiniteLossError
-
-SYNTHETIC_TRAIN, SYNTHETIC_TEST = 120, 60
 
 
 def run_grid(file: Path, out: Path) -> list[dict[str, Any]]:
@@ -30,7 +26,9 @@ def run_grid(file: Path, out: Path) -> list[dict[str, Any]]:
         CommandError: the file is wrong, the data is too small, a cell holds other results, or a cell cannot go on.
     """
     grid = read_grid(file)
-    train, test = load_sets(grid, out)
+    # The same images for every seed: what differs is what is picked, and how training begins.
+    size = grid.cells[0].settings.image_size
+    train, test = load_sets(grid.data, grid.train_images, grid.test_images, out, size, seed=0)
     rows: list[dict[str, Any]] = []
     cycles = sum(1 if cell.full_data else grid.cycles for cell in grid.cells)
     with tqdm(total=cycles, desc=file.stem, unit="cycle", dynamic_ncols=True) as bar:
@@ -62,22 +60,3 @@ def _run(run: CellRun, cell: Cell, bar: tqdm) -> list[dict[str, Any]]:
         raise CommandError(f"{cell.folder}: {error}") from error
     bar.update(len(rows) - done)
     return rows
-
-
-def load_sets(grid: Grid, out: Path) -> tuple[ImageSet, ImageSet]:
-    """Pool and test split. Raises CommandError or DataError."""
-    if grid.data == "synthetic":
-        folder = out / "synthetic"
-        size = grid.cells[0].settings.image_size
-        train, test = grid.train_images or SYNTHETIC_TRAIN, grid.test_images or SYNTHETIC_TEST
-        write_synthetic(folder, train=train, test=test, size=size, seed=0)
-    else:
-        folder = Path(grid.data)
-    train_set, test_set = load_coco(folder, "train"), load_coco(folder, "test")
-    if train_set.classes != test_set.classes:
-        raise CommandError(f"{folder}: train.json and test.json have different categories; make them the same.")
-    return _first(train_set, grid.train_images), _first(test_set, grid.test_images)
-
-
-def _first(images: ImageSet, count: int | None) -> ImageSet:
-    return images if count is None else images.subset(images.keys[:count])

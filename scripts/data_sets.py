@@ -1,0 +1,39 @@
+"""The images of an experiment: the built-in set or a COCO folder, whole or the first of each split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scripts.command_line import CommandError
+from tsp_model.data.coco import load_coco
+from tsp_model.data.image_set import ImageSet
+from tsp_model.data.synthetic import write_synthetic
+
+SYNTHETIC_TRAIN, SYNTHETIC_TEST = 120, 60
+
+
+def load_sets(
+    data: str, train_images: int | None, test_images: int | None, out: Path, size: int, seed: int
+) -> tuple[ImageSet, ImageSet]:
+    """Pool and test split.
+
+    Args:
+        data: a COCO folder, or "synthetic", which is written to `out` with images of `size` pixels made from `seed`.
+        train_images, test_images: how many; None: all, of the built-in set 120 and 60.
+
+    Raises:
+        CommandError, DataError: one line with cause and remedy.
+    """
+    folder = Path(data)
+    if data == "synthetic":
+        folder = out / "synthetic"
+        train, test = train_images or SYNTHETIC_TRAIN, test_images or SYNTHETIC_TEST
+        write_synthetic(folder, train=train, test=test, size=size, seed=seed)
+    train_set, test_set = load_coco(folder, "train"), load_coco(folder, "test")
+    if train_set.classes != test_set.classes:
+        raise CommandError(f"{folder}: train.json and test.json have different categories; make them the same.")
+    return _first(train_set, train_images), _first(test_set, test_images)
+
+
+def _first(images: ImageSet, count: int | None) -> ImageSet:
+    return images if count is None else images.subset(images.keys[:count])
