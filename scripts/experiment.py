@@ -26,12 +26,11 @@ from scripts.data_sets import load_sets
 from scripts.project_setup import create_project, import_images
 from scripts.results import read_rows, result_row, write_rows
 from scripts.service import Service
-from tsp_model.acquisition import STRATEGIES, choose
-from tsp_model.cycle import PREDICTIONS, PSEUDO_LABELS, score_pool
+from tsp_model.cycle import PREDICTIONS, PSEUDO_LABELS, pick_images, score_pool
 from tsp_model.data.image_set import ImageSet
 from tsp_model.evaluation import average_precision, pseudo_label_precision
 from tsp_model.files import write_json
-from tsp_model.predictions import Prediction, PredictionFile, iterate_predictions, read_predictions
+from tsp_model.predictions import iterate_predictions, read_predictions
 from tsp_model.settings import Settings
 
 ORACLE_THREADS = 4  # Label Studio takes about 13 annotations a second from four, 6 from one
@@ -148,15 +147,15 @@ class Experiment:
         before = self.state.get("picked", {})
         labelled = [name for names in before.values() for name in names]
         names = sorted(set(self.train_set.keys) - set(labelled))
-        pool: Sequence[Prediction] = []
-        known: Sequence[Prediction] = []
-        if k > 1:
-            least, folder = self.plan.method["ranking_score_threshold"], self._active_folder()
-            predictions = PredictionFile(folder / PREDICTIONS, lambda found: found.above(least))
-            pool = predictions.sequence([str(self.task_of[name]) for name in names])
-            if STRATEGIES[self.plan.strategy].reads_labelled:
-                known = list(score_pool(folder, self.train_set.subset(labelled), above=1.0))
-        chosen = choose(self.plan.strategy, names, pool, known, self.plan.per_cycle, self.plan.seed, k)
+        chosen = pick_images(
+            k,
+            names,
+            self.train_set.subset(labelled),
+            Settings.from_dict(self.plan.method),
+            self.plan.per_cycle,
+            self._active_folder() if k > 1 else None,
+            lambda name: str(self.task_of[name]),
+        )
         served = self.state.get("served")
         if served in names and served not in chosen:
             # It shares the lowest score with a picked one; left locked, it would come first again next time.
@@ -246,10 +245,9 @@ class Experiment:
         pseudo = {name_of[key]: replace(found, key=name_of[key]) for key, found in pseudo.items()}
         end = time.monotonic()
         seconds = {"label": label_seconds, **job["seconds"], "evaluate": end - evaluated, "cycle": end - start}
-        run = {"strategy": self.plan.strategy, "ssl": self.plan.ssl, "seed": self.plan.seed, "data": self.plan.data}
         right = pseudo_label_precision(self.train_set, pseudo)["precision"]
         images = self.train_set.subset(picked).items
-        row = result_row(run, k, images, card, precision, right, folder.name, seconds)
+        row = result_row(self.plan.data, k, images, card, precision, right, folder.name, seconds)
         write_rows(self._results, [*self.rows(), row])
         for warning in card["warnings"]:
             print(f"cycle {k}: {warning}", file=sys.stderr)

@@ -13,7 +13,7 @@ from tsp_model.files import write_text
 
 
 def result_row(
-    run: Mapping[str, Any],
+    data: str,
     cycle: int,
     picked: Sequence[Item],
     card: Mapping[str, Any],
@@ -25,13 +25,14 @@ def result_row(
     """One row.
 
     Args:
-        run: strategy, ssl, seed and data. picked: the images of this cycle, with their labels. card: of the version.
+        data: the set's name. picked: the images of this cycle, with their labels. card: of the version.
         quality: evaluation.average_precision's. seconds: by what took them.
     """
-    counts = card["counts"]
+    counts, settings = card["counts"], card["settings"]
     return {
         "cycle": cycle,
-        **{name: run[name] for name in ("strategy", "ssl", "seed", "data")},
+        **{name: settings[name] for name in ("strategy", "ssl", "seed")},
+        "data": data,
         "labels": counts["labelled_images"],
         "objects": counts["labelled_objects"],
         "picked_empty_share": sum(not item.instances for item in picked) / len(picked),
@@ -41,8 +42,8 @@ def result_row(
         "semi_gradient_share": card["metrics"]["semi_gradient_share"],
         **quality,
         "detections_per_image": card["architecture"]["detections_per_image"],
-        "ranking_score_threshold": card["settings"]["ranking_score_threshold"],
-        "nms_threshold": card["settings"]["nms_threshold"],
+        "ranking_score_threshold": settings["ranking_score_threshold"],
+        "nms_threshold": settings["nms_threshold"],
         "version": version,
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
     }

@@ -144,7 +144,7 @@ def test_full_data_is_one_cycle_with_every_label(tmp_path: Path) -> None:
     run = CellRun(grid, grid.cells[-1], train, test, tmp_path / "cell")
     (row,) = run.run()
     assert (row["labels"], row["cell"], row["pseudo_images"]) == (10, "full data", 0)
-    assert run.finished
+    assert len(run.rows) == run.cycles
 
 
 def test_too_few_images_is_one_line(tmp_path: Path) -> None:

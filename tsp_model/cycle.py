@@ -1,6 +1,6 @@
 """One cycle of Algorithm 1 (arXiv 2012.04829, section 3.2): train M_k, then let it predict the pool.
 
-    pick b images (an acquisition strategy, or Label Studio's own order), the oracle labels them;
+    pick b images (`pick_images`), the oracle labels them;
     D_semi <- the rest of the pool, instances filtered      \\
     train on D_al + D_semi with Eq. 5 -> M_k                 } `train_cycle`
     predict every image of the pool with M_k -> S (Eq. 3)      `score_pool`, to disk `complete_predictions`
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from tsp_model import checkpoints, pseudo_labels
-from tsp_model.acquisition import STRATEGIES
+from tsp_model.acquisition import STRATEGIES, choose
 from tsp_model.ahead import ahead
 from tsp_model.data.image_set import ImageSet, read_image
 from tsp_model.execution import Execution
@@ -172,6 +172,32 @@ def complete_predictions(
         with closing(score_pool(folder, pool.subset(missing), progress, above, execution)) as fresh:
             predictions.add(fresh, on_disk)
     return len(missing)
+
+
+def pick_images(
+    k: int,
+    names: Sequence[str],
+    labelled: ImageSet,
+    settings: Settings,
+    budget: int,
+    last: Path | None,
+    key_of: Callable[[str], str] = str,
+) -> list[str]:
+    """The images that cycle k has labelled, by the predictions of M_(k-1); see acquisition.choose.
+
+    Args:
+        names: of the unlabelled images, sorted. labelled: D_al.
+        last: folder of M_(k-1), with the predictions of the unlabelled images; None in the first cycle.
+        key_of: the key that an image has in these predictions.
+    """
+    pool: Sequence[Prediction] = []
+    known: Sequence[Prediction] = []
+    if last is not None:
+        predictions = PredictionFile(last / PREDICTIONS, lambda found: found.above(settings.ranking_score_threshold))
+        pool = predictions.sequence([key_of(name) for name in names])
+        if STRATEGIES[settings.strategy].reads_labelled:
+            known = list(score_pool(last, labelled, above=1.0))
+    return choose(settings.strategy, names, pool, known, budget, settings.seed, k)
 
 
 def initial_model(labelled: ImageSet, settings: Settings, parent: Path | None = None) -> TSPMaskRCNN:

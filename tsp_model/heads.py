@@ -101,6 +101,15 @@ class TSPRegionProposalNetwork(RegionProposalNetwork):
         super().__init__(*args, **kwargs)
         self.semi_normaliser = semi_normaliser
 
+    @property
+    def proposals(self) -> int:
+        """How many of an image reach the box head in testing, at most."""
+        return self._post_nms_top_n["testing"]
+
+    @proposals.setter
+    def proposals(self, count: int) -> None:
+        self._post_nms_top_n["testing"] = count
+
     def forward(
         self, images: Any, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None, pseudo: bool = False
     ) -> tuple[list[Tensor], dict[str, Tensor]]:

@@ -1,1 +1,1 @@
-"""A grid of experiments: strategies x seeds, each cell one run of Algorithm 1, in memory or through Label Studio."""
+"""A grid of experiments: strategies x seeds, each cell one run of Algorithm 1, in memory."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,22 @@ from scripts.command_line import CommandError
 from scripts.grid.spec import Cell, Grid
 from scripts.results import read_rows, result_row, write_rows
 from tsp_model import checkpoints
-from tsp_model.acquisition import STRATEGIES, choose
-from tsp_model.cycle import PREDICTIONS, PSEUDO_LABELS, complete_predictions, looked_at, score_pool, train_cycle
+from tsp_model.cycle import (
+    PREDICTIONS,
+    PSEUDO_LABELS,
+    complete_predictions,
+    looked_at,
+    pick_images,
+    score_pool,
+    train_cycle,
+)
 from tsp_model.data.image_set import ImageSet
 from tsp_model.evaluation import average_precision, pseudo_label_precision
 from tsp_model.files import write_json
-from tsp_model.predictions import Prediction, PredictionFile, read_predictions
+from tsp_model.predictions import PredictionFile, read_predictions
+from tsp_model.training import Progress
 
 IDENTITY, RESULTS, PICKED, LOCK = "cell.json", "results.jsonl", "picked.json", "lock"
-
-Progress = Callable[[dict[str, Any]], None]
 
 
 class CellRun:
@@ -52,11 +58,6 @@ class CellRun:
     def rows(self) -> list[dict[str, Any]]:
         """The results of finished cycles."""
         return read_rows(self.folder / RESULTS) if (self.folder / RESULTS).exists() else []
-
-    @property
-    def finished(self) -> bool:
-        """Whether every cycle has its row."""
-        return len(self.rows) >= self.cycles
 
     def run(self, progress: Progress = lambda event: None) -> list[dict[str, Any]]:
         """The cycles that are left; all rows. progress: see training.train, with the cycle in "cycle"."""
@@ -92,14 +93,8 @@ class CellRun:
             "evaluate": end - scored,
             "cycle": end - start,
         }
-        run = {
-            "strategy": self.settings.strategy,
-            "ssl": self.settings.ssl,
-            "seed": self.settings.seed,
-            "data": self.grid.data,
-        }
         images = self.train_set.subset(picked).items
-        row = result_row(run, k, images, card, quality, precision, folder.name, seconds)
+        row = result_row(self.grid.data, k, images, card, quality, precision, folder.name, seconds)
         write_rows(self.folder / RESULTS, [*self.rows, row | {"cell": self.cell.name}])
 
     def _pick(self, k: int) -> list[str]:
@@ -108,14 +103,8 @@ class CellRun:
             return self._picked[str(k)]
         labelled = [name for names in self._picked.values() for name in names]
         names = sorted(set(self.train_set.keys) - set(labelled))
-        pool: Sequence[Prediction] = []
-        known: Sequence[Prediction] = []
-        if k > 1:
-            last, least = self._version(k - 1), self.settings.ranking_score_threshold
-            pool = PredictionFile(last / PREDICTIONS, lambda found: found.above(least)).sequence(names)
-            if STRATEGIES[self.settings.strategy].reads_labelled:
-                known = list(score_pool(last, self.train_set.subset(labelled), above=1.0))
-        picked = choose(self.settings.strategy, names, pool, known, self.per_cycle, self.settings.seed, k)
+        last = self._version(k - 1) if k > 1 else None
+        picked = pick_images(k, names, self.train_set.subset(labelled), self.settings, self.per_cycle, last)
         write_json(self.folder / PICKED, self._picked | {str(k): picked})
         return picked
 

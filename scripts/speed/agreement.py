@@ -126,7 +126,7 @@ def compare(case: Case, picked: int) -> dict[str, Any]:
         settings = Settings.from_dict(card["settings"])
         if proposals is not None:
             detections = card["architecture"]["detections_per_image"]
-            model.rpn._post_nms_top_n["testing"] = max(proposals, 2 * detections)
+            model.rpn.proposals = max(proposals, 2 * detections)
         shipped = proposals is None and execution == Execution.choose(settings)
         start = time.perf_counter()
         found = predictions(model, pool, settings, f"{case.data}, {case.backbone}: {lever}")

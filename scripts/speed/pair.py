@@ -42,7 +42,7 @@ class Pair:
     def answering(self, settings: Settings) -> TSPMaskRCNN:
         """A copy of ours that only answers, run as `settings` say."""
         model = copy.deepcopy(self.ours)
-        model.rpn._post_nms_top_n["testing"] = proposals_needed(settings.backbone, DETECTIONS, settings.proposals)
+        model.rpn.proposals = proposals_needed(settings.backbone, DETECTIONS, settings.proposals)
         return Execution.choose(settings).freeze(model)
 
     def images(self, count: int) -> list[Tensor]:
@@ -139,7 +139,7 @@ def share_weights(source: nn.Module, target: nn.Module) -> None:
 def _require_same_network(ours: TSPMaskRCNN, stock: nn.Module, size: int) -> None:
     """In float32 and with as many proposals, ours must find what stock finds."""
     twin = copy.deepcopy(ours).eval()
-    twin.rpn._post_nms_top_n = {"training": STOCK_PROPOSALS, "testing": STOCK_PROPOSALS}
+    twin.rpn.proposals = STOCK_PROPOSALS
     Execution(channels_last=True, gather=True).prepare(twin)
     image = torch.rand(3, size, size, generator=torch.Generator().manual_seed(3))
     stock.eval()

@@ -26,9 +26,8 @@ def compare(bench: Bench, pair: Pair, batches: Sequence[int]) -> Iterator[Compar
     target = torch.empty_like(source)
     # Peaks and bytes are bfloat16's, so everything must run in it.
     model = pair.answering(Settings(precision="bfloat16"))
-    proposals = model.rpn.post_nms_top_n()
     counted = Execution().prepare(copy.deepcopy(pair.ours))
-    operations = gflops(counted, pair.size, pair.size, proposals, DETECTIONS) * 1e9
+    operations = gflops(counted, pair.size, pair.size, model.rpn.proposals, DETECTIONS) * 1e9
     for batch in batches:
         images = pair.images(batch)
         moved = moved_bytes(model, images)
