@@ -29,10 +29,11 @@ from tsp_model.cycle import (
 from tsp_model.data.image_set import ImageSet
 from tsp_model.evaluation import average_precision, pseudo_label_precision
 from tsp_model.files import write_json
-from tsp_model.predictions import PredictionFile, read_predictions
+from tsp_model.predictions import PredictionFile, read_predictions, write_predictions
 from tsp_model.training import Progress
 
 IDENTITY, RESULTS, PICKED, LOCK = "cell.json", "results.jsonl", "picked.json", "lock"
+TEST_PREDICTIONS = "test_predictions.jsonl"  # in a version's folder; every detection that AP50 sees
 
 
 class CellRun:
@@ -82,8 +83,8 @@ class CellRun:
         if k < self.cycles:
             complete_predictions(folder, pool, looked_at(self.settings), progress)
         scored = time.monotonic()
-        found = {one.key: one for one in score_pool(folder, self.test_set, progress)}
-        quality = average_precision(self.test_set, found)
+        write_predictions(folder / TEST_PREDICTIONS, score_pool(folder, self.test_set, progress))
+        quality = average_precision(self.test_set, PredictionFile(folder / TEST_PREDICTIONS))
         pseudo = read_predictions(folder / PSEUDO_LABELS)
         precision = pseudo_label_precision(self.train_set, pseudo)["precision"]
         end = time.monotonic()
