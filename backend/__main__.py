@@ -20,6 +20,7 @@ from typing import NoReturn
 from backend import settings
 from backend.jobs import unusable_sqlite
 from backend.settings import ServiceSettings
+from tsp_model import memory
 from tsp_model.settings import SettingsError
 
 STOP_SECONDS = 10  # a child that has not ended by then is killed; a job goes on at the next start
@@ -46,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
         return Supervisor(environ).run()
     if options.with_parent:
         _end_with_parent()
+    if service.method.keep_memory:
+        memory.keep()  # before there are threads
     return _web(service) if options.part == "web" else _worker(service)
 
 

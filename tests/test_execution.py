@@ -12,6 +12,7 @@ import torch
 
 from tsp_model import execution
 from tsp_model.execution import Execution
+from tsp_model.frozen import OneDNNLinear
 from tsp_model.inference import predict
 from tsp_model.network import TSPMaskRCNN, proposals_needed, tsp_mask_rcnn
 from tsp_model.roi_align import GatherRoIAlign
@@ -52,15 +53,24 @@ def test_bfloat16_where_the_processor_has_it(
 
 
 def test_each_choice_can_be_set() -> None:
-    asked = Settings(precision="float32", memory_format="contiguous", roi_align="torchvision", compile=False)
+    asked = Settings(
+        precision="float32",
+        memory_format="contiguous",
+        roi_align="torchvision",
+        linear="blas",
+        fold_norms=False,
+        keep_memory=False,
+    )
     assert Execution.choose(asked, CPU) == Execution(CPU)
     asked = Settings(precision="bfloat16", memory_format="channels_last", roi_align="gather", compile=True)
-    assert Execution.choose(asked, CPU) == dataclasses.replace(BFLOAT16, compiled=True)
+    spared = {"folded": True, "onednn_linear": True, "keep_memory": True}
+    assert Execution.choose(asked, CPU) == dataclasses.replace(BFLOAT16, compiled=True, **spared)
     mixed = Execution.choose(Settings(precision="mixed"), CPU)
     assert (mixed.precision, mixed.mask_precision) == (torch.float32, torch.bfloat16)
     auto = Execution.choose(Settings(), CPU)
     assert (auto.channels_last, auto.gather, auto.compiled) == (True, True, False)
-    assert not Execution.choose(Settings(), torch.device("cuda")).gather
+    on_gpu = Execution.choose(Settings(), torch.device("cuda"))
+    assert not (on_gpu.gather or on_gpu.onednn_linear)
 
 
 def test_prepare_applies_what_was_chosen() -> None:
@@ -127,6 +137,17 @@ def test_a_frozen_network_says_the_same_bit_for_bit(execution: Execution) -> Non
             assert torch.equal(one[name], other[name]), name
 
 
+def test_what_a_frozen_network_is_spared_changes_rounding_only() -> None:
+    spared = dataclasses.replace(Execution(), folded=True, onednn_linear=True)
+    learning, frozen = Execution().prepare(network()), spared.freeze(network())
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in frozen.modules())
+    assert isinstance(frozen.roi_heads.box_head.fc6, OneDNNLinear)
+    for one, other in zip(predict(learning, images()), predict(frozen, images()), strict=True):
+        assert torch.equal(one["labels"], other["labels"])
+        for name in ("boxes", "scores", "box_scores", "mask_scores", "masks"):
+            torch.testing.assert_close(one[name], other[name], atol=1e-3, rtol=1e-3)
+
+
 _OTHER_MACHINE = """
 import json, sys, torch
 sys.path.insert(0, {root!r})
@@ -134,7 +155,7 @@ from tests.test_execution import images, network
 from tsp_model.execution import Execution
 from tsp_model.inference import predict
 execution = Execution.choose()
-found = list(predict(execution.prepare(network()), images()))
+found = list(predict(execution.freeze(network()), images()))
 names = ("boxes", "scores", "box_scores", "mask_scores", "masks")
 print(json.dumps([str(execution.precision)] + [{{name: one[name].tolist() for name in names}} for one in found]))
 """

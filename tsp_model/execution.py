@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from tsp_model import memory
+from tsp_model.frozen import fold_norms, onednn_linears
 from tsp_model.roi_align import GatherRoIAlign
 from tsp_model.settings import Settings
 
@@ -37,6 +39,9 @@ class Execution:
     channels_last: pixels before channels in memory.
     gather: RoIAlign as a gather (tsp_model.roi_align) instead of torchvision's kernel.
     compiled: backbone and RPN head go through torch.compile.
+    folded: batch norms are folded into the convolutions before them; of a network that only answers.
+    onednn_linear: linear layers in float32 run by oneDNN instead of PyTorch's BLAS; of a network that only answers.
+    keep_memory: the process keeps the memory that it has used (tsp_model.memory).
     """
 
     device: torch.device = CPU
@@ -45,6 +50,9 @@ class Execution:
     channels_last: bool = False
     gather: bool = False
     compiled: bool = False
+    folded: bool = False
+    onednn_linear: bool = False
+    keep_memory: bool = False
 
     @classmethod
     def choose(
@@ -69,10 +77,15 @@ class Execution:
             channels_last=settings.memory_format != "contiguous",
             gather=settings.roi_align != "torchvision" and device.type == "cpu",
             compiled=settings.compile,
+            folded=settings.fold_norms,
+            onednn_linear=settings.linear != "blas" and device.type == "cpu" and torch.backends.mkldnn.is_available(),
+            keep_memory=settings.keep_memory,
         )
 
     def prepare(self, model: TSPMaskRCNN) -> TSPMaskRCNN:
         """Move `model` to the device and let it run so from now on; in place."""
+        if self.keep_memory:
+            memory.keep()
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         model.to(device=self.device, memory_format=layout)
         for module in model.modules():
@@ -88,13 +101,18 @@ class Execution:
     def freeze(self, model: TSPMaskRCNN) -> TSPMaskRCNN:
         """`prepare` for a network that only answers, no longer learns; in place.
 
-        Weights are rounded to the precision once, not at every pass, which gives the same detections bit for bit.
+        Weights are rounded to the precision once, not at every pass, which gives the same detections bit for bit;
+        what else is spared (tsp_model/frozen.py) changes rounding only.
         """
         self.prepare(model).eval().requires_grad_(False)
+        if self.folded:
+            fold_norms(model.backbone)
         after = {id(module) for part in model.roi_heads.mask_branches() for module in part.modules()}
         for module in model.modules():
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
                 module.to(self.mask_precision if id(module) in after else self.precision)
+        if self.onednn_linear:
+            onednn_linears(model)
         return model
 
     def autocast(self) -> torch.autocast:

@@ -27,6 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("auto", "bfloat16", "mixed", "float32"),
     "memory_format": ("auto", "channels_last", "contiguous"),
     "roi_align": ("auto", "gather", "torchvision"),
+    "linear": ("auto", "onednn", "blas"),
 }
 
 # (lowest, highest) allowed value; None means unbounded on that side.
@@ -115,6 +116,9 @@ class Settings:
     precision: str = "auto"  # "bfloat16"; "float32"; "mixed": bfloat16 in mask and score heads only
     memory_format: str = "auto"  # "channels_last" or "contiguous"
     roi_align: str = "auto"  # "gather" (tsp_model/roi_align.py) or "torchvision"
+    linear: str = "auto"  # "onednn" or "blas", of a network that answers (tsp_model/frozen.py)
+    fold_norms: bool = True  # of a network that answers, into its convolutions
+    keep_memory: bool = True  # what the process has used stays with it (tsp_model/memory.py)
     compile: bool = False  # torch.compile; a minute's start, worth it for thousands of images of one size
 
     def __post_init__(self) -> None:

@@ -57,6 +57,8 @@ def levers(backbone: str, device: torch.device) -> Iterator[tuple[str, Execution
     yield "float32, torchvision's RoIAlign", steps, None
     steps = dataclasses.replace(steps, channels_last=True, gather=device.type == "cpu")
     yield "+ channels last" + ", RoIAlign as a gather" * steps.gather, steps, None
+    steps = dataclasses.replace(steps, folded=True, onednn_linear=device.type == "cpu")
+    yield "+ norms folded" + ", linear layers by oneDNN" * steps.onednn_linear, steps, None
     steps = dataclasses.replace(steps, mask_precision=torch.bfloat16)
     yield "+ bfloat16 in mask and score heads", steps, None
     steps = dataclasses.replace(steps, precision=torch.bfloat16)

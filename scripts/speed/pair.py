@@ -6,7 +6,7 @@ import copy
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from tsp_model.settings import Settings
 CLASSES, DETECTIONS, STOCK_PROPOSALS = 10, 20, 1000
 SIZE, QUICK_SIZE = 512, 64
 OBJECTS = 8
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,39 +46,43 @@ class Pair:
         model.rpn.proposals = proposals_needed(settings.backbone, DETECTIONS, settings.proposals)
         return Execution.choose(settings).freeze(model)
 
-    def images(self, count: int) -> list[Tensor]:
-        """Noise, [3, size, size] float32 in 0..1 each; the same at every call."""
-        generator = torch.Generator().manual_seed(1)
-        return [torch.rand(3, self.size, self.size, generator=generator).to(self.device) for _ in range(count)]
 
-    def targets(self, count: int) -> list[dict[str, Tensor]]:
-        """Training targets, OBJECTS filled ellipses an image; the same at every call."""
-        generator = torch.Generator().manual_seed(2)
-        return [self._target(generator) for _ in range(count)]
+def noise(size: int, count: int, device: torch.device) -> list[Tensor]:
+    """Images, [3, size, size] float32 in 0..1 each; the same at every call."""
+    generator = torch.Generator().manual_seed(1)
+    return [torch.rand(3, size, size, generator=generator).to(device) for _ in range(count)]
 
-    def _target(self, generator: torch.Generator) -> dict[str, Tensor]:
-        sides = (torch.rand(OBJECTS, 2, generator=generator) * 0.2 + 0.08) * self.size
-        corners = torch.rand(OBJECTS, 2, generator=generator) * (self.size - sides)
+
+def ellipses(size: int, count: int, device: torch.device) -> list[dict[str, Tensor]]:
+    """Training targets, OBJECTS filled ellipses an image; the same at every call."""
+    generator = torch.Generator().manual_seed(2)
+
+    def target() -> dict[str, Tensor]:
+        sides = (torch.rand(OBJECTS, 2, generator=generator) * 0.2 + 0.08) * size
+        corners = torch.rand(OBJECTS, 2, generator=generator) * (size - sides)
         boxes = torch.cat([corners, corners + sides], dim=1)
         centres, radii = (boxes[:, :2] + boxes[:, 2:]) / 2, sides / 2
-        axis = torch.arange(self.size) + 0.5
+        axis = torch.arange(size) + 0.5
         x = (axis - centres[:, :1]) / radii[:, :1]
         y = (axis - centres[:, 1:]) / radii[:, 1:]
         masks = (x[:, None, :] ** 2 + y[:, :, None] ** 2 <= 1).to(torch.uint8)
         labels = torch.randint(1, CLASSES, (OBJECTS,), generator=generator)
-        target = {"boxes": boxes, "labels": labels, "masks": masks}
-        return {name: value.to(self.device) for name, value in target.items()}
+        return {"boxes": boxes.to(device), "labels": labels.to(device), "masks": masks.to(device)}
 
-    def synchronised(self, run: Callable[[], object]) -> Callable[[], object]:
-        """`run`, ended only when the GPU is done, too."""
-        if self.device.type != "cuda":
-            return run
+    return [target() for _ in range(count)]
 
-        def wait() -> None:
-            run()
-            torch.cuda.synchronize()
 
-        return wait
+def synchronised(run: Callable[[], T], device: torch.device) -> Callable[[], T]:
+    """`run`, ended only when the GPU is done, too."""
+    if device.type != "cuda":
+        return run
+
+    def wait() -> T:
+        found = run()
+        torch.cuda.synchronize()
+        return found
+
+    return wait
 
 
 def build_pair(bench: Bench) -> Pair:
@@ -90,6 +95,16 @@ def build_pair(bench: Bench) -> Pair:
 
 @functools.cache
 def _build(size: int) -> Pair:
+    stock = build_stock(size)
+    ours = build_ours(size)
+    share_weights(stock, ours)
+    _require_same_network(ours, stock, size)
+    execution = Execution.choose(Settings(), learning=True)
+    return Pair(execution.prepare(ours).eval(), stock.to(execution.device).eval(), size)
+
+
+def build_stock(size: int) -> nn.Module:
+    """torchvision's R50 as it comes, with the same random weights at every call, on the CPU."""
     torch.manual_seed(0)
     stock = maskrcnn_resnet50_fpn(
         weights=None,
@@ -100,11 +115,7 @@ def _build(size: int) -> Pair:
         box_detections_per_img=DETECTIONS,
     )
     settle_norms(stock, size)
-    ours = build_ours(size)
-    share_weights(stock, ours)
-    _require_same_network(ours, stock, size)
-    execution = Execution.choose(Settings(), learning=True)
-    return Pair(execution.prepare(ours).eval(), stock.to(execution.device).eval(), size)
+    return stock
 
 
 def build_ours(size: int, classes: int = CLASSES, **arguments: Any) -> TSPMaskRCNN:

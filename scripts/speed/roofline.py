@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from scripts.speed.pair import DETECTIONS, Pair
+from scripts.speed.pair import DETECTIONS, Pair, noise, synchronised
 from scripts.speed.timing import COST, Bench, Comparison
 from tsp_model.complexity import gflops
 from tsp_model.execution import Execution
@@ -29,7 +29,7 @@ def compare(bench: Bench, pair: Pair, batches: Sequence[int]) -> Iterator[Compar
     counted = Execution().prepare(copy.deepcopy(pair.ours))
     operations = gflops(counted, pair.size, pair.size, model.rpn.proposals, DETECTIONS) * 1e9
     for batch in batches:
-        images = pair.images(batch)
+        images = noise(pair.size, batch, pair.device)
         moved = moved_bytes(model, images)
 
         @torch.inference_mode()
@@ -38,7 +38,9 @@ def compare(bench: Bench, pair: Pair, batches: Sequence[int]) -> Iterator[Compar
 
         contestants = {"ours": ours, "matmul": lambda: left @ right, "copy": lambda: target.copy_(source)}
         title = f"inference on the GPU beside its peaks, batch {batch}"
-        seconds = bench.measure(title, {name: pair.synchronised(run) for name, run in contestants.items()}, warmup=3)
+        seconds = bench.measure(
+            title, {name: synchronised(run, pair.device) for name, run in contestants.items()}, warmup=3
+        )
         # What is limited by operations and what by bytes overlap at best.
         seconds["peaks"] = [
             max(batch * operations * matmul / (2 * SIDE**3), moved * copy / (2 * COPIED))

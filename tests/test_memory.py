@@ -1,0 +1,48 @@
+"""That a process keeps the memory it has used."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Each block is larger than what glibc would keep by itself; the first one pays for all.
+PROGRAM = """
+import resource, sys
+sys.path.insert(0, {root!r})
+from tsp_model import memory
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def block():
+    before = faults()
+    bytearray(64 * 2**20)
+    return faults() - before
+block()
+before, kept = block(), memory.keep()
+block()
+print(before, int(kept), block())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_a_block_that_was_freed_costs_nothing_the_next_time() -> None:
+    program = PROGRAM.format(root=str(Path(__file__).parents[1]))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    before, kept, after = map(int, done.stdout.split())
+    assert kept
+    assert before > 10  # 2 MB a page where the kernel gives huge ones
+    assert after < before / 10
+
+
+def test_elsewhere_nothing_is_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tsp_model import memory
+
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    memory.keep.cache_clear()
+    try:
+        assert memory.keep() is False
+    finally:
+        memory.keep.cache_clear()
