@@ -138,7 +138,7 @@ def test_a_frozen_network_says_the_same_bit_for_bit(execution: Execution) -> Non
 
 
 def test_what_a_frozen_network_is_spared_changes_rounding_only() -> None:
-    spared = dataclasses.replace(Execution(), folded=True, onednn_linear=True)
+    spared = Execution(channels_last=True, gather=True, folded=True, onednn_linear=True)
     learning, frozen = Execution().prepare(network()), spared.freeze(network())
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in frozen.modules())
     assert isinstance(frozen.roi_heads.box_head.fc6, OneDNNLinear)
