@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.speed.agreement import agrees, levers, overlap, spearman
+from scripts.speed.agreement import agrees, levers, overlap
+from scripts.stats import spearman
 from tsp_model import execution
 from tsp_model.execution import Execution
 from tsp_model.settings import Settings

@@ -20,6 +20,7 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from tqdm import tqdm
 
 from scripts.command_line import CommandError
+from scripts.stats import spearman
 from scripts.table import markdown
 from tsp_model import checkpoints
 from tsp_model.cycle import TRAINING_STATE, initial_model
@@ -154,20 +155,10 @@ def agrees(row: Mapping[str, float], reference: Mapping[str, float]) -> bool:
     return row["spearman"] >= LEAST_SPEARMAN and row["overlap"] >= LEAST_OVERLAP and lost <= NOISE
 
 
-def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Rank correlation, -1..1, ties sharing the mean of their ranks."""
-    return float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
-
-
 def overlap(first: np.ndarray, second: np.ndarray, count: int) -> float:
     """Share of the `count` lowest of one that are among the lowest of the other, too; ties by position."""
     lowest = [set(np.argsort(scores, kind="stable")[:count].tolist()) for scores in (first, second)]
     return len(lowest[0] & lowest[1]) / len(lowest[0])
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
 def train_from_nothing(
