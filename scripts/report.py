@@ -1,0 +1,114 @@
+"""A grid's results as one HTML page and PNGs: the figures of arXiv 2012.04829, and what the method saves."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from matplotlib import rc_context
+
+from scripts.command_line import run
+from scripts.grid.spec import read_grid
+from scripts.reporting.ablations import ablations
+from scripts.reporting.calibration import heads
+from scripts.reporting.conditions import conditions, times
+from scripts.reporting.context import Context, find_data
+from scripts.reporting.labels_saved import labels_saved
+from scripts.reporting.learning_curves import learning_curves
+from scripts.reporting.lines import read_results
+from scripts.reporting.page import Section, page
+from scripts.reporting.pictures import pictures
+from scripts.reporting.plots import STYLE
+from scripts.reporting.pseudo import pseudo
+from tsp_model.files import write_text
+
+# In the order of the page; a section more is a function more.
+SECTIONS: tuple[Callable[[Context], Section], ...] = (
+    labels_saved,
+    learning_curves,
+    ablations,
+    pictures,
+    pseudo,
+    heads,
+    times,
+    conditions,
+)
+PAGE = "report.html"
+
+
+def report(context: Context) -> list[Section]:
+    """Write the page and its pictures to ``context.out``; its sections."""
+    sections = []
+    with rc_context(STYLE):
+        for section in SECTIONS:
+            context.working(section.__name__.replace("_", " "))
+            sections.append(section(context))
+    grid = context.grid
+    title = f"Semi-supervised active learning on {Path(grid.identity['data']).name}"
+    subtitle = (
+        f"Scoring predictions (TSP, arXiv 2012.04829) and {len(grid.lines) - 1} other ways to label "
+        f"{grid.cycles * grid.identity['per_cycle']} of {grid.identity['train_images']} images, "
+        f"seeds {', '.join(map(str, grid.seeds))}."
+    )
+    write_text(context.out / PAGE, page(title, subtitle, sections))
+    return sections
+
+
+def printed(sections: list[Section]) -> str:
+    """The tables that a README may take, as Markdown."""
+    tables = [table for section in sections for table in section.printed]
+    return "\n\n".join(f"{table.caption}\n\n{table.to_markdown()}" for table in tables)
+
+
+def _not_negative(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return value
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python -m scripts.benchmark run scripts/experiments/synthetic.toml --out runs/synthetic\n"
+        "  python -m scripts.report runs/synthetic > runs/synthetic.md",
+    )
+    add = parser.add_argument
+    add("results", type=Path, metavar="DIR", help="what python -m scripts.benchmark run FILE --out DIR wrote")
+    add("--out", type=Path, help=f"folder of {PAGE} and the PNGs (default: DIR/report)")
+    add("--data", help="where the images are now: a COCO folder (default: where the grid found them)")
+    add("--grid", type=Path, metavar="FILE", help="the grid's file, so that cells never begun are named, too")
+    add("--minutes-per-image", type=_not_negative, default=4, help="of an expert's time (default: %(default)s)")
+    add("--cost-per-image", type=_not_negative, default=8.5, help="in dollars (default: %(default)s)")
+    add("--machine", metavar="WORDS", help="what the grid ran on, for the page")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = _arguments()
+    grid = read_results(arguments.results, read_grid(arguments.grid) if arguments.grid else None)
+    train, test, without_data = find_data(grid, arguments.data)
+    context = Context(
+        grid=grid,
+        out=arguments.out or arguments.results / "report",
+        train=train,
+        test=test,
+        without_data=without_data,
+        minutes_per_image=arguments.minutes_per_image,
+        cost_per_image=arguments.cost_per_image,
+        machine=arguments.machine,
+        working=lambda what: print(f"report: {what}", file=sys.stderr, flush=True),
+    )
+    print(printed(report(context)))
+    print(f"report: {context.out / PAGE}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run("report", main)

@@ -1,0 +1,114 @@
+"""What a learning curve says: its area, and the labels that reach a quality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scripts.reporting.lines import GridResults, Line
+from scripts.reporting.runs import Run
+from scripts.stats import Spread
+
+
+def labels_to_reach(labels: Sequence[int], ap50: Sequence[float], target: float) -> float | None:
+    """The number of labels at which a curve first reaches `target`, on straight lines between cycles.
+
+    A curve that begins above it has needed the labels of its first cycle, since fewer were not tried; None: it never
+    gets there.
+    """
+    before: tuple[int, float] | None = None
+    for count, value in zip(labels, ap50, strict=True):
+        if value >= target:
+            if before is None:
+                return float(count)
+            part = (target - before[1]) / (value - before[1])
+            return before[0] + part * (count - before[0])
+        before = count, value
+    return None
+
+
+def area(labels: Sequence[int], ap50: Sequence[float]) -> float | None:
+    """The mean height of a curve over its labels: the trapezoids' area by the range; None for a single point."""
+    if len(labels) < 2:
+        return None
+    return float(np.trapezoid(ap50, labels) / (labels[-1] - labels[0]))
+
+
+def areas(grid: GridResults, line: Line) -> dict[int, float]:
+    """Of the finished runs, by seed."""
+    found = {seed: area(run.labels, run.ap50) for seed, run in grid.finished(line).items()}
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def finals(grid: GridResults, line: Line) -> dict[int, float]:
+    """AP50 after the last cycle, of the finished runs, by seed."""
+    return {seed: run.ap50[-1] for seed, run in grid.finished(line).items()}
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Labels at which a line reaches a quality.
+
+    Attributes:
+        labels: over the seeds that do. tried: how many seeds are finished.
+        saved: against random, of the same seed, over the seeds of which that can be said; at_least: one of random's
+            seeds never gets there, and is counted with all the labels that it had.
+    """
+
+    labels: Spread | None
+    tried: int
+    saved: Spread | None
+    at_least: bool
+
+    @property
+    def by_all(self) -> bool:
+        return self.labels is not None and self.labels.count == self.tried
+
+
+def reached(grid: GridResults, line: Line, target: float) -> Reached:
+    """How many labels bring a line to AP50 `target`, and how many fewer than random's that is."""
+    runs = grid.finished(line)
+    needed = {seed: labels_to_reach(run.labels, run.ap50, target) for seed, run in runs.items()}
+    there = {seed: count for seed, count in needed.items() if count is not None}
+    saved, at_least = [], False
+    if grid.random is not None:
+        against = grid.finished(grid.random)
+        for seed in sorted(there.keys() & against.keys()):
+            theirs = labels_to_reach(against[seed].labels, against[seed].ap50, target)
+            at_least |= theirs is None
+            saved.append((theirs if theirs is not None else against[seed].labels[-1]) - there[seed])
+    return Reached(Spread.of(list(there.values())), len(runs), Spread.of(saved), at_least)
+
+
+@dataclass(frozen=True)
+class Overtaking:
+    """When a line is as good as random in the end.
+
+    Attributes:
+        labels: at which it is, over the seeds that get there. share: of random's labels, of the same seeds.
+        tried: seeds that both have finished.
+    """
+
+    labels: Spread | None
+    share: Spread | None
+    tried: int
+
+    @property
+    def by_all(self) -> bool:
+        return self.labels is not None and self.labels.count == self.tried
+
+
+def overtaking(grid: GridResults, line: Line, random: Line) -> Overtaking:
+    """Labels that reach random's last AP50 of the same seed."""
+    against: dict[int, Run] = grid.finished(random)
+    labels, shares, tried = [], [], 0
+    for seed, run in grid.finished(line).items():
+        if seed in against:
+            tried += 1
+            needed = labels_to_reach(run.labels, run.ap50, against[seed].ap50[-1])
+            if needed is not None:
+                labels.append(needed)
+                shares.append(needed / against[seed].labels[-1])
+    return Overtaking(Spread.of(labels), Spread.of(shares), tried)

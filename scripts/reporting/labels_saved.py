@@ -1,0 +1,164 @@
+"""The first page: what the method saves, in sentences and in the table that a manager reads."""
+
+from __future__ import annotations
+
+from scripts.reporting import words
+from scripts.reporting.context import Context
+from scripts.reporting.curves import Overtaking, Reached, areas, finals, overtaking, reached
+from scripts.reporting.lines import GridResults, Line
+from scripts.reporting.page import Absent, Part, Section, Sentences, Table, Text
+from scripts.stats import Spread, paired_difference
+
+SHARES = (0.8, 0.9, 0.95)  # of the full-data AP50
+
+
+def labels_saved(context: Context) -> Section:
+    """Sentences with numbers, then labels, images, minutes and money by strategy."""
+    grid = context.grid
+    parts: list[Part] = [Sentences(_sentences(context)), Text(_how(context))]
+    if grid.ceiling_ap50 is None:
+        parts.append(Absent("shares of the full-data AP50; no cell trained on all labels (full_data = true) is there."))
+    if grid.random is None:
+        parts.append(Absent("what is saved against random; the grid has no random cells without pseudo labels."))
+    if grid.ceiling_ap50 is None and grid.random is None:
+        return Section("What the labels buy", parts)
+    table = _table(context)
+    return Section("What the labels buy", [*parts, table], [table])
+
+
+def _sentences(context: Context) -> list[str]:
+    grid, method, random = context.grid, context.grid.method, context.grid.random
+    if method is None:
+        return ["The grid has no plain TSP cells; the tables below compare what it has."]
+    said = []
+    if not grid.finished(method):
+        said.append(f"{method.title} has not finished a single seed; numbers below are of the cells that have.")
+    if random is not None:
+        said += [_on_overtaking(method, overtaking(grid, method, random), grid), _on_area(grid, method, random)]
+    for part in SHARES[1:2] if grid.ceiling_ap50 is not None else ():
+        said.append(_on_saving(context, method, part))
+    last = Spread.of(list(finals(grid, method).values()))
+    if last is not None and grid.ceiling_ap50 is not None:
+        said.append(
+            f"After {method_labels(grid)} of {grid.identity['train_images']} labels {method.title} stands at an AP50 "
+            f"of {words.spread(last)}, {words.share(last.mean / grid.ceiling_ap50)} of what all labels give "
+            f"({grid.ceiling_ap50:.3f})."
+        )
+    return [sentence for sentence in said if sentence]
+
+
+def method_labels(grid: GridResults) -> int:
+    """B, the labels of a finished cell."""
+    return grid.cycles * grid.identity["per_cycle"]
+
+
+def _on_overtaking(method: Line, found: Overtaking, grid: GridResults) -> str:
+    if not found.tried:
+        return ""
+    if found.labels is None or found.share is None:
+        return (
+            f"{method.title} does not reach random's final AP50 within {method_labels(grid)} labels, in none of "
+            f"{words.many(found.tried, 'seed')}."
+        )
+    where = (
+        "" if found.by_all else f" in {found.labels.count} of {words.many(found.tried, 'seed')}; in the others never"
+    )
+    return (
+        f"{method.title} reaches random's final AP50 with {found.labels.mean:.0f} of {method_labels(grid)} labels "
+        f"({words.share(found.share.mean)}, {words.many(found.labels.count, 'seed')}){where}."
+    )
+
+
+def _on_area(grid: GridResults, method: Line, random: Line) -> str:
+    ours, theirs = areas(grid, method), areas(grid, random)
+    found = paired_difference(ours, theirs)
+    if found is None:
+        return ""
+    low_high = found.interval
+    certain = (
+        "one seed, so that nothing is said about chance"
+        if low_high is None
+        else f"95% interval {low_high[0]:+.3f} to {low_high[1]:+.3f}, "
+        f"{'clear of zero' if found.clear_of_zero else 'not clear of zero'}, {words.many(found.pairs, 'seed')}"
+    )
+    return (
+        f"Mean AP50 along the way (area under the learning curve): {method.title} {found.mean:+.3f} against random "
+        f"({certain})."
+    )
+
+
+def _on_saving(context: Context, method: Line, part: float) -> str:
+    found = reached(context.grid, method, part * (context.grid.ceiling_ap50 or 0))
+    what = f"{words.share(part)} of the full-data AP50"
+    if not found.by_all or found.labels is None:
+        of = f"{found.labels.count if found.labels else 0} of {words.many(found.tried, 'seed')}"
+        return f"{method.title} reaches {what} in {of} only." if found.tried else ""
+    reaches = f"{method.title} reaches {what} with {found.labels.mean:.0f} labels"
+    if found.saved is None:
+        return f"{reaches}."
+    images = abs(found.saved.mean)
+    verb, bound = ("saves", " at least") if found.saved.mean >= 0 else ("costs", " at most")
+    return (
+        f"{reaches}; against random that {verb}{bound * found.at_least} {words.many(round(images), 'image')}, "
+        f"{images * context.minutes_per_image:,.0f} minutes and {words.money(images * context.cost_per_image)}."
+    )
+
+
+def _how(context: Context) -> str:
+    return (
+        f"AP50 is of masks (mAP at IoU 0.5) on {context.grid.identity['test_images']} test images. Labels are counted "
+        "per seed on straight lines between cycles, at the first crossing, then averaged over the finished seeds; a "
+        "curve that starts above counts its first cycle. Savings are paired by seed; ≥ where random never gets there "
+        f"and all its labels are counted. An image takes an expert {context.minutes_per_image:g} minutes and "
+        f"{words.money(context.cost_per_image)} (--minutes-per-image, --cost-per-image)."
+    )
+
+
+def _table(context: Context) -> Table:
+    grid = context.grid
+    head, ceiling = ["strategy"], grid.ceiling_ap50
+    for part in SHARES if ceiling is not None else ():
+        head.append(f"labels to {words.share(part)} ({part * ceiling:.3f})")
+        head += ["saved: images, min, $"] * (grid.random is not None)
+    if grid.random is not None:
+        head += ["labels to random's final AP50", "of random's labels"]
+    rows = []
+    for line in grid.strategies:
+        row = [line.title]
+        for part in SHARES if ceiling is not None else ():
+            found = reached(grid, line, part * ceiling)
+            row.append(_labels(found))
+            row += [_saved(context, found) if line is not grid.random else words.NONE] * (grid.random is not None)
+        if grid.random is not None:
+            found = overtaking(grid, line, grid.random)
+            row += [_labels(found), words.share(found.share.mean) if found.by_all and found.share else words.NONE]
+        rows.append(row)
+    of = f" (all {grid.identity['train_images']} labels: {ceiling:.3f})" if ceiling is not None else ""
+    caption = (
+        f"Labels needed to reach shares of the full-data AP50{of}, and images, minutes and dollars saved on random. "
+        "In brackets: how many of the finished seeds get there at all, where not all do."
+    )
+    return Table(caption, head, rows)
+
+
+def _labels(found: Reached | Overtaking) -> str:
+    """The mean over seeds; who never gets there is said, and not averaged away."""
+    if not found.tried:
+        return "unfinished"
+    if found.labels is None:
+        return "not reached"
+    if not found.by_all:
+        return f"{found.labels.mean:.0f} ({found.labels.count} of {found.tried})"
+    return words.spread(found.labels, 0)
+
+
+def _saved(context: Context, found: Reached) -> str:
+    """Such as "≥ 43, 172, $366"."""
+    if found.saved is None or not found.by_all or found.labels is None:
+        return words.NONE
+    images = found.saved.mean
+    pairs = "" if found.saved.count == found.labels.count else f" ({words.many(found.saved.count, 'pair')})"
+    return (
+        f"{'≥ ' * found.at_least}{images:.0f}, {images * context.minutes_per_image:,.0f}, "
+        f"{words.money(images * context.cost_per_image)}{pairs}"
+    )

@@ -1,0 +1,132 @@
+"""Fig. 2 of arXiv 2012.04829: AP50 over labels, and what lies under the curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from scripts.reporting import plots, words
+from scripts.reporting.context import Context
+from scripts.reporting.curves import areas, finals
+from scripts.reporting.lines import GridResults, Line
+from scripts.reporting.page import Absent, Figure, Part, Section, Table, Text
+from scripts.reporting.runs import Run
+from scripts.stats import PairedDifference, Spread, paired_difference
+
+Score = Callable[[GridResults, Line], Mapping[int, float]]
+INTERVALS = "Differences are paired by seed; in brackets their 95% interval."
+CAUTION = (
+    "A difference is taken between cells of the same seed, over the seeds that both have finished; its interval is "
+    "Student's t, as wide as few seeds ask for. Where many are compared, one in twenty intervals misses its true "
+    "value: one that is just clear of zero proves little."
+)
+
+
+def learning_curves(context: Context) -> Section:
+    """The curves of every strategy without and with pseudo labels, their areas, and the differences to random."""
+    grid = context.grid
+    parts: list[Part] = [_curves(context), Text(CAUTION)]
+    table = comparison(
+        grid,
+        grid.strategies,
+        grid.random,
+        "Area under the learning curve (mean AP50 over the range of labels) and AP50 after the last cycle: mean and "
+        f"deviation over seeds. {INTERVALS}",
+    )
+    parts.append(table)
+    if grid.random is None:
+        parts.append(Absent("differences to random; the grid has no random cells without pseudo labels."))
+    else:
+        parts += _differences(context, grid.random)
+    return Section("Learning curves (Fig. 2)", parts, [table])
+
+
+def _curves(context: Context) -> Figure:
+    grid = context.grid
+    shown = [[line for line in grid.strategies if line.settings.ssl is ssl] for ssl in (False, True)]
+    titles = [title for title, lines in zip(("labels alone", "with pseudo labels (SSL)"), shown, strict=True) if lines]
+    canvas, axes = plots.panels(len(titles), width=5.9, height=4.8, share_y=True)
+    reference = grid.random if grid.random is not None and len(titles) == 2 else None
+    ends: list[list[tuple[str, str, tuple[float, float]]]] = []
+    for panel, title, lines in zip(axes, titles, filter(None, shown), strict=True):
+        ends.append([])
+        if reference is not None and reference not in lines:
+            end = plots.draw_learning_curve(panel, reference, plots.look(reference)[0], "", faint=True)
+            ends[-1] += [("random, labels alone", plots.look(reference)[0], end)] if end else []
+        for line, aside in zip(lines, plots.asides(len(lines), grid.identity["per_cycle"]), strict=True):
+            colour, marker = plots.look(line)
+            end = plots.draw_learning_curve(panel, line, colour, marker, aside=aside)
+            ends[-1] += [(line.title, colour, end)] if end else []
+        plots.draw_ceiling(panel, grid)
+        panel.set_title(title)
+        panel.set_xlabel("labelled images")
+    axes[0].set_ylabel("AP50 of masks")
+    plots.finish_curves(canvas, axes, ends, grid)
+    path = plots.save(canvas, context.out / "fig2_learning_curves.png")
+    return Figure(
+        path,
+        f"AP50 of masks over labelled images: mean over {words.many(len(grid.seeds), 'seed')} and one standard "
+        "deviation. Dotted: trained on every label. Dashed in the right panel: random without pseudo labels, for "
+        "comparison. Hollow points: not every seed is there yet. Where a panel has more than "
+        f"{plots.MOST_BANDS} curves, the deviation is a bar, set a little aside so that the bars can be told apart.",
+        "Learning curves of every strategy, without pseudo labels on the left and with them on the right",
+    )
+
+
+def _differences(context: Context, random: Line) -> list[Part]:
+    rows = intervals(context.grid, [line for line in context.grid.strategies if line is not random], random, areas)
+    if not rows:
+        return [Absent("the picture of differences to random; no seed is finished in both.")]
+    canvas, (axes,) = plots.panels(1, width=7.5, height=1.1 + 0.3 * len(rows))
+    plots.draw_intervals(axes, rows)
+    axes.set_xlabel("area under the learning curve, difference to random (AP50)")
+    path = plots.save(canvas, context.out / "fig2_difference_to_random.png")
+    caption = f"What a strategy gains on random of the same seed over the whole curve. {INTERVALS}"
+    return [Figure(path, caption, "Difference of each strategy's area to random's, with intervals")]
+
+
+def intervals(
+    grid: GridResults, lines: Sequence[Line], against: Line, score: Score
+) -> list[tuple[str, str, PairedDifference]]:
+    """Title, colour and paired difference of each line that shares a finished seed with `against`."""
+    theirs = score(grid, against)
+    found = [(line, paired_difference(score(grid, line), theirs)) for line in lines]
+    return [(line.title, plots.look(line)[0], difference) for line, difference in found if difference is not None]
+
+
+def comparison(
+    grid: GridResults, lines: Sequence[Line], against: Line | None, caption: str, settings: bool = False
+) -> Table:
+    """Area and last AP50 of each line, their deviation over seeds, and the paired difference to one of them.
+
+    Args:
+        settings: with the settings that a line differs in.
+    """
+    head = ["", *["differs in"] * settings, "seeds", "area", "last AP50 (masks)", "last AP50 (boxes)"]
+    if against is not None:
+        head[-2:-2] = [f"area, difference to {against.title}"]
+        head[-1:-1] = [f"last, difference to {against.title}"]
+    rows = []
+    for line in lines:
+        finished = grid.finished(line)
+        row = [line.title, *[_differing(line)] * settings, _seeds(len(finished), len(line.runs))]
+        for score in (areas, finals):
+            ours = score(grid, line)
+            row.append(words.spread(Spread.of(list(ours.values()))))
+            if against is not None:
+                found = paired_difference(ours, score(grid, against)) if line is not against else None
+                row.append(words.difference(found))
+        row.append(words.spread(Spread.of(_last_boxes(finished))))
+        rows.append(row)
+    return Table(caption, head, rows)
+
+
+def _last_boxes(runs: Mapping[int, Run]) -> list[float]:
+    return [run.rows[-1]["box_ap50"] for run in runs.values()]
+
+
+def _seeds(finished: int, begun: int) -> str:
+    return str(finished) if finished == begun else f"{finished} of {begun}"
+
+
+def _differing(line: Line) -> str:
+    return ", ".join(f"{name} {value}" for name, value in line.differences.items()) or "nothing"

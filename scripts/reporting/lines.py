@@ -1,0 +1,199 @@
+"""A grid's results as lines of figures: the seeds of a name, told apart by their settings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scripts.command_line import CommandError
+from scripts.grid.spec import Grid
+from scripts.reporting.runs import Run, read_runs, unfinished_folders
+from tsp_model.settings import Settings
+
+TITLES = {
+    "random": "random",
+    "entropy": "class entropy",
+    "mc_dropout": "MC dropout",
+    "core_set": "core-set",
+    "learning_loss": "learning loss",
+    "tsp": "TSP",
+    "tsp_diverse": "TSP, diverse",
+}
+SSL = " + SSL"
+OF_A_LINE = ("strategy", "ssl", "seed")
+# Settings that a strategy brings along: no variant of it.
+BROUGHT = {"mc_dropout": ("dropout",)}
+
+
+@dataclass(frozen=True)
+class Line:
+    """The cells of a name: one line of a figure.
+
+    Attributes:
+        runs: by seed.
+        differences: settings that differ from the grid's common ones, by name; of the seed, strategy and ssl apart.
+    """
+
+    name: str
+    runs: Mapping[int, Run]
+    settings: Settings
+    differences: Mapping[str, Any]
+
+    @property
+    def title(self) -> str:
+        """As figures call it: the paper's name of a strategy, a variant's own."""
+        own = f"{self.settings.strategy}{SSL * self.settings.ssl}"
+        return f"{TITLES[self.settings.strategy]}{SSL * self.settings.ssl}" if self.name == own else self.name
+
+    @property
+    def cycles(self) -> int:
+        """Finished cycles of the seed that has come furthest."""
+        return max(len(run.rows) for run in self.runs.values())
+
+    def values(self, cycle: int, read: Callable[[Mapping[str, Any]], float | None]) -> list[float]:
+        """What `read` takes from each seed's row of a cycle, from 1 on; nothing for seeds without either."""
+        rows = [run.rows[cycle - 1] for run in self.runs.values() if len(run.rows) >= cycle]
+        return [value for value in map(read, rows) if value is not None]
+
+
+@dataclass(frozen=True)
+class GridResults:
+    """Attributes:
+
+    common: the settings that the grid's cells share; strategy, ssl and seed say nothing here.
+    cycles: K, of a cell that is finished.
+    lines: strategies, then variants, each without and with pseudo labels. ceiling: all labels at once, if it was run.
+    unfinished: every cell that is not there whole, in words.
+    planned: cells of the grid's file, if that was given.
+    """
+
+    folder: Path
+    identity: Mapping[str, Any]
+    common: Settings
+    cycles: int
+    lines: tuple[Line, ...]
+    ceiling: Line | None
+    unfinished: tuple[str, ...]
+    planned: int | None = None
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({seed for line in self.lines for seed in line.runs})
+
+    @property
+    def ceiling_ap50(self) -> float | None:
+        """AP50 of masks with every label, the mean over seeds."""
+        values = self.ceiling.values(1, lambda row: row["mask_ap50"]) if self.ceiling else []
+        return sum(values) / len(values) if values else None
+
+    def plain(self, strategy: str, ssl: bool) -> Line | None:
+        """The line of a strategy whose settings are the common ones."""
+        for line in self.lines:
+            if (line.settings.strategy, line.settings.ssl) == (strategy, ssl) and not line.differences:
+                return line
+        return None
+
+    @property
+    def strategies(self) -> list[Line]:
+        """Every plain line."""
+        return [line for line in self.lines if not line.differences]
+
+    @property
+    def method(self) -> Line | None:
+        """What the report is about: TSP + SSL, else TSP."""
+        return self.plain("tsp", True) or self.plain("tsp", False)
+
+    @property
+    def random(self) -> Line | None:
+        """What it is measured against."""
+        return self.plain("random", False)
+
+    def finished(self, line: Line) -> dict[int, Run]:
+        """The runs of a line that went through all cycles, by seed."""
+        return {seed: run for seed, run in line.runs.items() if len(run.rows) >= self.cycles}
+
+
+def read_results(out: Path, grid: Grid | None = None) -> GridResults:
+    """The results in a grid's folder.
+
+    Args:
+        grid: what was planned, so that cells which were never begun are named, too.
+
+    Raises:
+        CommandError: see runs.read_runs; or nothing there has finished a cycle.
+    """
+    runs = read_runs(out)
+    cycled = [run for run in runs if not run.full_data]
+    cycles = grid.cycles if grid else max((len(run.rows) for run in cycled), default=0)
+    if not any(run.rows for run in cycled):
+        raise CommandError(f"{out}: no cell has finished a cycle yet; let python -m scripts.benchmark run go on.")
+    by_name: dict[str, list[Run]] = {}
+    for run in runs:
+        by_name.setdefault(run.name, []).append(run)
+    common = _common(runs)
+    lines = [_line(name, of_name, common) for name, of_name in by_name.items() if not of_name[0].full_data]
+    full = [_line(name, of_name, common) for name, of_name in by_name.items() if of_name[0].full_data]
+    return GridResults(
+        folder=out,
+        identity=cycled[0].identity,
+        common=common,
+        cycles=cycles,
+        lines=tuple(sorted(lines, key=_order)),
+        ceiling=full[0] if full else None,
+        unfinished=tuple(_unfinished(runs, cycles, grid, out)),
+        planned=len(grid.cells) if grid else None,
+    )
+
+
+def _line(name: str, runs: Sequence[Run], common: Settings) -> Line:
+    settings = runs[0].settings
+    ours, shared = settings.to_dict(), common.to_dict()
+    ignored = (*OF_A_LINE, *BROUGHT.get(settings.strategy, ()))
+    differences = {key: ours[key] for key in ours if key not in ignored and ours[key] != shared[key]}
+    return Line(name, {run.seed: run for run in runs}, settings, differences)
+
+
+def _common(runs: Sequence[Run]) -> Settings:
+    """The settings that the grid's file gives to all: the full-data cell's, or what most names have."""
+    full = [run for run in runs if run.full_data]
+    if full:
+        return full[0].settings
+    one_a_name = list({run.name: run for run in runs}.values())
+    defaults = Settings().to_dict()
+    chosen = {}
+    for key, default in defaults.items():
+        values = [
+            run.settings.to_dict()[key] for run in one_a_name if key not in BROUGHT.get(run.settings.strategy, ())
+        ]
+        counts = Counter(map(repr, values)) or Counter([repr(default)])
+        # Of two that are equally frequent, the paper's.
+        chosen[key] = max([*values, default], key=lambda value: (counts[repr(value)], value == default))
+    return Settings.from_dict(chosen | {"strategy": "tsp"})
+
+
+def _order(line: Line) -> tuple[Any, ...]:
+    place = list(TITLES).index(line.settings.strategy)
+    return bool(line.differences), line.settings.ssl, place, line.name
+
+
+def _unfinished(runs: Sequence[Run], cycles: int, grid: Grid | None, out: Path) -> list[str]:
+    there = {(run.name, run.seed): run for run in runs}
+    if grid:
+        expected = [(cell.name, cell.settings.seed) for cell in grid.cells]
+    else:
+        seeds = sorted({run.seed for run in runs})
+        expected = [(name, seed) for name in dict.fromkeys(run.name for run in runs) for seed in seeds]
+    found = []
+    for name, seed in expected:
+        run = there.get((name, seed))
+        whole = 1 if run and run.full_data else cycles
+        if run is None:
+            found.append(f"{name}, seed {seed}: not begun")
+        elif len(run.rows) < whole:
+            found.append(f"{name}, seed {seed}: {len(run.rows)} of {whole} cycles")
+    known = {f"{run.folder.parent.name}/{run.folder.name}" for run in runs}
+    begun = [] if grid else [name for name in unfinished_folders(out) if name not in known]
+    return found + [f"{name}: begun, nothing written yet" for name in begun]

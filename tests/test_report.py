@@ -1,0 +1,165 @@
+"""The report of a grid: every number worked out by hand, and what is missing said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scripts import report as report_module
+from scripts.grid.spec import read_grid
+from scripts.reporting.ablations import ablations
+from scripts.reporting.conditions import conditions, times
+from scripts.reporting.curves import overtaking, reached
+from scripts.reporting.labels_saved import labels_saved
+from scripts.reporting.learning_curves import learning_curves
+from scripts.reporting.lines import read_results
+from scripts.reporting.page import Figure
+from tests.grid_cells import context_of, row_of, said, table_of, write_cell, write_grid
+
+# Labels, images, minutes and money
+
+
+def test_labels_and_savings_of_a_grid_by_hand(tmp_path: Path) -> None:
+    grid = read_results(write_grid(tmp_path))
+    assert grid.ceiling_ap50 == pytest.approx(0.8)
+    # AP50 0.64: TSP + SSL after 10 + 10 * 0.44 / 0.5 = 18.8 and 10 + 10 * 0.34 / 0.4 = 18.5 labels; random never in
+    # seed 0, where all its 30 count, and after 27 in seed 1.
+    found = reached(grid, grid.method, 0.64)
+    assert (found.labels.mean, found.by_all, found.at_least) == (pytest.approx(18.65), True, True)
+    assert found.saved.mean == pytest.approx(((30 - 18.8) + (27 - 18.5)) / 2)
+    against_itself = reached(grid, grid.random, 0.64)
+    assert (against_itself.labels.count, against_itself.tried, against_itself.by_all) == (1, 2, False)
+    # Random's last: 0.6 after 18 labels, 0.7 after 20, of 30.
+    at_last = overtaking(grid, grid.method, grid.random)
+    assert at_last.labels.mean == pytest.approx(19)
+    assert at_last.share.mean == pytest.approx((18 / 30 + 20 / 30) / 2)
+
+
+def test_the_managers_table_has_labels_images_minutes_and_dollars(tmp_path: Path) -> None:
+    section = labels_saved(context_of(write_grid(tmp_path)))
+    (table,) = section.printed
+    assert list(table.head[:2]) == ["strategy", "labels to 80% (0.640)"]
+    ours = row_of(table, "TSP + SSL")
+    # 9.85 images saved: 39.4 minutes, 83.725 dollars.
+    assert ours[1:3] == ["19 ± 0", "≥ 10, 39, $84"]
+    assert ours[-2:] == ["19 ± 1", "63%"]
+    # 0.72: 10 * 0.02 / 0.05 after 20 labels and 10 * 0.02 / 0.12, where random never is.
+    assert ours[3:5] == ["23 ± 2", "≥ 7, 29, $61"]
+    # 0.76: out of reach in one of the seeds.
+    assert ours[5:7] == ["25 (1 of 2)", "-"]
+    assert row_of(table, "random")[1:3] == ["27 (1 of 2)", "-"]
+    dearer = labels_saved(context_of(tmp_path, minutes_per_image=10, cost_per_image=2))
+    assert row_of(dearer.printed[0], "TSP + SSL")[2] == "≥ 10, 98, $20"
+    words = said(section)
+    assert "TSP + SSL reaches random's final AP50 with 19 of 30 labels (63%, 2 seeds)." in words
+    assert "saves at least 7 images, 29 minutes and $61" in words
+
+
+def test_without_full_data_or_random_the_rest_is_there_and_it_is_said(tmp_path: Path) -> None:
+    write_cell(tmp_path, "tsp + SSL", 0, [0.2, 0.7, 0.75])
+    section = labels_saved(context_of(tmp_path))
+    assert section.printed == []
+    assert "full_data = true" in said(section) and "no random cells" in said(section)
+    assert "no random cells" in said(learning_curves(context_of(tmp_path)))
+
+
+# Areas and last cycles
+
+
+def test_every_number_of_the_area_table_comes_from_the_rows(tmp_path: Path) -> None:
+    section = learning_curves(context_of(write_grid(tmp_path)))
+    (table,) = section.printed
+    assert row_of(table, "random") == ["random", "2", "0.450 ± 0.071", "-", "0.650 ± 0.071", "-", "0.550 ± 0.071"]
+    # Areas 0.5875 and 0.63 against 0.4 and 0.5: differences 0.1875 and 0.13, their deviation 0.0575 / sqrt(2).
+    half = 12.7062 * 0.0575 / 2
+    seeds, mean, difference, last, at_last, boxes = row_of(table, "TSP + SSL")[1:]
+    assert (seeds, mean, last, boxes) == ("2", "0.609 ± 0.030", "0.785 ± 0.049", "0.685 ± 0.049")
+    assert difference == f"+0.159 ({0.15875 - half:+.3f} to {0.15875 + half:+.3f})"
+    assert at_last == f"+0.135 ({0.135 - 12.7062 * 0.015:+.3f} to {0.135 + 12.7062 * 0.015:+.3f})"
+    figures = [part for part in section.parts if isinstance(part, Figure)]
+    assert len(figures) == 2 and all(figure.path.stat().st_size > 5000 for figure in figures)
+
+
+def test_an_unfinished_grid_is_reported_as_far_as_it_is(tmp_path: Path) -> None:
+    write_cell(tmp_path, "random", 0, [0.2, 0.4, 0.6], strategy="random")
+    write_cell(tmp_path, "random", 1, [0.3, 0.5], strategy="random")
+    write_cell(tmp_path, "tsp + SSL", 0, [0.2, 0.7, 0.75])
+    write_cell(tmp_path, "tsp + SSL", 1, [0.3, 0.7, 0.8])
+    write_cell(tmp_path, "tsp", 0, [])
+    (tmp_path / "entropy" / "seed0").mkdir(parents=True)
+    (tmp_path / "entropy" / "seed0" / "lock").touch()
+    context = context_of(tmp_path)
+    assert context.grid.unfinished == (
+        "random, seed 1: 2 of 3 cycles",
+        "tsp, seed 0: 0 of 3 cycles",
+        "tsp, seed 1: not begun",
+        "entropy/seed0: begun, nothing written yet",
+    )
+    table = learning_curves(context).printed[0]
+    assert row_of(table, "TSP + SSL")[3] == "+0.188 (one pair)"
+    assert row_of(table, "random")[1:3] == ["1 of 2", "0.400"]
+    assert row_of(table, "TSP")[1:] == ["0 of 1", *["-"] * 5]
+    assert [row[0] for row in table_of(conditions(context), 1).rows] == list(context.grid.unfinished)
+    assert len(report_module.report(context)) == len(report_module.SECTIONS)
+
+
+def test_cells_of_the_grids_file_that_were_never_begun_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "grid.toml"
+    file.write_text(
+        'data = "data/ct"\ncycles = 4\nper_cycle = 10\nseeds = [0, 1]\nstrategies = ["random"]\nssl = [false]'
+    )
+    out = tmp_path / "out"
+    write_cell(out, "random", 0, [0.2, 0.4, 0.6], strategy="random")
+    grid = read_results(out, read_grid(file))
+    assert grid.unfinished == (
+        "random, seed 0: 3 of 4 cycles",
+        "full data, seed 0: not begun",
+        "random, seed 1: not begun",
+        "full data, seed 1: not begun",
+    )
+
+
+def test_a_whole_grid_says_that_nothing_is_left_out(tmp_path: Path) -> None:
+    section = conditions(context_of(write_grid(tmp_path), machine="an abacus"))
+    assert "No cell is left out" in said(section)
+    assert ["machine", "an abacus"] in table_of(section).rows
+    assert ["beta", "0.01"] in table_of(section, 1).rows
+
+
+def test_times_are_sums_over_cycles_beside_random(tmp_path: Path) -> None:
+    table = table_of(times(context_of(write_grid(tmp_path))))
+    assert row_of(table, "TSP + SSL") == ["TSP + SSL", "2", "180 ± 0", "15 ± 0", "1.00x"]
+    assert row_of(table, "all labels at once") == ["all labels at once", "2", "60 ± 0", "5 ± 0", "0.33x"]
+
+
+# Ablations
+
+
+def test_ablations_are_told_by_settings_and_not_by_names(tmp_path: Path) -> None:
+    write_grid(tmp_path)
+    for seed in (0, 1):
+        write_cell(tmp_path, "heavy", seed, [0.2, 0.5, 0.6], ssl=True, beta=0.05)
+        write_cell(tmp_path, "beta 0.05", seed, [0.2, 0.5, 0.6], ssl=True, score_parts="c")
+        write_cell(tmp_path, "both", seed, [0.2, 0.5, 0.6], ssl=True, score_parts="c", beta=0.05)
+        write_cell(tmp_path, "from before", seed, [0.2, 0.5, 0.7], ssl=True, warm_start=True)
+    section = ablations(context_of(tmp_path))
+    first, second, own = (table_of(section, place) for place in range(3))
+    assert "2: β" in first.caption and [row[0] for row in first.rows] == ["TSP + SSL", "heavy"]
+    assert "scores" in second.caption and [row[0] for row in second.rows] == ["beta 0.05", "TSP + SSL"][::-1]
+    assert [row[0] for row in own.rows] == ["TSP + SSL", "both", "from before"]
+    assert row_of(own, "from before")[1] == "warm_start True"
+    assert "ablation 1" in said(section) and "ablation 2" not in said(section)
+
+
+def test_what_all_cells_share_is_told_without_a_full_data_cell(tmp_path: Path) -> None:
+    for name, own in {"a": {}, "b": {"beta": 0.05}, "c": {"beta": 0.09}, "d": {"epochs": 7}}.items():
+        write_cell(tmp_path, name, 0, [0.1, 0.2], ssl=True, **own)
+    grid = read_results(tmp_path)
+    assert (grid.common.beta, grid.common.epochs) == (0.01, 50)
+    assert {line.name: dict(line.differences) for line in grid.lines} == {
+        "a": {},
+        "b": {"beta": 0.05},
+        "c": {"beta": 0.09},
+        "d": {"epochs": 7},
+    }
