@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from matplotlib import rc_context
+from tqdm import tqdm
 
 from scripts.command_line import run
 from scripts.grid.spec import read_grid
@@ -104,10 +105,11 @@ def main() -> None:
         minutes_per_image=arguments.minutes_per_image,
         cost_per_image=arguments.cost_per_image,
         machine=arguments.machine,
-        working=lambda what: print(f"report: {what}", file=sys.stderr, flush=True),
     )
-    print(printed(report(context)))
-    print(f"report: {context.out / PAGE}", file=sys.stderr)
+    with tqdm(desc="report", bar_format="{desc}{postfix} ({elapsed})", dynamic_ncols=True) as bar:
+        sections = report(dataclasses.replace(context, working=bar.set_postfix_str))
+        bar.set_postfix_str(str(context.out / PAGE))
+    print(printed(sections))
 
 
 if __name__ == "__main__":

@@ -186,6 +186,16 @@ def test_names_in_a_page_are_text_and_not_markup(tmp_path: Path) -> None:
     assert "<b>bold" not in page and "&lt;b&gt;bold" in page
 
 
+def test_a_grid_of_variants_alone_is_reported_without_the_curves_of_strategies(tmp_path: Path) -> None:
+    write_cell(tmp_path, "heavy", 0, [0.2, 0.4], ssl=True, beta=0.05)
+    write_cell(tmp_path, "short", 0, [0.2, 0.4], ssl=True, epochs=7)
+    context = context_of(tmp_path)
+    report_module.report(context)
+    page = (context.out / "report.html").read_text(encoding="utf-8")
+    assert "no plain TSP cells" in page and "Left out: the curves of the strategies" in page
+    assert "beta 0.05" in page and "epochs 7" in page
+
+
 @pytest.mark.parametrize("value", ["-1", "nan", "much"])
 def test_a_price_that_is_none_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["report", "runs", "--cost-per-image", value])

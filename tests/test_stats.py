@@ -13,7 +13,6 @@ from scripts.reporting.matching import calibration, judge_pseudo_labels, match, 
 from scripts.reporting.pseudo import pseudo
 from scripts.stats import paired_difference, pearson, spearman, student_probability, student_quantile
 from tests.grid_cells import (
-    LABELS,
     POOL,
     context_of,
     found_squares,

@@ -78,7 +78,8 @@ def _about(context: Context) -> Table:
     values: dict[str, Any] = {
         "data": grid.identity["data"],
         "images": f"{grid.identity['train_images']} in the pool, {grid.identity['test_images']} to evaluate on",
-        "budget": f"{words.many(grid.cycles, 'cycle')} of {grid.identity['per_cycle']} labels",
+        "budget": f"{words.many(grid.cycles, 'cycle')} of {grid.identity['per_cycle']} labels"
+        + ("" if grid.planned else ", as the cell with the most has them; --grid tells what was planned"),
         "seeds": ", ".join(map(str, grid.seeds)),
         "network": f"{grid.common.backbone}, weights {grid.common.weights}, {grid.common.image_size} pixels",
         "machine": context.machine or "not recorded; say it with --machine",

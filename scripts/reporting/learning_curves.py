@@ -40,8 +40,10 @@ def learning_curves(context: Context) -> Section:
     return Section("Learning curves (Fig. 2)", parts, [table])
 
 
-def _curves(context: Context) -> Figure:
+def _curves(context: Context) -> Part:
     grid = context.grid
+    if not grid.strategies:
+        return Absent("the curves of the strategies; no cell has the settings that most cells share.")
     shown = [[line for line in grid.strategies if line.settings.ssl is ssl] for ssl in (False, True)]
     titles = [title for title, lines in zip(("labels alone", "with pseudo labels (SSL)"), shown, strict=True) if lines]
     canvas, axes = plots.panels(len(titles), width=5.9, height=4.8, share_y=True)

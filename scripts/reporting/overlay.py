@@ -13,6 +13,7 @@ from tsp_model.data import masks
 from tsp_model.data.image_set import read_image
 
 SIDE = 420  # longest side of a drawn picture, pixels
+FEW = 30  # instances of a picture up to which their outlines are bold
 CAPTIONED = 8  # instances of a picture that get a number, the largest
 COLOURS = np.array(
     [(0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (240, 228, 66)],
@@ -63,10 +64,11 @@ def draw_shapes(
     drawn = pixels.copy()
     windows = [_window(shape, drawn.shape[:2]) for shape in shapes]
     colours = [COLOURS[(place if by_object else shape.label - 1) % len(COLOURS)] for place, shape in enumerate(shapes)]
+    thickness = 2 if len(shapes) <= FEW else 1
     for window, colour in zip(windows, colours, strict=True):
         inside = window > 0
         drawn[inside] = (0.62 * drawn[inside] + 0.38 * colour).astype(np.uint8)
-        _outline(drawn, window, tuple(map(int, colour)), 2)
+        _outline(drawn, window, tuple(map(int, colour)), thickness)
     for shape in outlines:
         _outline(drawn, _window(shape, drawn.shape[:2]), WHITE, 1)
     if numbered:

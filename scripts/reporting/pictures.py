@@ -187,6 +187,7 @@ def _shapes(prediction: Prediction | None, above: float) -> list[Shape]:
 
 def _show(panel: Axes, pixels: np.ndarray, title: str) -> None:
     panel.imshow(pixels)
+    panel.set_anchor("N")
     panel.set_xticks([])
     panel.set_yticks([])
     panel.grid(False)

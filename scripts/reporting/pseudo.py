@@ -127,11 +127,13 @@ def _means(line: Line, cycle: int, column: Column) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _figure(context: Context, columns: Sequence[Column]) -> Figure:
+def _figure(context: Context, columns: Sequence[Column]) -> Part:
     """A small panel a number: strategies with pseudo labels, and for empty picks those without."""
     drawn = [column for column in columns if column.title != "pseudo images"]
     lines = context.grid.strategies
     drawn = [column for column in drawn if any(_series(line, column) for line in lines)]
+    if not drawn:
+        return Absent("the picture of pseudo labels by cycle; no strategy with the common settings is there.")
     canvas, axes = plots.panels(len(drawn), width=3.7, height=2.7, columns=3)
     for panel, column in zip(axes, drawn, strict=True):
         for line in lines:
