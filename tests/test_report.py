@@ -52,7 +52,7 @@ def test_the_managers_table_has_labels_images_minutes_and_dollars(tmp_path: Path
     dearer = labels_saved(context_of(tmp_path, minutes_per_image=10, cost_per_image=2))
     assert row_of(dearer.printed[0], "TSP + SSL")[2] == "≥ 10, 98, $20"
     words = said(section)
-    assert "TSP + SSL reaches random's final AP50 with 19 of 30 labels (63%, 2 seeds)." in words
+    assert "TSP + SSL reaches random's final AP50 with 19 of 30 labels (63%) in 2 seeds." in words
     assert "saves at least 7 images, 29 minutes and $61" in words
 
 

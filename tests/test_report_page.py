@@ -178,7 +178,7 @@ def test_pictures_that_cannot_be_drawn_are_named_and_the_rest_is_there(
 
 
 def test_names_in_a_page_are_text_and_not_markup(tmp_path: Path) -> None:
-    write_cell(tmp_path, "<b>bold</b>", 0, [0.2, 0.4], ssl=True, warm_start=True)
+    write_cell(tmp_path, "<b>bold", 0, [0.2, 0.4], ssl=True, warm_start=True)
     write_cell(tmp_path, "tsp", 0, [0.2, 0.4])
     context = context_of(tmp_path)
     report_module.report(context)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from scripts.reporting import plots
 from scripts.reporting.context import Context
 from scripts.reporting.curves import areas
-from scripts.reporting.learning_curves import INTERVALS, comparison, intervals
+from scripts.reporting.learning_curves import BARS, INTERVALS, comparison, intervals
 from scripts.reporting.lines import SSL, GridResults, Line
 from scripts.reporting.page import Absent, Figure, Part, Section, Text
 
@@ -135,5 +135,5 @@ def _add_own(context: Context, section: Section) -> None:
         plots.draw_intervals(axes, [(name, plots.BLUE, difference) for name, _, difference in rows])
         axes.set_xlabel(f"area under the learning curve, difference to {against.title} (AP50)")
         path = plots.save(canvas, context.out / "fig4_own_ablations.png")
-        caption = f"What each variant gains on {against.title} of the same seed over the whole curve. {INTERVALS}"
+        caption = f"What each variant gains on {against.title} of the same seed over the whole curve. {BARS}"
         section.parts.append(Figure(path, caption, "Difference of each variant's area to the method's, with intervals"))

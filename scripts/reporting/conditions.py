@@ -48,11 +48,8 @@ def conditions(context: Context) -> Section:
     grid = context.grid
     parts: list[Part] = [_about(context)]
     if grid.unfinished:
-        text = "Not there whole, and left out of everything that needs finished cells:"
-        parts += [
-            Text(text),
-            Table("Missing or unfinished cells", ["cell"], [[name] for name in grid.unfinished], words=True),
-        ]
+        text = "Cells that are missing or unfinished, and left out of everything that needs finished cells"
+        parts.append(Table(text, ["cell"], [[name] for name in grid.unfinished], words=True))
     else:
         known = "of the grid's file" if grid.planned else "that was begun, in every seed"
         parts.append(Text(f"No cell is left out: each {known} is finished."))

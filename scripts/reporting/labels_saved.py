@@ -57,15 +57,14 @@ def _on_overtaking(method: Line, found: Overtaking, grid: GridResults) -> str:
         return ""
     if found.labels is None or found.share is None:
         return (
-            f"{method.title} does not reach random's final AP50 within {method_labels(grid)} labels, in none of "
+            f"{method.title} does not reach random's final AP50 within {method_labels(grid)} labels in any of "
             f"{words.many(found.tried, 'seed')}."
         )
-    where = (
-        "" if found.by_all else f" in {found.labels.count} of {words.many(found.tried, 'seed')}; in the others never"
-    )
+    seeds = words.many(found.tried, "seed")
+    where = f" in {seeds}" if found.by_all else f" in {found.labels.count} of {seeds}, in the others never"
     return (
         f"{method.title} reaches random's final AP50 with {found.labels.mean:.0f} of {method_labels(grid)} labels "
-        f"({words.share(found.share.mean)}, {words.many(found.labels.count, 'seed')}){where}."
+        f"({words.share(found.share.mean)}){where}."
     )
 
 
@@ -91,8 +90,8 @@ def _on_saving(context: Context, method: Line, part: float) -> str:
     found = reached(context.grid, method, part * (context.grid.ceiling_ap50 or 0))
     what = f"{words.share(part)} of the full-data AP50"
     if not found.by_all or found.labels is None:
-        of = f"{found.labels.count if found.labels else 0} of {words.many(found.tried, 'seed')}"
-        return f"{method.title} reaches {what} in {of} only." if found.tried else ""
+        of = f"{found.labels.count if found.labels else 'none'} of {words.many(found.tried, 'seed')}"
+        return f"{method.title} reaches {what} in {of}." if found.tried else ""
     reaches = f"{method.title} reaches {what} with {found.labels.mean:.0f} labels"
     if found.saved is None:
         return f"{reaches}."

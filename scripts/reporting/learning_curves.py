@@ -14,6 +14,7 @@ from scripts.stats import PairedDifference, Spread, paired_difference
 
 Score = Callable[[GridResults, Line], Mapping[int, float]]
 INTERVALS = "Differences are paired by seed; in brackets their 95% interval."
+BARS = "Point: the mean over seeds; bar: its 95% interval."
 CAUTION = (
     "A difference is taken between cells of the same seed, over the seeds that both have finished; its interval is "
     "Student's t, as wide as few seeds ask for. Where many are compared, one in twenty intervals misses its true "
@@ -82,7 +83,7 @@ def _differences(context: Context, random: Line) -> list[Part]:
     plots.draw_intervals(axes, rows)
     axes.set_xlabel("area under the learning curve, difference to random (AP50)")
     path = plots.save(canvas, context.out / "fig2_difference_to_random.png")
-    caption = f"What a strategy gains on random of the same seed over the whole curve. {INTERVALS}"
+    caption = f"What a strategy gains on random of the same seed over the whole curve. {BARS}"
     return [Figure(path, caption, "Difference of each strategy's area to random's, with intervals")]
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from scripts.table import markdown
 
 CSS_DPI = 96  # pixels of a page in an inch
-LONG = 30  # letters of a cell that may be broken into lines
+LONG = 24  # letters of words that may be broken into lines; numbers stay together
 STYLE = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
@@ -33,16 +33,16 @@ p.absent { color: #5a4a12; background: #fdf6dc; border-left: 4px solid #d9b83a; 
 figure { margin: 1.5rem 0; }
 .wide { overflow-x: auto; }
 figure img { display: block; max-width: 100%; height: auto; }
-figcaption, caption { color: #49566a; font-size: 0.9rem; text-align: left; max-width: 58rem; }
+figcaption { color: #49566a; font-size: 0.9rem; text-align: left; max-width: 58rem; }
 figcaption { margin-top: 0.5rem; }
-caption { padding-bottom: 0.5rem; }
-table { border-collapse: collapse; font-size: 0.88rem; font-variant-numeric: tabular-nums; margin: 0.25rem 0 1.25rem; }
+table { border-collapse: collapse; font-size: 0.88rem; font-variant-numeric: tabular-nums; margin: 0.4rem 0 0.6rem; }
 th, td { padding: 0.3rem 0.7rem; border-bottom: 1px solid #e3e8ee; text-align: right; vertical-align: top; }
 th { border-bottom: 2px solid #b9c3cf; font-weight: 600; vertical-align: bottom; }
 td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
+table.words th { text-align: left; }
 table.words td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
-td.words { white-space: normal; min-width: 12rem; }
+td.words { white-space: normal; min-width: 10rem; }
 tbody tr:hover { background: #f5f8fb; }
 details { margin: 1rem 0; }
 summary { cursor: pointer; color: #00508c; }
@@ -97,15 +97,15 @@ class Table:
     folded: bool = False
 
     def to_html(self) -> str:
-        head = _row("th", self.head)
+        head = _row("th", self.head) if any(self.head) else ""
         rows = "\n".join(_row("td", row) for row in self.rows)
         kind = ' class="words"' if self.words else ""
-        caption = "" if self.folded else f"<caption>{html.escape(self.caption)}</caption>"
-        table = f"<table{kind}>{caption}<thead>{head}</thead>\n<tbody>\n{rows}\n</tbody></table>"
+        table = f"<table{kind}><thead>{head}</thead>\n<tbody>\n{rows}\n</tbody></table>"
         table = f'<div class="wide">{table}</div>'
+        caption = html.escape(self.caption)
         if self.folded:
-            return f"<details><summary>{html.escape(self.caption)}</summary>\n{table}</details>"
-        return table
+            return f"<details><summary>{caption}</summary>\n{table}</details>"
+        return f"<figure><figcaption>{caption}</figcaption>\n{table}</figure>"
 
     def to_markdown(self) -> str:
         return markdown([self.head, *self.rows])
@@ -175,4 +175,4 @@ def _row(tag: str, cells: Sequence[str]) -> str:
 
 
 def _kind(cell: str) -> str:
-    return ' class="words"' if len(cell) > LONG else ""
+    return ' class="words"' if len(cell) > LONG and cell[0].isalpha() else ""
