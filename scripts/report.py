@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from scripts.command_line import run
 from scripts.grid.spec import read_grid
+from scripts.reporting import words
 from scripts.reporting.ablations import ablations
 from scripts.reporting.calibration import heads
 from scripts.reporting.conditions import conditions, times
@@ -50,9 +51,9 @@ def report(context: Context) -> list[Section]:
     grid = context.grid
     title = f"Semi-supervised active learning on {Path(grid.identity['data']).name}"
     subtitle = (
-        f"Scoring predictions (TSP, arXiv 2012.04829) and {len(grid.lines) - 1} other ways to label "
-        f"{grid.cycles * grid.identity['per_cycle']} of {grid.identity['train_images']} images, "
-        f"seeds {', '.join(map(str, grid.seeds))}."
+        f"Scoring predictions (TSP, arXiv 2012.04829) in a comparison of {words.many(len(grid.lines), 'way')} to label "
+        f"{grid.cycles * grid.identity['per_cycle']} of {grid.identity['train_images']} images; "
+        f"{words.many(len(grid.seeds), 'seed')}."
     )
     write_text(context.out / PAGE, page(title, subtitle, sections))
     return sections

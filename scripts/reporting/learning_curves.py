@@ -49,7 +49,7 @@ def _curves(context: Context) -> Part:
     titles = [title for title, lines in zip(("labels alone", "with pseudo labels (SSL)"), shown, strict=True) if lines]
     canvas, axes = plots.panels(len(titles), width=5.9, height=4.8, share_y=True)
     reference = grid.random if grid.random is not None and len(titles) == 2 else None
-    ends: list[list[tuple[str, str, tuple[float, float]]]] = []
+    ends: list[list[plots.End]] = []
     for panel, title, lines in zip(axes, titles, filter(None, shown), strict=True):
         ends.append([])
         if reference is not None and reference not in lines:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from scripts.reporting.lines import TITLES, GridResults, Line
+from scripts.stats import PairedDifference
 
 # Okabe and Ito, Color Universal Design, without its yellow, which is too light for a line on white.
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = (
@@ -30,6 +30,7 @@ OF_A_STRATEGY = {
     "tsp_diverse": (BLUE, "P"),
 }
 OF_A_VARIANT = ((VERMILLION, "o"), (BLUE, "s"), (GREEN, "^"), (PURPLE, "v"), (ORANGE, "D"), (SKY, "P"), (BLACK, "X"))
+End = tuple[str, str, tuple[float, float]]  # of a line: its name, its colour, the last point of it
 DPI = 150
 MOST_BANDS = 4  # of a panel; more cover each other
 LEADER_ENDS = {"shrinkA": 1, "shrinkB": 3, "relpos": (0, 0.5)}
@@ -165,7 +166,7 @@ def draw_ceiling(axes: Axes, grid: GridResults) -> None:
 def finish_curves(
     canvas: Canvas,
     axes: Sequence[Axes],
-    ends: Sequence[Sequence[tuple[str, str, tuple[float, float]]]],
+    ends: Sequence[Sequence[End]],
     grid: GridResults,
 ) -> None:
     """Ticks where cycles end, room for the ceiling, and the lines' names, in every panel."""
@@ -184,8 +185,8 @@ def finish_curves(
         name_ends(panel, of_panel)
 
 
-def name_ends(axes: Axes, ends: Sequence[tuple[str, str, tuple[float, float]]]) -> None:
-    """Write each line's name (name, colour, end) to the right of the panel, apart from each other.
+def name_ends(axes: Axes, ends: Sequence[End]) -> None:
+    """Write each line's name to the right of the panel, apart from each other.
 
     To be called when the limits of the panel are final.
     """
@@ -234,7 +235,7 @@ def spread(wanted: Sequence[float], distance: float) -> list[float]:
     return places
 
 
-def draw_intervals(axes: Axes, rows: Sequence[tuple[str, str, Any]]) -> None:
+def draw_intervals(axes: Axes, rows: Sequence[tuple[str, str, PairedDifference]]) -> None:
     """Paired differences with their intervals, one a row (name, colour, PairedDifference), the first on top."""
     axes.axvline(0, color=GREY, linewidth=1)
     for place, (_, colour, difference) in enumerate(rows):
