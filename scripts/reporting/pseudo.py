@@ -146,7 +146,7 @@ def _figure(context: Context, columns: Sequence[Column]) -> Part:
         panel.set_title(column.title + ("" if column.with_ssl else "\n(without SSL)"), fontsize=10)
         panel.set_xlim(0.8, context.grid.cycles + 0.2)
         panel.set_xticks(range(1, context.grid.cycles + 1, -(-context.grid.cycles // 8)))
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.05 * panel.get_ylim()[1])
         if column.title != "pseudo objects":
             panel.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
     for panel in axes[-3:]:
