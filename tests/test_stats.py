@@ -33,7 +33,7 @@ from tsp_model.predictions import write_predictions
     ("target", "needed"), [(0.1, 10), (0.2, 10), (0.3, 15), (0.4, 20), (0.45, 25), (0.5, 30), (0.51, None)]
 )
 def test_labels_to_reach_lie_on_straight_lines_between_cycles(target: float, needed: float | None) -> None:
-    found = labels_to_reach([0.2, 0.4, 0.5], target)
+    found = labels_to_reach([10, 20, 30], [0.2, 0.4, 0.5], target)
     assert found is None if needed is None else found == pytest.approx(needed)
 
 
