@@ -132,11 +132,11 @@ def _table(context: Context) -> Table:
             found = overtaking(grid, line, grid.random)
             row += [_labels(found), words.share(found.share.mean) if found.by_all and found.share else words.NONE]
         rows.append(row)
-    of = f" (all {grid.identity['train_images']} labels: {ceiling:.3f})" if ceiling is not None else ""
-    caption = (
-        f"Labels needed to reach shares of the full-data AP50{of}, and images, minutes and dollars saved on random. "
-        "In brackets: how many of the finished seeds get there at all, where not all do."
-    )
+    what = "random's final AP50"
+    if ceiling is not None:
+        of = f"shares of the full-data AP50 (all {grid.identity['train_images']} labels: {ceiling:.3f})"
+        what = of if grid.random is None else f"{of} and {what}; images, minutes and dollars saved on random"
+    caption = f"Labels needed to reach {what}. In brackets: how many of the finished seeds get there, where not all do."
     return Table(caption, head, rows)
 
 
