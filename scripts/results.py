@@ -54,7 +54,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         return [json.loads(line) for line in path.read_text().splitlines()]
     except (OSError, ValueError) as error:
-        raise CommandError(f"{path} holds no result lines ({error}); run scripts.active_learning first.") from None
+        raise CommandError(
+            f"{path} holds no result lines ({error}); run scripts.active_learning or scripts.benchmark run first."
+        ) from None
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
