@@ -11,41 +11,43 @@ A brush region is an RGBA image, row by row, whose four channels all hold the ma
                   the repeated number, or each number of the run
 
 `mask2rle` and `decode_rle` do what their namesakes in ``label_studio_sdk.converter.brush`` do, to the byte; those go
-through the code bit by bit. Here a code is written as text, one remembered piece a run, that is read as one number in
-base two. To read one, a loop only looks for where each run begins, which depends on all runs before it, and the rest is
-done for all runs at once. Objects are small beside their images: `encode_window` and `decode_rows` do the same without
-touching the pixels around the object.
+through the code bit by bit. Here a code is text of zeros and ones that a regular expression takes apart into its runs,
+and tables remember what the bits of a short run mean and the other way round. Objects have far fewer runs than pixels:
+`encode_ends` and `decode_ends` do the same from run to run, without a pixel.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from label_studio_sdk.converter import brush as sdk
-
-from tsp_model.data import masks
 
 CHANNELS = 4
 HEADER_BITS = 53
 # What the editor and the SDK write; other widths are read, too.
 WORD_BITS = 8
 LENGTH_BITS = (3, 4, 8, 16)
+WIDTHS = f"{WORD_BITS - 1:05b}" + "".join(f"{size - 1:04b}" for size in LENGTH_BITS)
 LONGEST = 1 << LENGTH_BITS[-1]
-SHORT = LONGEST + 1 << WORD_BITS
-# Masks have much the same short runs: the bits of so many are remembered, 3 MB.
+# Masks have much the same short runs: the bits of so many are remembered, some 3 MB each way.
 KNOWN_RUNS = 2**14
+# Bits of a run of the widest form and number.
+WIDEST_RUN = 3 + 16 + 32
 # Of 2^28 pixels, more than Pillow opens: a code that announces more is broken or means harm.
 MOST_NUMBERS = 2**30
+# The editor's strokes have soft edges: a pixel belongs to the object when the stroke covers half of it.
+HALF_COVERED = 128
 
 
 class Codec(NamedTuple):
-    """A way to write codes and to read them; `encode_window` and `decode_rows` say what goes in and comes out."""
+    """A way to write codes and to read them; `encode_ends` and `decode_ends` say what goes in and comes out."""
 
-    encode: Callable[[np.ndarray, int, int, int, int], list[int]]
-    decode: Callable[[bytes, int], tuple[np.ndarray, int]]
+    encode: Callable[[np.ndarray, int], list[int]]
+    decode: Callable[[bytes], np.ndarray]
 
 
 def mask2rle(mask: np.ndarray) -> list[int]:
@@ -67,18 +69,20 @@ def mask2rle(mask: np.ndarray) -> list[int]:
     values = flat[ends - 1].astype(np.int64)
     if values.min() < 0 or values.max() > 255:
         raise ValueError(f"the mask holds numbers from {values.min()} to {values.max()}; give 0 to 255")
-    return _pack(_lengths(ends) * CHANNELS, values)
+    return _pack(_lengths(ends) * CHANNELS << WORD_BITS | values, mask.size * CHANNELS)
 
 
-def encode_window(window: np.ndarray, top: int, left: int, height: int, width: int) -> list[int]:
-    """The code of a mask of [height, width] pixels, 255 for the object, without making the mask.
+def encode_ends(ends: np.ndarray, pixels: int) -> list[int]:
+    """The code of a mask, 255 for the object, without making the mask.
 
     Args:
-        window: bool [h, w], all inside the mask, which is empty elsewhere. top, left: its first row and column.
+        ends: int64 [2R], where its runs end (`masks.row_ends`). pixels: of the mask.
     """
-    ends = masks.run_ends(window, top * width + left, width)
-    lengths = _lengths(np.append(ends, height * width)) * CHANNELS
-    return _pack(lengths, np.arange(len(lengths)) % 2 * 255)
+    edges = np.empty(len(ends) + 1, dtype=np.int64)
+    edges[:-1], edges[-1] = ends, pixels
+    runs = _lengths(edges) * (CHANNELS << WORD_BITS)
+    runs[1::2] |= 255
+    return _pack(runs, pixels * CHANNELS)
 
 
 def decode_rle(rle: Sequence[int]) -> np.ndarray:
@@ -94,35 +98,30 @@ def decode_rle(rle: Sequence[int]) -> np.ndarray:
         ValueError: not bytes, cut off, too large, or a number above 255. The message is one line.
     """
     values, ends = _unpack(rle)
-    return np.repeat(values, _lengths(ends))
+    return np.repeat(values.astype(np.uint8), _lengths(ends))
 
 
-def decode_rows(rle: Sequence[int], width: int) -> tuple[np.ndarray, int]:
-    """The last channel of `decode_rle`, of the rows from the first to the last that are not all zero.
+def decode_ends(rle: Sequence[int]) -> np.ndarray:
+    """Where runs end in the pixels whose last channel is at least HALF_COVERED, without making the mask.
 
     Args:
-        rle: the bytes of the code of a mask [H, W].
-        width: W.
+        rle: the bytes of the code.
 
     Returns:
-        uint8 [h, W], alpha ([0, W] if it is zero everywhere), and the first of these rows.
+        int64 [2R], as `masks.row_ends` gives them.
 
     Raises:
         ValueError: as `decode_rle`.
     """
     values, ends = _unpack(rle)
-    ends //= CHANNELS  # of the first n numbers n // 4 are alpha
-    lengths = _lengths(ends)
-    drawn = (values * lengths).nonzero()[0]
-    if not len(drawn):
-        return np.zeros((0, width), dtype=np.uint8), 0
-    first, last = int(drawn[0]), int(drawn[-1])
-    start, end = int(ends[first] - lengths[first]), int(ends[last])
-    top, bottom = start // width, -(-end // width)
-    rows = np.zeros((bottom - top, width), dtype=np.uint8)
-    runs = slice(first, last + 1)
-    rows.reshape(-1)[start - top * width : end - top * width] = values[runs].repeat(lengths[runs])
-    return rows, top
+    edges = np.zeros(len(ends) + 1, dtype=np.int64)
+    edges[1:] = ends // CHANNELS  # of the first n numbers n // 4 are alpha
+    some = edges[1:] > edges[:-1]
+    if not some.all():
+        values, edges = values[some], edges[np.append(True, some)]
+    drawn = np.zeros(len(edges) + 1, dtype=bool)
+    drawn[1:-1] = values >= HALF_COVERED
+    return edges[drawn[1:] != drawn[:-1]]
 
 
 def to_bytes(rle: Sequence[int]) -> bytes:
@@ -133,58 +132,58 @@ def to_bytes(rle: Sequence[int]) -> bytes:
         raise ValueError("the code is not a list of bytes") from None
 
 
-def _sdk_encode(window: np.ndarray, top: int, left: int, height: int, width: int) -> list[int]:
-    mask = np.zeros((height, width), dtype=np.uint8)
-    mask[top : top + window.shape[0], left : left + window.shape[1]] = window * np.uint8(255)
-    return sdk.mask2rle(mask)
+def _sdk_encode(ends: np.ndarray, pixels: int) -> list[int]:
+    lengths = _lengths(np.append(ends, pixels))
+    return sdk.mask2rle(np.repeat(np.arange(len(lengths)) % 2 * 255, lengths).astype(np.uint8)[None])
 
 
-def _sdk_decode(rle: bytes, width: int) -> tuple[np.ndarray, int]:
-    return sdk.decode_rle(rle).reshape(-1, width, CHANNELS)[..., CHANNELS - 1], 0
+def _sdk_decode(rle: bytes) -> np.ndarray:
+    drawn = sdk.decode_rle(rle)[CHANNELS - 1 :: CHANNELS] >= HALF_COVERED
+    return np.flatnonzero(np.diff(drawn, prepend=False, append=False))
 
 
-CODECS = {"fast": Codec(encode_window, decode_rows), "sdk": Codec(_sdk_encode, _sdk_decode)}
+CODECS = {"fast": Codec(encode_ends, decode_ends), "sdk": Codec(_sdk_encode, _sdk_decode)}
 
 
-def _pack(lengths: np.ndarray, values: np.ndarray) -> list[int]:
-    """The code of N runs: int64 [N], 0 for a run that is not there, and int64 [N] numbers from 0 to 255."""
-    # One number for a run is remembered in half the time that two take.
-    runs = lengths << WORD_BITS | values
-    long = (runs >= SHORT).nonzero()[0]
-    short = runs.tolist()
-    for index in long.tolist():
-        short[index] = 0
-    texts = list(map(_short, short))
-    for index in long.tolist():
-        texts[index] = _long(int(runs[index]))
-    bits = _header(int(lengths.sum())) + "".join(texts)
-    # Bits that fill their last byte get another one of zeros, as the SDK has it.
-    size = len(bits) // 8 + 1
-    return list((int(bits, 2) << 8 * size - len(bits)).to_bytes(size, "big"))
+class _Table(dict[Any, Any]):
+    """Runs to bits or bits to runs as `make` does it, remembered. A dictionary is twice as quick as lru_cache."""
+
+    def __init__(self, make: Callable[[Any], int | str]) -> None:
+        self.make = make
+
+    def __missing__(self, key: int | str) -> int | str:
+        value = self.make(key)
+        # More bits than a run has are many runs in one, or none.
+        if len(value if isinstance(value, str) else str(key)) <= WIDEST_RUN:
+            if len(self) >= KNOWN_RUNS:
+                self.clear()
+            self[key] = value
+        return value
 
 
-def _header(count: int) -> str:
-    return f"{count:032b}{WORD_BITS - 1:05b}" + "".join(f"{size - 1:04b}" for size in LENGTH_BITS)
+def _pack(runs: np.ndarray, count: int) -> list[int]:
+    """The code of `count` numbers in N runs: int64 [N], length and number in one; a length of 0 is no run."""
+    # A zero at the end: bits that fill their last byte get another one, as the SDK has it.
+    bits = f"{count:032b}{WIDTHS}{''.join(map(_TEXTS.__getitem__, runs.tolist()))}0"
+    return np.packbits(np.frombuffer(bits.encode(), dtype=np.uint8) & 1).tolist()
 
 
-@lru_cache(KNOWN_RUNS)
-def _short(run: int) -> str:
-    """The bits of a run (length and number in one) that one of the forms holds; none for a length of 0."""
+def _text(run: int) -> str:
+    """The bits of a run; of the last form, several if it is too long for one, all but the last of them full."""
     length, value = divmod(run, 1 << WORD_BITS)
-    form = next(form for form, size in enumerate(LENGTH_BITS) if length <= 1 << size)
-    return _bits(form, length, value) if length else ""
-
-
-def _long(run: int) -> str:
-    """The bits of a run that is too long: several of the last form, all but the last of them full."""
-    length, value = divmod(run, 1 << WORD_BITS)
-    form = len(LENGTH_BITS) - 1
+    if not length:
+        return ""
+    last = len(LENGTH_BITS) - 1
+    form = next((form for form, size in enumerate(LENGTH_BITS) if length <= 1 << size), last)
     full, rest = divmod(length - 1, LONGEST)
-    return _bits(form, LONGEST, value) * full + _bits(form, rest + 1, value)
+    return _bits(last, LONGEST, value) * full + _bits(form, rest + 1, value)
 
 
 def _bits(form: int, length: int, value: int) -> str:
     return f"1{form:02b}{length - 1:0{LENGTH_BITS[form]}b}{value:0{WORD_BITS}b}"
+
+
+_TEXTS = _Table(_text)
 
 
 def _lengths(ends: np.ndarray) -> np.ndarray:
@@ -195,76 +194,68 @@ def _lengths(ends: np.ndarray) -> np.ndarray:
 
 
 def _unpack(rle: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """A code as runs: uint8 [N] numbers, and int64 [N] where in the decoded sequence their runs end."""
+    """A code as runs: int64 [N] numbers, 0..255, and int64 [N] where in the decoded sequence their runs end."""
     code = to_bytes(rle)
     if 8 * len(code) < HEADER_BITS:
         raise ValueError(f"the code is cut off: {len(code)} bytes are less than its header")
     header = int.from_bytes(code[:7], "big")
     count, word = header >> 24, (header >> 19 & 31) + 1
-    sizes = [(header >> shift & 15) + 1 for shift in (15, 11, 7, 3)]
+    sizes = (header >> 15 & 15) + 1, (header >> 11 & 15) + 1, (header >> 7 & 15) + 1, (header >> 3 & 15) + 1
     if count > MOST_NUMBERS:
         raise ValueError(f"the code announces {count} numbers; more than {MOST_NUMBERS} are not read")
 
-    # Eight bytes from each byte on: whatever bit a run begins at, they hold all of it that can be cut out.
-    windows = np.ndarray(len(code) + 1, dtype=">u8", buffer=code + bytes(8), strides=(1,))
-
-    def ahead(places: np.ndarray) -> np.ndarray:
-        """At least 57 bits from each of these bits on, the first of them highest, uint64."""
-        return windows[places >> 3].astype(np.uint64) << (places & 7)
-
-    starts = _starts(code, word, sizes)
-    runs = ahead(starts)
-    widths = np.array(sizes, dtype=np.uint64)[runs >> 61 & 3]
-    lengths = ((runs << 3 >> (64 - widths)) + 1).view(np.int64)
-    ends = np.cumsum(lengths)
-    used = np.count_nonzero(ends - lengths < count)
-    ends = np.minimum(ends[:used], count)
-    places = starts[:used] + 3 + widths[:used]
-    repeated = runs[:used] >> 63 != 0
-    if not repeated.all():
-        places, ends = _apart(places, ends, repeated, word)
-    if count and (not used or ends[-1] < count or places[-1] + word > 8 * len(code)):
-        raise ValueError(f"the code is cut off: it announces {count} numbers and holds fewer")
-    values = ahead(places) >> (64 - word)
+    pattern, table = _reader(word, sizes)
+    bits = bin(int.from_bytes(b"\1" + code, "big"))[3:]
+    pieces = pattern.findall(bits, HEADER_BITS)
+    runs = np.fromiter(map(table.__getitem__, pieces), np.int64, len(pieces))
+    ends = (runs >> word).cumsum()
+    if ends[-1] < count:
+        rest = _one_by_one(bits, len(bits) - len(pieces[-1]), word, sizes)
+        runs = np.append(runs[:-1], np.array(rest, dtype=np.int64))
+        ends = (runs >> word).cumsum()
+        if not len(runs) or ends[-1] < count:
+            raise ValueError(f"the code is cut off: it announces {count} numbers and holds fewer")
+    used = ends.searchsorted(count) + 1 if count else 0
+    ends = ends[:used]
+    ends[-1:] = count  # The last run may be longer than what is announced.
+    values = runs[:used] & (1 << word) - 1
     if word > 8 and values.max(initial=0) > 255:
         raise ValueError(f"the code holds the number {values.max()}; only 0 to 255 are read")
-    return values.astype(np.uint8), ends
+    return values, ends
 
 
-def _apart(places: np.ndarray, ends: np.ndarray, repeated: np.ndarray, word: int) -> tuple[np.ndarray, np.ndarray]:
-    """Runs that do not repeat one number taken apart into as many runs of one.
+@lru_cache(8)
+def _reader(word: int, sizes: tuple[int, ...]) -> tuple[re.Pattern[str], _Table]:
+    """What takes the bits of a code apart, and what each piece means.
 
     Args:
-        places: uint64 [N], the bit at which each run's first number begins; ends: int64 [N]; repeated: bool [N].
-        word: bits of a number.
+        word: bits of a number; sizes: of a run's length in each form.
 
     Returns:
-        places and ends, one for each number in the code.
+        A pattern that finds runs of one repeated number and then, as one piece, all that is no such run; and for such a
+        piece the length and the number in one, ``length << word | number``, a length of 0 for what is no such run.
     """
-    lengths = _lengths(ends)
-    parts = np.where(repeated, 1, lengths)
-    within = np.arange(parts.sum()) - (np.cumsum(parts) - parts).repeat(parts)
-    ends = np.cumsum(np.where(repeated, lengths, 1).repeat(parts))
-    return places.repeat(parts) + (within * word).astype(np.uint64), ends
+
+    def run(text: str) -> int:
+        first = 3 + sizes[int(text[1:3], 2)] if len(text) > 3 and text[0] == "1" else 0
+        if not first or len(text) != first + word:
+            return 0
+        return int(text[3:first], 2) + 1 << word | int(text[first:], 2)
+
+    forms = "|".join(f"{form:02b}.{{{size + word}}}" for form, size in enumerate(sizes))
+    return re.compile(f"(?s)1(?:{forms})|.+"), _Table(run)
 
 
-def _starts(code: bytes, word: int, sizes: Sequence[int]) -> np.ndarray:
-    """The bit at which each run begins, uint64 [N]; behind the last number there may be some that are none."""
-    bits = np.unpackbits(np.frombuffer(code, dtype=np.uint8))
-    # How long a run would be that begins at this bit, by its first three; 0 where only its length tells.
-    widths = bytes(4) + bytes(3 + size + word for size in sizes)
-    steps = (bits[:-2] << 2 | bits[1:-1] << 1 | bits[2:]).tobytes().translate(widths.ljust(256))
-    found = []
-    at = HEADER_BITS
-    while at < len(steps):
-        found.append(at)
-        at += steps[at] or _step(code, at, word, sizes)
-    return np.array(found, dtype=np.uint64)
-
-
-def _step(code: bytes, at: int, word: int, sizes: Sequence[int]) -> int:
-    """The bits of a run at bit `at` that does not repeat its number."""
-    head = int.from_bytes(code[at // 8 : at // 8 + 4].ljust(4, b"\0"), "big") << at % 8
-    size = sizes[head >> 29 & 3]
-    length = (head >> (29 - size) & (1 << size) - 1) + 1
-    return 3 + size + word * length
+def _one_by_one(bits: str, at: int, word: int, sizes: Sequence[int]) -> list[int]:
+    """The runs from a bit on, as `_reader` has them; those of different numbers taken apart into runs of one."""
+    runs = []
+    while at + 3 <= len(bits):
+        first = at + 3 + sizes[int(bits[at + 1 : at + 3], 2)]
+        if first + word > len(bits):
+            break
+        length = int(bits[at + 3 : first], 2) + 1
+        repeated, alone = (length, 1) if bits[at] == "1" else (1, length)
+        at = first + alone * word
+        numbers = range(first, min(at, len(bits) - word + 1), word)
+        runs += [repeated << word | int(bits[place : place + word], 2) for place in numbers]
+    return runs

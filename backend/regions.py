@@ -21,8 +21,6 @@ from tsp_model.predictions import Prediction
 logger = logging.getLogger(__name__)
 
 RLE = dict[str, Any]
-# The editor's strokes have soft edges: a pixel belongs to the object when the stroke covers half of it.
-HALF_COVERED = 128
 
 
 def to_regions(
@@ -82,12 +80,15 @@ def to_region(label: str, rle: RLE, tag: LabelTag, region_id: str) -> dict[str, 
 def _region(label: str, rle: RLE, tag: LabelTag, region_id: str) -> dict[str, Any] | None:
     """As `to_region`; None for an empty mask."""
     height, width = rle["size"]
-    window, top, left = masks.decode_window(rle)
-    if not window.size:
-        return None
     if tag.kind == "brush":
-        value = {"format": "rle", "rle": _codec().encode(window, top, left, height, width)}
+        ends = masks.row_ends(rle)
+        if not len(ends):
+            return None
+        value = {"format": "rle", "rle": _codec().encode(ends, height * width)}
     else:
+        window, top, left = masks.decode_window(rle)
+        if not window.size:
+            return None
         percent = (polygons.outline(window) + np.array([left, top])) * (100.0 / width, 100.0 / height)
         value = {"points": percent.clip(0, 100).tolist(), "closed": True}
     return {
@@ -119,7 +120,7 @@ def to_instances(result: Sequence[Mapping[str, Any]], size: tuple[int, int] | No
         ValueError: a region is malformed, or was drawn on an image of another size. The message names the
         region.
     """
-    drawn: list[tuple[Any, str, RLE]] = []
+    instances: dict[Any, tuple[str, list[RLE]]] = {}
     for index, region in enumerate(result):
         kind = KINDS.get(str(region.get("type", "")).lower()) if isinstance(region, Mapping) else None
         if kind is None:
@@ -127,18 +128,16 @@ def to_instances(result: Sequence[Mapping[str, Any]], size: tuple[int, int] | No
         name = region.get("id") or f"number {index + 1}"
         try:
             label = _label(region, name)
-            rle = _mask(region, kind, size) if label is not None else None
+            if label is None:
+                continue
+            rle = _mask(region, kind, size)
         # What a broken region makes the codecs raise: index, type and value errors (DataError is one of them), and
         # the SDK's an overflow.
         except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
             cause = (str(error).splitlines() or [type(error).__name__])[0]
             cause = f"it has no {cause}" if isinstance(error, KeyError) else cause
             raise ValueError(f"region {name}: {cause}") from error
-        if rle is not None:
-            drawn.append((name, label, rle))
-    instances: dict[Any, tuple[str, list[RLE]]] = {}
-    for (name, label, rle), empty in zip(drawn, masks.empty([rle for *_, rle in drawn]), strict=True):
-        if empty:
+        if rle is None:
             logger.warning("region %s (%s) has no pixel and is ignored", name, label)
             continue
         instances.setdefault((name, label), (label, []))[1].append(rle)
@@ -154,13 +153,15 @@ def _label(region: Mapping[str, Any], name: Any) -> str | None:
     return labels[0] if labels else None
 
 
-def _mask(region: Mapping[str, Any], kind: str, size: tuple[int, int] | None) -> RLE:
+def _mask(region: Mapping[str, Any], kind: str, size: tuple[int, int] | None) -> RLE | None:
+    """None if no pixel is drawn."""
     drawn = (_pixels(region, "original_height"), _pixels(region, "original_width"))
     value = region["value"]
     if kind == "polygon":
         height, width = size or drawn
         ring = [(x / 100 * width, y / 100 * height) for x, y in value["points"]]
-        return polygons.to_mask([ring], height, width)
+        rle = polygons.to_mask([ring], height, width)
+        return rle if masks.area([rle])[0] else None
     if size is not None and tuple(size) != drawn:
         raise ValueError(
             f"it was drawn on an image of {drawn[1]} x {drawn[0]} pixels, this one has "
@@ -182,7 +183,7 @@ def _codec() -> brush.Codec:
     return brush.CODECS[settings.brush_codec()]
 
 
-def _decode_brush(code: Sequence[int], height: int, width: int) -> RLE:
+def _decode_brush(code: Sequence[int], height: int, width: int) -> RLE | None:
     code = brush.to_bytes(code)
     # The code begins with its own length: checked here, so that a broken one cannot ask for gigabytes.
     announced = int.from_bytes(code[:4], "big")
@@ -190,8 +191,8 @@ def _decode_brush(code: Sequence[int], height: int, width: int) -> RLE:
         raise ValueError(
             f"its rle holds {announced} numbers, {width} x {height} pixels need {height * width * brush.CHANNELS}"
         )
-    alpha, top = _codec().decode(code, width)
-    return masks.encode_window(alpha >= HALF_COVERED, top, 0, height, width)
+    ends = _codec().decode(code)
+    return masks.from_row_ends(ends, height, width) if len(ends) else None
 
 
 def _union(parts: list[RLE]) -> RLE:

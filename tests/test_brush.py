@@ -37,6 +37,12 @@ def soft_masks(draw):
     return coarse.repeat(draw(st.integers(1, 9)), axis=1)
 
 
+def run_ends(drawn):
+    """Where a run of the object begins or ends, pixel by pixel."""
+    states = [False, *np.ravel(drawn).tolist(), False]
+    return [place for place in range(len(states) - 1) if states[place] != states[place + 1]]
+
+
 def assert_equal_to_the_sdk(mask):
     code = brush.mask2rle(mask)
     assert code == sdk.mask2rle(mask)
@@ -44,11 +50,7 @@ def assert_equal_to_the_sdk(mask):
     numbers = brush.decode_rle(code)
     assert numbers.dtype == np.uint8
     np.testing.assert_array_equal(numbers, sdk.decode_rle(code))
-    touched = np.flatnonzero(mask.any(axis=1))
-    first, behind = (touched[0], touched[-1] + 1) if len(touched) else (0, 0)
-    rows, top = brush.decode_rows(code, mask.shape[1])
-    assert top == first
-    np.testing.assert_array_equal(rows, mask[first:behind])
+    assert brush.decode_ends(code).tolist() == run_ends(mask >= 128)
 
 
 @pytest.mark.parametrize("name", MASKS)
@@ -68,14 +70,39 @@ def test_soft_masks_are_coded_as_the_sdk_codes_them(mask):
     assert_equal_to_the_sdk(mask)
 
 
-@given(st.lists(st.integers(0, 7), min_size=6, max_size=6), st.floats(0.1, 1), st.integers(0, 2**31 - 1))
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 99), st.floats(0, 1), st.integers(0, 2**31 - 1))
 @settings(max_examples=150, deadline=None)
-def test_a_window_is_coded_as_its_whole_mask(sides, density, seed):
-    above, height, below, before, width, behind = sides
-    window = np.random.default_rng(seed).random((height + 1, width + 1)) < density
-    mask = np.pad(window, ((above, below), (before, behind)))
-    code = brush.encode_window(window, above, before, *mask.shape)
+def test_runs_are_coded_as_their_mask(height, width, grain, density, seed):
+    coarse = np.random.default_rng(seed).random((height, width)) < density
+    mask = coarse.repeat(grain, axis=1)
+    code = brush.encode_ends(np.array(run_ends(mask), dtype=np.int64), mask.size)
     assert code == sdk.mask2rle(mask.astype(np.uint8) * 255)
+
+
+def test_long_runs_are_coded_as_their_mask():
+    for name in ("full run", "full run and a pixel", "two full runs", "long runs"):
+        mask = MASKS[name] > 0
+        code = brush.encode_ends(np.array(run_ends(mask), dtype=np.int64), mask.size)
+        assert code == sdk.mask2rle(mask.astype(np.uint8) * 255), name
+
+
+def test_few_short_runs_are_remembered_and_no_long_ones(monkeypatch):
+    monkeypatch.setattr(brush, "KNOWN_RUNS", 5)
+    monkeypatch.setattr(brush, "_TEXTS", brush._Table(brush._text))
+    brush._reader.cache_clear()
+    for mask in (
+        soft := np.arange(256, dtype=np.uint8)[None],
+        soft.repeat(999, axis=0),
+        np.zeros((999, 999), np.uint8),
+    ):
+        assert_equal_to_the_sdk(mask)
+    # Bits that are no run of one number, thousands of them.
+    brush.decode_rle(written([(3, list(range(200)) * 9, False)], 8, brush.LENGTH_BITS))
+    _, read = brush._reader(8, brush.LENGTH_BITS)
+    brush._reader.cache_clear()
+    assert 0 < len(read) <= 5
+    assert 0 < len(brush._TEXTS) <= 5
+    assert max(map(len, [*read, *brush._TEXTS.values()])) <= 51
 
 
 def test_a_mask_of_integers_and_one_in_another_order_are_coded_alike():
@@ -133,6 +160,7 @@ def test_codes_of_other_widths_and_runs_of_different_numbers_are_read(code):
     made = written(*code)
     assert brush.decode_rle(made).tolist() == sdk.decode_rle(made).tolist() == expected
     assert brush.decode_rle([*made, 255, 255, 255]).tolist() == expected
+    assert brush.decode_ends(made).tolist() == run_ends(np.array(expected[3::4]) >= 128)
 
 
 @given(st.integers(0, 300), st.binary(min_size=3, max_size=60))
@@ -153,6 +181,28 @@ def test_any_bytes_are_read_as_by_the_sdk_or_refused(count, rest):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("repeated", [True, False], ids=["repeated", "different"])
+@pytest.mark.parametrize("word", [8, 11])
+def test_a_code_that_is_cut_off_anywhere_is_refused(word, repeated):
+    runs = [(0, [7, 7, 7], True), (2, [255] * 90, repeated), (1, [9] * 3, True), (1, [200] * 16, repeated)]
+    whole = written(runs, word, brush.LENGTH_BITS)
+    assert brush.decode_rle(whole).tolist() == [number for _, numbers, _ in runs for number in numbers]
+    for length in range(len(whole)):
+        with pytest.raises(ValueError, match="cut off"):
+            brush.decode_rle(whole[:length])
+
+
+def test_nothing_is_read_beyond_the_numbers_announced():
+    first, large = (0, [5] * 4, True), (0, [300], True)
+    assert brush.decode_rle(written([first, large], 9, brush.LENGTH_BITS, count=4)).tolist() == [5] * 4
+    assert brush.decode_rle(written([large], 9, brush.LENGTH_BITS, count=0)).tolist() == []
+    with pytest.raises(ValueError, match="the number 300"):
+        brush.decode_rle(written([first, large], 9, brush.LENGTH_BITS, count=5))
+    longer = [(0, [8] * 6, True), (1, [1, 2, 3, 4, 5, 6], False)]
+    assert brush.decode_rle(written(longer[:1], 8, brush.LENGTH_BITS, count=3)).tolist() == [8] * 3
+    assert brush.decode_rle(written(longer, 8, brush.LENGTH_BITS, count=9)).tolist() == [8] * 6 + [1, 2, 3]
+
+
 WHOLE = sdk.mask2rle((CHEQUERED * 255).astype(np.uint8))
 BROKEN = {
     "nothing": [],
@@ -171,7 +221,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("decode", [brush.decode_rle, lambda code: brush.decode_rows(code, 9)], ids=["all", "rows"])
+@pytest.mark.parametrize("decode", [brush.decode_rle, brush.decode_ends], ids=["all", "ends"])
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_codes_are_refused_in_one_line(name, decode):
     with pytest.raises(ValueError, match="the code ") as caught:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from faster_coco_eval.core import mask as codec
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from tsp_model.data import DataError, masks
@@ -53,6 +55,30 @@ def test_codes_are_the_codecs_own(mask):
 def test_runs_without_a_pixel_are_read():
     assert not masks.decode([masks.from_counts([12, 0], 3, 4)]).any()
     assert masks.decode([masks.from_counts([0, 2, 0, 3, 7], 3, 4)])[0].T.ravel().tolist() == [1] * 5 + [0] * 7
+    assert masks.row_ends(masks.from_counts([12, 0], 3, 4)).tolist() == []
+    # Columns of three pixels: the first whole, the second but for its last.
+    assert masks.row_ends(masks.from_counts([0, 2, 0, 3, 7], 3, 4)).tolist() == [0, 2, 4, 6, 8, 9]
+
+
+@pytest.mark.parametrize("mask", [*edge_cases(), *random_masks()], ids=lambda mask: f"{mask.sum():.0f} of {mask.shape}")
+def test_runs_of_rows_are_those_of_the_pixels(mask):
+    [rle] = masks.encode(mask[None])
+    states = np.concatenate([[0], mask.ravel(), [0]])
+    ends = masks.row_ends(rle)
+    assert ends.dtype == np.int64
+    assert ends.tolist() == np.flatnonzero(states[1:] != states[:-1]).tolist()
+    assert masks.from_row_ends(ends, *mask.shape) == rle
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.floats(0, 1), st.integers(1, 9), st.integers(0, 2**31 - 1))
+def test_runs_of_rows_give_the_mask_back(height, width, density, grain, seed):
+    coarse = np.random.default_rng(seed).random((height, width)) < density
+    mask = coarse.repeat(grain, axis=seed % 2)
+    [rle] = masks.encode(mask[None])
+    ends = masks.row_ends(rle)
+    lengths = np.diff(ends, prepend=0, append=mask.size)
+    assert (np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(mask.shape) == mask).all()
+    assert masks.from_row_ends(ends, *mask.shape) == rle
 
 
 def test_boxes_are_tight_pixel_edges():
@@ -103,8 +129,9 @@ def test_iou_of_every_pair():
 
 @pytest.mark.parametrize("counts", ["zz9!!", "0", ""])
 def test_broken_counts_are_refused(counts):
-    with pytest.raises(DataError, match="RLE is broken"):
-        masks.decode([{"size": [5, 7], "counts": counts}])
+    for read in (masks.decode_window, masks.row_ends):
+        with pytest.raises(DataError, match="RLE is broken"):
+            read({"size": [5, 7], "counts": counts})
 
 
 # images

@@ -69,7 +69,7 @@ def _from_region(region: dict[str, Any]) -> masks.RLE:
 def _from_region_by_sdk(region: dict[str, Any]) -> masks.RLE:
     size = region["original_height"], region["original_width"]
     alpha = sdk.decode_rle(region["value"]["rle"]).reshape(*size, brush.CHANNELS)[..., -1]
-    rle = coco.encode(np.asfortranarray(alpha >= regions.HALF_COVERED).view(np.uint8))
+    rle = coco.encode(np.asfortranarray(alpha >= brush.HALF_COVERED).view(np.uint8))
     return {"size": list(size), "counts": rle["counts"].decode()}
 
 

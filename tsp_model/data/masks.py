@@ -45,15 +45,11 @@ def encode_window(window: np.ndarray, top: int, left: int, height: int, width: i
     if not len(touched):
         return _compressed([height * width], height, width)
     first, last = int(touched[0]), int(touched[-1])
-    ends = run_ends(_turned(window[:, first : last + 1]), (left + first) * height + top, height)
-    edges = np.empty(len(ends) + 2, dtype=np.int64)
-    edges[0], edges[1:-1], edges[-1] = 0, ends, height * width
-    lengths = (edges[1:] - edges[:-1]).tolist()
-    # An object that reaches the last pixel leaves no background behind it.
-    return _compressed(lengths if lengths[-1] else lengths[:-1], height, width)
+    ends = _run_ends(_turned(window[:, first : last + 1]), (left + first) * height + top, height)
+    return _from_column_ends(ends, height, width)
 
 
-def run_ends(lines: np.ndarray, first: int, pitch: int) -> np.ndarray:
+def _run_ends(lines: np.ndarray, first: int, pitch: int) -> np.ndarray:
     """Where runs end in the pixels of a mask one line after the other: background, object, background and so on.
 
     The mask is empty outside of a window. The last end is an object's; the first is 0 if the mask begins with one.
@@ -110,21 +106,41 @@ def decode_window(rle: RLE) -> tuple[np.ndarray, int, int]:
         DataError: the count string is broken.
     """
     height, width = rle["size"]
-    # Run lengths down the columns; every second run is the object's.
-    lengths = _checked(toUncompressedRLE, [rle])[0]["counts"]
-    total = sum(lengths)
-    if total != height * width or not lengths:
-        raise DataError(f"a mask's RLE is broken (it is not {height} x {width} pixels long); correct or remove it")
-    start, end = lengths[0], total - (lengths[-1] if len(lengths) % 2 else 0)
+    lengths = _run_lengths(rle)
+    start, end = int(lengths[0]), height * width - (int(lengths[-1]) if len(lengths) % 2 else 0)
     left, right = start // height, -(-end // height)
     columns = np.zeros((max(0, right - left), height), dtype=bool)
-    runs = np.array(lengths[1 : len(lengths) // 2 * 2], dtype=np.int64)
+    runs = lengths[1 : len(lengths) // 2 * 2]
     columns.reshape(-1)[start - left * height : end - left * height] = (np.arange(len(runs)) % 2 == 0).repeat(runs)
     rows = columns.any(axis=0).nonzero()[0]
     if not len(rows):
         return np.zeros((0, 0), dtype=bool), 0, 0
     top, bottom = int(rows[0]), int(rows[-1]) + 1
     return _turned(columns[:, top:bottom]), top, left
+
+
+def row_ends(rle: RLE) -> np.ndarray:
+    """Where runs end in the mask's pixels row by row: background, object, background and so on.
+
+    Returns:
+        int64 [2R] for R runs of the object, ascending; the first is 0 if the mask begins with one.
+
+    Raises:
+        DataError: the count string is broken.
+    """
+    height, width = rle["size"]
+    lengths = _run_lengths(rle)
+    ends = lengths.cumsum()[: len(lengths) // 2 * 2]
+    # Runs without a pixel, which the codec never writes: what turns an even number of times at a place does not turn.
+    if np.count_nonzero(lengths[1:]) < len(lengths) - 1:
+        ends, times = np.unique(ends, return_counts=True)
+        ends = ends[times % 2 == 1]
+    return _turned_ends(ends, height, width)
+
+
+def from_row_ends(ends: np.ndarray, height: int, width: int) -> RLE:
+    """The RLE of a mask of [height, width] pixels from what `row_ends` gives of it."""
+    return _from_column_ends(_turned_ends(ends, width, height), height, width)
 
 
 def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> RLE:
@@ -167,11 +183,6 @@ def area(rles: Sequence[RLE]) -> np.ndarray:
     return np.asarray(_checked(codec.area, rles), dtype=np.int64).reshape(-1)
 
 
-def empty(rles: Sequence[RLE]) -> np.ndarray:
-    """Which masks have no pixel, bool [N]; several times as quick as asking for the area."""
-    return (np.asarray(_checked(codec.toBbox, rles)).reshape(-1, 4)[:, 2:] == 0).all(axis=1)
-
-
 def boxes(rles: Sequence[RLE]) -> np.ndarray:
     """Tight boxes, float32 [N, 4], XYXY on pixel edges (a one-pixel object is 1 wide); zeros if empty."""
     xywh = np.asarray(_checked(codec.toBbox, rles), dtype=np.float32).reshape(-1, 4)
@@ -201,6 +212,59 @@ def _turned(pixels: np.ndarray) -> np.ndarray:
     if pixels.size < LARGE:
         return np.ascontiguousarray(pixels.T)
     return cv2.transpose(pixels.view(np.uint8)).view(bool)
+
+
+def _turned_ends(ends: np.ndarray, length: int, count: int) -> np.ndarray:
+    """Where runs end in a mask read along its lines, from where they end when it is read across them.
+
+    Only those pixels are looked at that differ from the one before them in the direction asked for.
+
+    Args:
+        ends: int64 [2R], ascending and each of them once, in lines of `length` pixels. count: of lines.
+
+    Returns:
+        int64 [2S], the same for the mask turned: `length` lines of `count` pixels.
+    """
+    # The mask and itself one line further differ where one of the two turns and the other does not.
+    turns = np.empty(2 * len(ends), dtype=np.int64)
+    turns[: len(ends)] = ends
+    np.add(ends, length, out=turns[len(ends) :])
+    turns.sort()
+    turns = _unpaired(turns)
+    lengths = turns[1::2] - turns[::2]
+    behind = lengths.cumsum()
+    places = (turns[1::2] - behind).repeat(lengths)
+    places += np.arange(len(places))
+    lines = places // length
+    # (places - lines * length) * count + lines
+    found = places * count - lines * (length * count - 1)
+    found.sort()
+    # A run that reaches the end of its line and the next line's that begins there are one.
+    return _unpaired(found)
+
+
+def _unpaired(places: np.ndarray) -> np.ndarray:
+    """Ascending places, of which none comes more than twice, without those that do."""
+    new = np.ones(len(places) + 1, dtype=bool)
+    new[1:-1] = places[1:] != places[:-1]
+    return places[new[1:] & new[:-1]]
+
+
+def _run_lengths(rle: RLE) -> np.ndarray:
+    """Run lengths down the columns, int64, at least one; every second run is the object's."""
+    height, width = rle["size"]
+    lengths = np.array(_checked(toUncompressedRLE, [rle])[0]["counts"], dtype=np.int64)
+    if lengths.sum() != height * width or not len(lengths):
+        raise DataError(f"a mask's RLE is broken (it is not {height} x {width} pixels long); correct or remove it")
+    return lengths
+
+
+def _from_column_ends(ends: np.ndarray, height: int, width: int) -> RLE:
+    edges = np.empty(len(ends) + 2, dtype=np.int64)
+    edges[0], edges[1:-1], edges[-1] = 0, ends, height * width
+    lengths = (edges[1:] - edges[:-1]).tolist()
+    # An object that reaches the last pixel leaves no background behind it.
+    return _compressed(lengths if lengths[-1] else lengths[:-1], height, width)
 
 
 def _compressed(counts: list[int], height: int, width: int) -> RLE:
