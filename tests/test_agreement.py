@@ -40,12 +40,12 @@ def test_what_is_shipped_is_one_of_the_levers(monkeypatch: pytest.MonkeyPatch) -
     for quick in (True, False):
         monkeypatch.setattr(execution, "_quick_bfloat16", lambda device, quick=quick: quick)
         steps = list(levers("resnet50", cpu))
-        assert steps[0][1] == Execution(cpu)
+        assert steps[0][1] == Execution(cpu, keep_memory=True)
         shipped = [name for name, how, proposals in steps if how == Execution.choose(Settings(), cpu)]
         assert len(shipped) == 1
         assert ("score heads" in shipped[0]) == quick
-        assert [proposals for *_, proposals in steps] == [None, None, None, None, 300]
-        assert len(list(levers("tiny", cpu))) == 4
+        assert [proposals for *_, proposals in steps] == [None, None, None, None, None, 300]
+        assert len(list(levers("tiny", cpu))) == 5
 
 
 def test_a_quicker_way_agrees_by_order_picks_and_ap50() -> None:
@@ -74,7 +74,7 @@ def test_the_comparisons_on_trained_weights_run(module: str, tmp_path: Path) -> 
         done = subprocess.run([sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
         (result,) = json.loads((tmp_path / f"{module}.json").read_text())["results"]
-        assert len(result["rows"]) == (4 if module == "agreement" else 3)
+        assert len(result["rows"]) == (5 if module == "agreement" else 3)
         assert "synthetic, tiny at 64 px, 8 labels, 1 epochs" in done.stdout
     if module == "agreement":
         assert result["rows"][0]["agrees"] and result["rows"][1]["agrees"], "only the order of sums differs"

@@ -54,7 +54,7 @@ LEARNING_RATES = {"tiny": 2e-3}  # of the others: 5e-4
 
 def levers(backbone: str, device: torch.device) -> Iterator[tuple[str, Execution, int | None]]:
     """Each lever on top of the last: its name, how to run, and how many proposals (None: the backbone's own)."""
-    steps = Execution(device=device)
+    steps = Execution(device=device, keep_memory=True)  # where memory lies changes no result
     yield "float32, torchvision's RoIAlign", steps, None
     steps = dataclasses.replace(steps, channels_last=True, gather=device.type == "cpu")
     yield "+ channels last" + ", RoIAlign as a gather" * steps.gather, steps, None
