@@ -36,7 +36,7 @@ def algorithm_1(experiment: Experiment) -> list[dict[str, Any]]:
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     """What is learned from what, for how long; the same for every command that runs Algorithm 1."""
     add = parser.add_argument
-    add("--data", default="synthetic", help="'synthetic', or a COCO folder: images/, train.json, test.json")
+    add("--data", default="synthetic", help="'synthetic', a COCO folder (images/, train.json, test.json) or an OCT one")
     add("--cycles", type=int, default=3, help="K (default: %(default)s)")
     add("--per-cycle", type=int, default=8, help="b, images labelled a cycle (default: %(default)s)")
     add("--seed", type=int, default=0, help="of data, initial weights and picks (default: %(default)s)")

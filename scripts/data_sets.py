@@ -1,4 +1,4 @@
-"""The images of an experiment: the built-in set or a COCO folder, whole or the first of each split."""
+"""The images of an experiment: the built-in set, a COCO or an OCT folder, whole or the first of each split."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from scripts.command_line import CommandError
 from tsp_model.data.coco import load_coco
 from tsp_model.data.image_set import ImageSet
+from tsp_model.data.oct import is_oct, load_oct
 from tsp_model.data.synthetic import write_synthetic
 
 SYNTHETIC_TRAIN, SYNTHETIC_TEST = 120, 60
@@ -18,7 +19,8 @@ def load_sets(
     """Pool and test split.
 
     Args:
-        data: a COCO folder, or "synthetic", which is written to `out` with images of `size` pixels made from `seed`.
+        data: a COCO folder, an OCT folder (see load_oct), or "synthetic", which is written to `out` with images of
+            `size` pixels made from `seed`. What a folder holds decides how it is read.
         train_images, test_images: how many; None: all, of the built-in set 120 and 60.
 
     Raises:
@@ -29,7 +31,8 @@ def load_sets(
         folder = out / "synthetic"
         train, test = train_images or SYNTHETIC_TRAIN, test_images or SYNTHETIC_TEST
         write_synthetic(folder, train=train, test=test, size=size, seed=seed)
-    train_set, test_set = load_coco(folder, "train"), load_coco(folder, "test")
+    load = load_oct if is_oct(folder) else load_coco
+    train_set, test_set = load(folder, "train"), load(folder, "test")
     if train_set.classes != test_set.classes:
         raise CommandError(f"{folder}: train.json and test.json have different categories; make them the same.")
     return _first(train_set, train_images), _first(test_set, test_images)

@@ -13,14 +13,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from tsp_model.data import DataError, masks
-from tsp_model.data.image_set import ImageSet, Instance, Item, some
+from tsp_model.data.image_set import ImageSet, Instance, Item, image_size, some
 
 log = logging.getLogger(__name__)
-
-SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 def load_coco(folder: Path | str, split: str = "train") -> ImageSet:
@@ -143,25 +139,12 @@ def _check_files(images: Path, records: Iterable[dict[str, Any]]) -> None:
             "put them there or remove their entries"
         )
     for record in records:
-        size = _size(images / record["file_name"])
+        size = image_size(images / record["file_name"])
         if size != (record["height"], record["width"]):
             raise DataError(
                 f"{record['file_name']} has height and width {size}, its entry "
                 f"{(record['height'], record['width'])}; correct the entry or the file"
             )
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """(height, width) of an image file, as `read_image` will give it."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            # Not for PNG, whose EXIF block may come last, so that asking for it decodes the image.
-            sideways = image.format in ("JPEG", "TIFF", "MPO", "WEBP") and image.getexif().get(0x0112) in SIDEWAYS
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"cannot read the image {path}: {reason}; replace or remove it") from error
-    return (width, height) if sideways else (height, width)
 
 
 def _by_id(entries: list[dict[str, Any]], what: str, needed: dict[str, type]) -> dict[int, dict[str, Any]]:

@@ -16,7 +16,9 @@ from torch.utils.data import Dataset
 
 from tsp_model.data import DataError, masks
 
-__all__ = ["DataError", "ImageSet", "Instance", "Item", "read_image"]
+__all__ = ["DataError", "ImageSet", "Instance", "Item", "image_size", "read_image"]
+
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,23 @@ def read_image(path: Path | str) -> Tensor:
         reason = " ".join(str(error).split())
         raise DataError(f"cannot read the image {path}: {reason}; replace or remove it") from error
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+
+def image_size(path: Path | str) -> tuple[int, int]:
+    """(height, width) of an image file, as `read_image` will give it; only its header is read.
+
+    Raises:
+        DataError: with the path and the reason.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            # Not for PNG, whose EXIF block may come last, so that asking for it decodes the image.
+            sideways = image.format in ("JPEG", "TIFF", "MPO", "WEBP") and image.getexif().get(0x0112) in SIDEWAYS
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"cannot read the image {path}: {reason}; replace or remove it") from error
+    return (width, height) if sideways else (height, width)
 
 
 def some(names: Sequence[object], most: int = 3) -> str:
