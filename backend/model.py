@@ -28,15 +28,17 @@ from backend.events import handle
 from backend.images import ImageError, fetch_image
 from backend.jobs import Jobs
 from backend.label_config import LabelConfigError, LabelTag, parse_label_config
+from backend.ordering import ScoreOf, score_of
 from backend.project import LabelStudioProject
 from backend.regions import to_regions
 from backend.settings import ServiceSettings
 from backend.versions import UNTRAINED, Versions
 from tsp_model import checkpoints
+from tsp_model.acquisition import STRATEGIES
 from tsp_model.data import DataError
 from tsp_model.data.image_set import read_image
 from tsp_model.execution import Execution
-from tsp_model.inference import BATCH_SIZE, predict
+from tsp_model.inference import BATCH_SIZE, Observe, predict
 from tsp_model.network import TSPMaskRCNN
 from tsp_model.predictions import Prediction
 from tsp_model.settings import Settings, SettingsError
@@ -116,9 +118,9 @@ class TSPBackend(LabelStudioMLBase):
             settings.remember_extra_params(self._service.model_dir, key, extra_params)
 
     def predict(self, tasks: Sequence[Mapping[str, Any]], context: Any = None, **kwargs: Any) -> list[Any]:
-        """One entry per task, in order: {"result": regions, "score": S_i, "model_version"}, or [] for what
-        cannot be answered (no model yet, a broken image, no time left), with the reason in the log. Never
-        raises for a task.
+        """One entry per task, in order: {"result": regions, "score": what orders tasks (backend.ordering),
+        "model_version"}, or [] for what cannot be answered (no model yet, a broken image, no time left), with the
+        reason in the log. Never raises for a task.
         """
         nothing: list[Any] = [[] for _ in tasks]
         if not tasks:
@@ -182,6 +184,8 @@ class TSPBackend(LabelStudioMLBase):
         model, card = MODELS.get(versions.folder(version), Execution.choose(project.method))
         method = Settings.from_dict(card["settings"])
         above = min(shown, method.ranking_score_threshold)
+        observer, score = STRATEGIES[method.strategy].observe, _score_of(versions.folder(version))
+        observe = observer(method) if observer else None
         for start in range(0, len(tasks), BATCH_SIZE):
             if time.monotonic() > deadline:
                 left = len(tasks) - start
@@ -190,7 +194,7 @@ class TSPBackend(LabelStudioMLBase):
                 return
             batch = tasks[start : start + BATCH_SIZE]
             images = [self._image(task, tag, versions.root / "images") for task in batch]
-            found = iter(_detect(model, [image for image in images if image is not None], above))
+            found = iter(_detect(model, [image for image in images if image is not None], above, observe))
             for task, image in zip(batch, images, strict=True):
                 if image is None:
                     yield []
@@ -198,7 +202,7 @@ class TSPBackend(LabelStudioMLBase):
                 prediction = Prediction.from_detections(str(task.get("id")), next(found), method)
                 yield {
                     "result": to_regions(prediction, card["classes"], tag, shown),
-                    "score": prediction.image_score,
+                    "score": score(prediction),
                     "model_version": version,
                 }
 
@@ -219,6 +223,14 @@ def _connected(url: str, api_key: str) -> LabelStudio:
     return connect(url, api_key)
 
 
-def _detect(model: TSPMaskRCNN, images: list[torch.Tensor], above: float) -> list[dict[str, Any]]:
+@functools.lru_cache(maxsize=2)
+def _score_of(folder: Path) -> ScoreOf:
+    """An active version's order does not change any more."""
+    return score_of(folder)
+
+
+def _detect(
+    model: TSPMaskRCNN, images: list[torch.Tensor], above: float, observe: Observe | None
+) -> list[dict[str, Any]]:
     with _FORWARD:
-        return list(predict(model, images, paste=False, above=above))
+        return list(predict(model, images, paste=False, above=above, observe=observe))

@@ -61,7 +61,7 @@ class Pool:
             self.skipped[key] = str(error)
             return
         if task.annotation is None:
-            self.unlabelled.append(Image(key, str(path)))
+            self.unlabelled.append(Image(key, str(path), name=task.name))
             return
         if task.instances is None:
             self.skipped[key] = "its annotation is malformed; see the log."
@@ -73,7 +73,7 @@ class Pool:
             )
             return
         instances = [(self._numbers[label], rle) for label, rle in task.instances]
-        self.labelled.append(Image(key, str(path), instances, state(task.annotation)))
+        self.labelled.append(Image(key, str(path), instances, state(task.annotation), task.name))
 
 
 def state(annotation: dict[str, Any]) -> str:

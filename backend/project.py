@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -24,7 +25,9 @@ from backend.versions import project_key
 from tsp_model.predictions import Prediction
 
 T = TypeVar("T")
+_s = attrgetter("image_score")
 
+NAME = "name"  # of the image, in the data of a task that `upload_images` made
 TASKS_A_PAGE, ANNOTATED_A_PAGE = 1000, 100
 # Each import recounts the project, so few large calls win; Label Studio takes 250 MB at most, files included.
 PREDICTIONS_A_CALL, BYTES_A_CALL = 1000, 50_000_000
@@ -37,12 +40,13 @@ HAS_SCORE = {"filter": "filter:tasks:predictions_score", "operator": "empty", "t
 @dataclass(frozen=True)
 class Task:
     """One task. `annotation` is the one that trains (None: the task counts as unlabelled); `instances` are its
-    objects by label name, None if it is malformed."""
+    objects by label name, None if it is malformed; `name` is the image's in the task's data, "" if it has none."""
 
     id: int
     image_url: str
     annotation: Mapping[str, Any] | None = None
     instances: tuple[tuple[str, RLE], ...] | None = None
+    name: str = ""
 
 
 class LabelStudioProject:
@@ -73,11 +77,11 @@ class LabelStudioProject:
             seen.add(raw["id"])
             annotation = training_annotation(raw["annotations"])
             instances = None if annotation is None else instances_of(annotation, self.classes, raw["id"])
-            yield Task(raw["id"], self._image_url(raw), annotation, instances)
+            yield Task(raw["id"], self._image_url(raw), annotation, instances, _name(raw))
         for raw in self._pages(TASKS_A_PAGE, include="id,data,total_annotations"):
             # One that was annotated since the first listing is no image to guess at, and trains next time.
             if raw["id"] not in seen and not raw["total_annotations"]:
-                yield Task(raw["id"], self._image_url(raw))
+                yield Task(raw["id"], self._image_url(raw), name=_name(raw))
 
     def annotated_task_ids(self) -> set[int]:
         """Tasks with an annotation that was submitted and not skipped."""
@@ -86,7 +90,7 @@ class LabelStudioProject:
     def task_ids_by_name(self) -> dict[str, int]:
         """The task of each image that `upload_images` imported, by its name."""
         listed = self._pages(TASKS_A_PAGE, include="id,data")
-        return {raw["data"]["name"]: raw["id"] for raw in listed if "name" in raw["data"]}
+        return {name: raw["id"] for raw in listed if (name := _name(raw))}
 
     def scores(self) -> dict[int, float]:
         """Label Studio's own prediction score of each task, of the project's version; the lowest first, ties by id.
@@ -104,6 +108,7 @@ class LabelStudioProject:
         classes: Sequence[str],
         show_threshold: float,
         a_call: int = PREDICTIONS_A_CALL,
+        score_of: Callable[[Prediction], float] = _s,
     ) -> int:
         """Predictions under `version`, in bulk; a task that has one of this version, or is gone, is left out.
 
@@ -112,6 +117,7 @@ class LabelStudioProject:
                 project's.
             show_threshold: class score above which an instance is shown; S counts what it counted.
             a_call: how many are sent together.
+            score_of: what orders the tasks, low first, 0..1; S by default (see backend.ordering).
 
         Returns:
             How many were sent.
@@ -119,11 +125,16 @@ class LabelStudioProject:
         Raises:
             ProjectError: one does not fit the configuration, or the server stored fewer than were sent.
         """
-        entries = self._entries(predictions, version, classes, show_threshold)
+        entries = self._entries(predictions, version, classes, show_threshold, score_of)
         return sum(self._import_predictions(chunk) for chunk in _chunks(entries, len, a_call))
 
     def _entries(
-        self, predictions: Iterable[Prediction], version: str, classes: Sequence[str], show_threshold: float
+        self,
+        predictions: Iterable[Prediction],
+        version: str,
+        classes: Sequence[str],
+        show_threshold: float,
+        score_of: Callable[[Prediction], float],
     ) -> Iterator[str]:
         """The predictions that `push` has to send, checked, as the JSON that Label Studio imports."""
         waiting = {raw["id"] for raw in self._pages(TASKS_A_PAGE, [_lacks_version(version)], include="id")}
@@ -132,7 +143,7 @@ class LabelStudioProject:
             if int(prediction.key) not in waiting:
                 continue
             regions = to_regions(prediction, classes, self.tag, show_threshold)
-            entry = {"model_version": version, "score": prediction.image_score, "result": regions}
+            entry = {"model_version": version, "score": score_of(prediction), "result": regions}
             wrong = interface.validate_prediction(entry, return_errors=True)
             if wrong:
                 raise ProjectError(f"the prediction of task {prediction.key} does not fit the project: {wrong[0]}")
@@ -283,6 +294,11 @@ class LabelStudioProject:
                 f"Label Studio stored {created} of {len(entries)} predictions; the missing ones did not pass its checks"
             )
         return created
+
+
+def _name(raw: Mapping[str, Any]) -> str:
+    name = raw["data"].get(NAME)
+    return name if isinstance(name, str) else ""
 
 
 def _lacks_version(version: str) -> dict[str, Any]:

@@ -18,12 +18,13 @@ NAME = "snapshot.json"
 @dataclass(frozen=True)
 class Image:
     """One task. `instances` are (1..C, compressed COCO RLE) pairs; `annotation` tells one state of one
-    annotation from every other ("" for an unlabelled task)."""
+    annotation from every other ("" for an unlabelled task); `name` is the image's own ("" if it has none)."""
 
     key: str
     path: str
     instances: Sequence[tuple[int, Mapping[str, Any]]] = ()
     annotation: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Snapshot:
                     path=image["path"],
                     instances=[(label, rle) for label, rle in image["instances"]],
                     annotation=image["annotation"],
+                    name=image.get("name", ""),
                 )
                 for image in values[name]
             ]

@@ -16,10 +16,11 @@ import torch
 from backend import settings
 from backend.connection import connect
 from backend.early import EarlySender
+from backend.ordering import keep_order, known_at_once, score_of
 from backend.pool import Pool, state
 from backend.progress import Progress
 from backend.project import PREDICTIONS_A_CALL, LabelStudioProject
-from backend.settings import ServiceSettings
+from backend.settings import ProjectSettings, ServiceSettings
 from backend.snapshot import Image, Snapshot
 from backend.versions import Versions
 from backend.webhooks import authorise
@@ -54,7 +55,7 @@ class CycleSteps:
             logger.info("removed what unfinished trainings left: %s", ", ".join(removed))
         if self._service.basic_auth is not None:
             self._authorise(project)
-        method = settings.for_project(self._service, project.extra_params()).method
+        method = self._settings(project).method
         pool = Pool(project, versions.root / "images").read(job)
         snapshot = Snapshot(
             classes=project.classes,
@@ -94,9 +95,13 @@ class CycleSteps:
         """M_k over the whole pool of unlabelled tasks: predictions.jsonl of the version.
 
         Label Studio gets them meanwhile, under a version that is not active yet; `push` sees to it that it has all.
+        Where their order needs the whole pool, all of them wait for `push`.
         """
-        snapshot = Snapshot.read(self._versions(key).folder(version))
-        return {"scored": self._score(key, version, _image_set(snapshot, snapshot.unlabelled), job)}
+        versions = self._versions(key)
+        snapshot = Snapshot.read(versions.folder(version))
+        scored = self._score(key, version, _image_set(snapshot, snapshot.unlabelled), job)
+        keep_order(versions, version, snapshot.unlabelled, _image_set(snapshot, snapshot.labelled))
+        return {"scored": scored}
 
     def push(self, key: str, version: str, job: Progress) -> dict[str, Any]:
         """The predictions to Label Studio; those that are there already are not sent again."""
@@ -117,7 +122,7 @@ class CycleSteps:
     def due(self, key: str, job: Progress) -> dict[str, Any]:
         """Whether Label Studio has train_after annotations that the active version was not trained on."""
         project, versions = self._project(key), self._versions(key)
-        needed = settings.for_project(self._service, project.extra_params()).train_after
+        needed = self._settings(project).train_after
         active = versions.active()
         seen: set[str] = set()
         if active is not None:
@@ -175,25 +180,28 @@ class CycleSteps:
 
     def _score(self, key: str, version: str, pool: ImageSet, job: Progress) -> int:
         """Complete the predictions of `version` for `pool`, and begin to push them; how many were missing."""
-        project = settings.for_project(self._service, self._project(key).extra_params())
+        project = self._settings(self._project(key))
         folder = self._versions(key).folder(version)
         trained = Settings.from_dict(self._versions(key).card(version)["settings"])
         above = min(project.show_threshold, looked_at(trained))
+        execution = Execution.choose(project.method)
+        if not known_at_once(folder, trained.strategy):
+            return complete_predictions(folder, pool, above, job.update, execution=execution)
         # Each call costs the server a walk over the whole project: their number must not grow with the pool.
         a_call = max(LEAST_EARLY, len(pool) // EARLY_CALLS)
         with EarlySender(
             self._file(key, version), lambda found: self._push(key, version, found, a_call), a_call
         ) as sender:
-            execution = Execution.choose(project.method)
             return complete_predictions(folder, pool, above, job.update, sender.on_disk, execution)
 
     def _push(self, key: str, version: str, predictions: Iterable[Prediction], a_call: int = PREDICTIONS_A_CALL) -> int:
         project = self._project(key)
-        classes = self._versions(key).card(version)["classes"]
-        return project.push(predictions, version, classes, self._shown(project), a_call)
+        versions = self._versions(key)
+        classes, score = versions.card(version)["classes"], score_of(versions.folder(version))
+        return project.push(predictions, version, classes, self._settings(project).show_threshold, a_call, score)
 
-    def _shown(self, project: LabelStudioProject) -> float:
-        return settings.for_project(self._service, project.extra_params()).show_threshold
+    def _settings(self, project: LabelStudioProject) -> ProjectSettings:
+        return settings.for_project(self._service, project.extra_params())
 
 
 def _image_set(snapshot: Snapshot, images: Sequence[Image]) -> ImageSet:

@@ -11,7 +11,8 @@ import time
 from typing import Any
 
 from scripts.command_line import run
-from scripts.experiment import Experiment, Plan
+from scripts.experiment import Experiment
+from scripts.plan import Plan
 from scripts.table import table
 from tsp_model.acquisition import STRATEGIES
 from tsp_model.settings import PRESETS
@@ -21,16 +22,21 @@ def algorithm_1(experiment: Experiment) -> list[dict[str, Any]]:
     """K cycles; returns one result row a cycle, each also a line of results.jsonl."""
     rows = experiment.rows()
     for k in range(len(rows) + 1, experiment.plan.cycles + 1):
-        start = time.monotonic()
-        # lines 1-2 and 6-7: b random images at first, then the b that M_(k-1) is least sure of
-        picked = experiment.picked(k) or experiment.pick(k)
-        # the oracle: D_al grows
-        label_seconds = experiment.label(picked)
-        # lines 8-12: D_semi from M_(k-1)'s predictions, M_k from D_al + D_semi; then M_k's S for every task
-        job = experiment.train(k)
-        experiment.check_order()
-        rows.append(experiment.report(k, picked, job, label_seconds, start))
+        rows.append(run_cycle(experiment, k))
     return rows
+
+
+def run_cycle(experiment: Experiment, k: int) -> dict[str, Any]:
+    """Cycle k; its result row."""
+    start = time.monotonic()
+    # lines 1-2 and 6-7: b random images at first, then the b that M_(k-1) is least sure of
+    picked = experiment.picked(k) or experiment.pick(k)
+    # the oracle: D_al grows
+    label_seconds = experiment.label(picked)
+    # lines 8-12: D_semi from M_(k-1)'s predictions, M_k from D_al + D_semi; then M_k's S for every task
+    job = experiment.train(k)
+    experiment.check_order(k)
+    return experiment.report(k, picked, job, label_seconds, start)
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 from scripts.active_learning import add_plan_arguments, algorithm_1
 from scripts.backend_process import BackendProcess
 from scripts.command_line import run
-from scripts.experiment import Experiment, Plan
+from scripts.experiment import Experiment
 from scripts.label_studio import LabelStudioServer
+from scripts.plan import Plan
 from scripts.processes import ServerError, free_port, require_free_port
 from scripts.table import table
 

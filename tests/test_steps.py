@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -22,6 +24,7 @@ from backend.steps import CycleSteps, JobError, translation
 from backend.versions import Versions
 from tests.builders import disc_set, prediction
 from tsp_model import cycle
+from tsp_model.acquisition import STRATEGIES
 from tsp_model.cycle import score_pool
 from tsp_model.predictions import read_predictions
 from tsp_model.settings import SettingsError
@@ -45,7 +48,7 @@ class Project:
         self.refusal: Exception | None = None
         self.asked = threading.Event()
         self._tasks = {
-            number: SimpleNamespace(id=number, image_url=str(item.path), annotation=None, instances=None)
+            number: SimpleNamespace(id=number, image_url=str(item.path), annotation=None, instances=None, name=item.key)
             for number, item in enumerate(images.items, start=1)
         }
 
@@ -67,10 +70,10 @@ class Project:
 
     def add(self, path: str) -> int:
         number = len(self._tasks) + 1
-        self._tasks[number] = SimpleNamespace(id=number, image_url=path, annotation=None, instances=None)
+        self._tasks[number] = SimpleNamespace(id=number, image_url=path, annotation=None, instances=None, name="")
         return number
 
-    def push(self, predictions, version, classes, show_threshold, a_call=1000) -> int:
+    def push(self, predictions, version, classes, show_threshold, a_call, score_of) -> int:
         already = self.pushed.setdefault(version, {})
         self.asked.set()
         if self.refusal is not None:
@@ -78,7 +81,7 @@ class Project:
         sent = 0
         for one in predictions:  # one by one, as the real one takes them
             sent += one.key not in already
-            already.setdefault(one.key, one.image_score)
+            already.setdefault(one.key, score_of(one))
         return sent
 
     def switch(self, version: str) -> None:
@@ -214,6 +217,42 @@ def test_killed_scoring_goes_on_where_it_was(bench, monkeypatch):
         assert again[key].scores == pytest.approx(one.scores, abs=1e-4)
         assert again[key].image_score == pytest.approx(one.image_score, abs=1e-4)
     assert bench.steps.score(KEY, version, bench.job) == {"scored": 0}
+
+
+@pytest.mark.parametrize("strategy", ["entropy", "core_set"])
+def test_another_strategys_order_is_pushed_as_places_once_the_whole_pool_is_scored(bench, monkeypatch, strategy):
+    monkeypatch.setattr(backend_steps, "LEAST_EARLY", 1)
+    bench.project.params["strategy"] = strategy
+    version = trained_version(bench)
+    assert bench.steps.score(KEY, version, bench.job) == {"scored": 5}
+    assert version not in bench.project.pushed, "nothing is sent before the order is known"
+    bench.steps.push(KEY, version, bench.job)
+    folder = bench.versions.folder(version)
+    found = list(read_predictions(folder / "predictions.jsonl").values())
+    images = backend_steps._image_set(snapshot := Snapshot.read(folder), snapshot.labelled)
+    expected = STRATEGIES[strategy].rank(found, list(score_pool(folder, images)), np.random.default_rng(0))
+    pushed = bench.project.pushed[version]
+    assert sorted(pushed.values()) == [0.1, 0.3, 0.5, 0.7, 0.9]
+    pairs = sorted(zip(expected, (pushed[one.key] for one in found), strict=True))
+    assert all(low[1] < high[1] for low, high in itertools.pairwise(pairs) if low[0] < high[0])
+    bench.steps.switch(KEY, version, bench.job)
+    late = bench.project.add(bench.project.truth.items[1].path.as_posix())
+    before = dict(pushed)
+    assert bench.steps.score_new(KEY, bench.job)["scored"] == 1
+    assert pushed.pop(str(late)) in (0, 0.2, 0.4, 0.6, 0.8, 1)
+    assert pushed == before
+
+
+def test_chance_and_ties_fall_by_the_images_names_in_the_cycle_that_comes(bench):
+    bench.project.params |= {"strategy": "random", "seed": 7}
+    bench.project.annotate(1, 2)
+    for trainings, pool in ((1, ["3", "4", "5"]), (2, ["4", "5"])):
+        version = run_training(bench)
+        names = [f"{int(key) - 1:03d}.png" for key in pool]
+        chance = dict(zip(names, np.random.default_rng((7, trainings + 1)).random(len(names)), strict=True))
+        pushed = bench.project.pushed[version]
+        assert sorted(pushed, key=pushed.get) == sorted(pool, key=lambda key: chance[f"{int(key) - 1:03d}.png"])
+        bench.project.annotate(3)
 
 
 def test_nothing_to_train_on_is_said_and_leaves_nothing(bench):

@@ -18,16 +18,18 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tsp_model import checkpoints, pseudo_labels
-from tsp_model.acquisition import STRATEGIES, choose
+from tsp_model.acquisition import STRATEGIES, choose, pick, scored
 from tsp_model.ahead import ahead
 from tsp_model.data.image_set import ImageSet, read_image
 from tsp_model.execution import Execution
 from tsp_model.inference import BATCH_SIZE, predict
 from tsp_model.network import TSPMaskRCNN, detections_needed, tsp_mask_rcnn
 from tsp_model.predictions import Prediction, PredictionFile, write_predictions
+from tsp_model.ranking import Ranking
 from tsp_model.settings import Settings
 from tsp_model.training import Progress, beta_at, train
 
@@ -190,14 +192,47 @@ def pick_images(
         last: folder of M_(k-1), with the predictions of the unlabelled images; None in the first cycle.
         key_of: the key that an image has in these predictions.
     """
-    pool: Sequence[Prediction] = []
-    known: Sequence[Prediction] = []
-    if last is not None:
-        predictions = PredictionFile(last / PREDICTIONS, lambda found: found.above(settings.ranking_score_threshold))
-        pool = predictions.sequence([key_of(name) for name in names])
-        if STRATEGIES[settings.strategy].reads_labelled:
-            known = list(score_pool(last, labelled, above=1.0))
+    pool, known = ([], []) if last is None else _ranked_on([key_of(name) for name in names], labelled, settings, last)
     return choose(settings.strategy, names, pool, known, budget, settings.seed, k)
+
+
+def rank_pool(
+    k: int,
+    names: Sequence[str],
+    labelled: ImageSet,
+    settings: Settings,
+    last: Path,
+    key_of: Callable[[str], str] = str,
+    later: bool = False,
+) -> Ranking:
+    """The order in which cycle k would label the whole pool; its first b are what `pick_images` picks.
+
+    Args:
+        later: images that come later are to find their place in it, too. The others as in `pick_images`.
+    """
+    keys = [key_of(name) for name in names]
+    pool, known = _ranked_on(keys, labelled, settings, last)
+    scores = scored(settings.strategy, names, pool, known, settings.seed, k)
+    order = pick(scores, len(names), settings.seed)
+    remember = STRATEGIES[settings.strategy].remember if later else None
+    memory = remember(pool, known) if remember else {}
+    return Ranking(
+        settings.strategy,
+        settings.seed,
+        settings.ranking_score_threshold,
+        [key_of(name) for name in order],
+        np.array([scores[name] for name in order]),
+        memory,
+    )
+
+
+def _ranked_on(
+    keys: Sequence[str], labelled: ImageSet, settings: Settings, last: Path
+) -> tuple[Sequence[Prediction], Sequence[Prediction]]:
+    """What a strategy looks at: the predictions of these images, and of the labelled ones if it reads them."""
+    predictions = PredictionFile(last / PREDICTIONS, lambda found: found.above(settings.ranking_score_threshold))
+    reads_labelled = STRATEGIES[settings.strategy].reads_labelled
+    return predictions.sequence(keys), list(score_pool(last, labelled, above=1.0)) if reads_labelled else []
 
 
 def initial_model(labelled: ImageSet, settings: Settings, parent: Path | None = None) -> TSPMaskRCNN:

@@ -29,21 +29,31 @@ class Strategy(NamedTuple):
 
     rank: see above. observe: how scoring is told to note what `rank` reads in Prediction.signals.
     reads_labelled: rank wants the labelled images' predictions.
+    absolute: its scores lie in 0..1 and compare between pools, so that they can be shown as they are.
+    remember, place: of a strategy whose score depends on the company: what to keep of a ranked pool (in the order of
+        `rank`'s arguments), and how many of it come before an image that was not there yet.
     """
 
     rank: Rank
     observe: Callable[[Settings], Observe] | None = None
     reads_labelled: bool = False
+    absolute: bool = False
+    remember: Callable[[Sequence[Prediction], Sequence[Prediction]], dict[str, np.ndarray]] | None = None
+    place: Callable[[Prediction, dict[str, np.ndarray]], int] | None = None
 
 
 STRATEGIES: dict[str, Strategy] = {
-    "tsp": Strategy(tsp.rank),
+    "tsp": Strategy(tsp.rank, absolute=True),
     "random": Strategy(random.rank),
     "entropy": Strategy(entropy.rank),
     "mc_dropout": Strategy(mc_dropout.rank, mc_dropout.observer),
     "learning_loss": Strategy(learning_loss.rank, learning_loss.observer),
-    "core_set": Strategy(core_set.rank, core_set.observer, reads_labelled=True),
-    "tsp_diverse": Strategy(diverse.rank, core_set.observer, reads_labelled=True),
+    "core_set": Strategy(
+        core_set.rank, core_set.observer, reads_labelled=True, remember=core_set.remember, place=core_set.place
+    ),
+    "tsp_diverse": Strategy(
+        diverse.rank, core_set.observer, reads_labelled=True, remember=diverse.remember, place=diverse.place
+    ),
 }
 assert set(STRATEGIES) == set(STRATEGY_NAMES)
 
@@ -57,17 +67,29 @@ def choose(
     seed: int,
     cycle: int,
 ) -> list[str]:
-    """The images that cycle k of Algorithm 1 has labelled: at random in the first, by the strategy later.
+    """The images that cycle k of Algorithm 1 has labelled, first to last: the `budget` lowest of `scored`."""
+    return pick(scored(strategy, names, pool, labelled, seed, cycle), budget, seed)
+
+
+def scored(
+    strategy: str,
+    names: Sequence[str],
+    pool: Sequence[Prediction],
+    labelled: Sequence[Prediction],
+    seed: int,
+    cycle: int,
+) -> dict[str, float]:
+    """The score of each image in cycle k of Algorithm 1, low first: by chance in the first, the strategy's later.
 
     The same for the same arguments, wherever the cycle runs.
 
     Args:
         names: of the unlabelled images, sorted. pool: their predictions, in that order; not looked at if k = 1.
-        labelled: see above. budget: b. cycle: k, from 1 on.
+        labelled: see above. cycle: k, from 1 on.
     """
     rng = np.random.default_rng((seed, cycle))
     scores = rng.random(len(names)) if cycle == 1 else STRATEGIES[strategy].rank(pool, labelled, rng)
-    return pick(dict(zip(names, map(float, scores), strict=True)), budget, seed)
+    return dict(zip(names, map(float, scores), strict=True))
 
 
 def pick(scores: Mapping[str, float], budget: int, seed: int) -> list[str]:
@@ -82,4 +104,5 @@ def pick(scores: Mapping[str, float], budget: int, seed: int) -> list[str]:
 
 
 def _hash(key: str, seed: int) -> bytes:
+    """Of an image, for whatever falls to chance."""
     return hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=8).digest()

@@ -20,6 +20,7 @@ from tsp_model.predictions import Prediction
 from tsp_model.settings import Settings
 
 SIGNAL = "features"
+Memory = dict[str, np.ndarray]
 
 
 def observer(settings: Settings) -> Observe:
@@ -60,8 +61,39 @@ def farthest_first(points: np.ndarray, centres: np.ndarray, weights: np.ndarray 
     Returns:
         int [N], a permutation; ties by position.
     """
+    return _greedy(points, centres, weights)[0]
+
+
+def remember(pool: Sequence[Prediction], labelled: Sequence[Prediction]) -> Memory:
+    """What `place` needs of a pool that was ranked."""
+    return greedy_memory(features(pool), features(labelled))
+
+
+def place(later: Prediction, memory: Memory) -> int:
+    """How many of the pool the greedy order takes before an image that was not there yet; 0..N."""
+    return greedy_place(features([later])[0], memory)
+
+
+def greedy_memory(points: np.ndarray, centres: np.ndarray, weights: np.ndarray | None = None) -> Memory:
+    """Of the order of `farthest_first`: points [N, C] and, as each was taken, its weighted distance, reach [N]."""
+    order, reach = _greedy(points, centres, weights)
+    return {"points": points[order], "centres": centres, "reach": reach}
+
+
+def greedy_place(point: np.ndarray, memory: Memory, weight: float = 1.0) -> int:
+    """How many points of a `greedy_memory` come before a further one, [C], which leaves their order as it was."""
+    to_points, to_centres = (_distances(memory[name].reshape(-1, len(point)), point) for name in ("points", "centres"))
+    # Before each of the N: the nearest of the centres and of what was taken until then.
+    nearest = np.minimum.accumulate([min(to_centres, default=np.inf), *to_points], dtype=np.float64)[:-1]
+    beaten = weight * np.sqrt(nearest) > memory["reach"]
+    return int(np.argmax(beaten)) if beaten.any() else len(beaten)
+
+
+def _greedy(points: np.ndarray, centres: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The order of `farthest_first` and the weighted distance with which each came; infinite for a first without
+    centres."""
     if not len(points):
-        return np.zeros(0, dtype=np.int64)
+        return np.zeros(0, dtype=np.int64), np.zeros(0)
     weights = np.ones(len(points)) if weights is None else weights
     left = np.arange(len(points))
     nearest = np.full(len(points), np.inf)
@@ -71,14 +103,16 @@ def farthest_first(points: np.ndarray, centres: np.ndarray, weights: np.ndarray 
         first = int(np.argmax(weights * np.sqrt(_distances(points, points.mean(axis=0)))))
         nearest = _distances(points, points[first])
         nearest[first] = np.inf
-    order = []
+    order, reach = [], []
     while len(left):
-        at = int(np.argmax(weights[left] * np.sqrt(nearest)))
+        weighted = weights[left] * np.sqrt(nearest)
+        at = int(np.argmax(weighted))
         order.append(left[at])
+        reach.append(weighted[at])
         nearest = np.minimum(nearest, _distances(points, points[at]))
         # What is taken leaves, so that later rounds look at less.
         left, points, nearest = (np.delete(one, at, axis=0) for one in (left, points, nearest))
-    return np.array(order, dtype=np.int64)
+    return np.array(order, dtype=np.int64), np.array(reach, dtype=np.float64)
 
 
 def _distances(points: np.ndarray, centre: np.ndarray) -> np.ndarray:

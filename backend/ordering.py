@@ -1,0 +1,67 @@
+"""What Label Studio orders tasks by: one score a prediction, low first, as the version's strategy wants it.
+
+The strategy of a version is the one that it was trained with: scoring notes what that one reads, and a strategy that is
+set later counts from the next training on. With TSP, the default, the score is S itself. The other strategies' own
+scores mean nothing outside their pool or do not lie in 0..1, so Label Studio gets each task's place in their order
+instead (tsp_model/ranking.py), ties broken, which its ascending order follows exactly. The order needs the whole pool:
+it is made when all of it is scored, and kept in the version's folder.
+
+A task that comes later, scored by the worker or live by /predict, gets the place it would have taken in that order;
+the tasks that were there keep theirs until the next training. S stays in the version's predictions, and the score of a
+region is s_ij whatever the strategy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from pathlib import Path
+
+from backend.snapshot import Image
+from backend.versions import Versions
+from tsp_model.acquisition import STRATEGIES
+from tsp_model.cycle import rank_pool
+from tsp_model.data.image_set import ImageSet
+from tsp_model.predictions import Prediction
+from tsp_model.ranking import RANKING, Ranking
+from tsp_model.settings import Settings
+
+ScoreOf = Callable[[Prediction], float]
+
+
+def score_of(folder: Path) -> ScoreOf:
+    """The score of a prediction of this version: by the order that is kept with it, S where none is."""
+    ranking = Ranking.read(folder)
+    return ranking.score if ranking is not None else attrgetter("image_score")
+
+
+def known_at_once(folder: Path, strategy: str) -> bool:
+    """Whether a prediction's score is known before the whole pool is scored."""
+    return STRATEGIES[strategy].absolute or (folder / RANKING).is_file()
+
+
+def keep_order(versions: Versions, version: str, pool: Sequence[Image], labelled: ImageSet) -> None:
+    """Keep the order of the pool of a version that has predicted all of it, unless S says it or it is there.
+
+    Chance and ties fall by the images' own names where all have one, so that a project whose images a script imported
+    has the order that the same images have anywhere else; else by the tasks' ids.
+    """
+    folder = versions.folder(version)
+    method = Settings.from_dict(versions.card(version)["settings"])
+    if not pool or known_at_once(folder, method.strategy):
+        return
+    names = [image.name for image in pool]
+    if not all(names) or len(set(names)) < len(names):
+        names = [image.key for image in pool]
+    key_of = dict(zip(names, (image.key for image in pool), strict=True))
+    cycle = _trainings(versions, version) + 1
+    rank_pool(cycle, sorted(key_of), labelled, method, folder, key_of.__getitem__, later=True).write(folder)
+
+
+def _trainings(versions: Versions, version: str | None) -> int:
+    """How many trainings led to this version, its own included: its k in Algorithm 1."""
+    known, count = set(versions.list()), 0
+    while version in known:
+        count += 1
+        version = versions.card(version)["parent"]
+    return count
