@@ -32,6 +32,7 @@ SUBJECTS = {
 }
 MANY_MINUTES = ("cycle",)
 REPEATS, QUICK_REPEATS = 5, 1
+BACKEND_URL = "http://127.0.0.1:9090"
 
 
 def speed(arguments: argparse.Namespace) -> None:
@@ -115,10 +116,12 @@ def growth(arguments: argparse.Namespace) -> None:
 def grid(arguments: argparse.Namespace) -> None:
     """Every cell of a grid of experiments that is not finished, and the table of all."""
     from scripts.grid.runner import run_grid
+    from scripts.plan import Place
     from scripts.table import table
 
-    out = arguments.out or Path("runs") / arguments.file.stem
-    print(table(run_grid(arguments.file, out)))
+    out = arguments.out or Path("runs") / (arguments.file.stem + "-label-studio" * arguments.label_studio)
+    place = Place.choose(arguments.backend_url) if arguments.label_studio else None
+    print(table(run_grid(arguments.file, out, place)))
 
 
 def _sizes(text: str) -> list[int]:
@@ -229,12 +232,16 @@ def _run_command(commands: argparse._SubParsersAction) -> None:
         "run",
         help="a grid of experiments: strategies, with and without pseudo labels, seeds",
         description="Run the cells of a grid that are not finished. Killed, or beside other processes with the same "
-        "--out, it goes on where it was and shares the work.",
+        "--out, it goes on where it was and shares the work. In memory, unless --label-studio sends every cycle "
+        "through the server of LABEL_STUDIO_URL, LABEL_STUDIO_API_KEY and the backend of MODEL_DIR.",
         epilog="example: python -m scripts.benchmark run scripts/experiments/synthetic.toml --out runs/synthetic",
     )
     command.set_defaults(run=grid)
-    command.add_argument("file", type=Path, help="what to run: scripts/experiments/ has examples")
-    command.add_argument("--out", type=Path, help="folder of cells and results (default: runs/ and the file's name)")
+    add = command.add_argument
+    add("file", type=Path, help="what to run: scripts/experiments/ has examples")
+    add("--out", type=Path, help="folder of cells and results (default: runs/ and the file's name)")
+    add("--label-studio", action="store_true", help="through a Label Studio server and the TSP backend")
+    add("--backend-url", default=BACKEND_URL, help="of the backend, as Label Studio reaches it (default: %(default)s)")
 
 
 if __name__ == "__main__":

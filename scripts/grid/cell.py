@@ -15,7 +15,7 @@ from typing import Any
 
 from scripts.command_line import CommandError
 from scripts.grid.spec import Cell, Grid
-from scripts.results import read_rows, result_row, write_rows
+from scripts.results import TEST_PREDICTIONS, read_rows, result_row, write_rows
 from tsp_model import checkpoints
 from tsp_model.cycle import (
     PREDICTIONS,
@@ -33,11 +33,10 @@ from tsp_model.predictions import PredictionFile, read_predictions, write_predic
 from tsp_model.training import Progress
 
 IDENTITY, RESULTS, PICKED, LOCK = "cell.json", "results.jsonl", "picked.json", "lock"
-TEST_PREDICTIONS = "test_predictions.jsonl"  # in a version's folder; every detection that AP50 sees
 
 
 class CellRun:
-    """A cell with its data and its folder.
+    """A cell with its data and its folder, run in memory.
 
     Args:
         folder: of this cell alone. Raises CommandError if it holds a cell with other settings.
@@ -69,10 +68,7 @@ class CellRun:
     def _cycle(self, k: int, progress: Progress) -> None:
         start = time.monotonic()
         picked = self._pick(k)
-        labelled_names = [name for cycle in range(1, k + 1) for name in self._picked[str(cycle)]]
-        labelled = self.train_set.subset(labelled_names)
-        chosen = set(labelled_names)
-        pool = self.train_set.subset([key for key in self.train_set.keys if key not in chosen])
+        labelled, pool = self._split()
         before = PredictionFile(self._version(k - 1) / PREDICTIONS) if k > 1 else None
         folder, parent = self._version(k), self._version(k - 1) if k > 1 else None
         if (folder / checkpoints.CARD).exists():  # trained, but killed before its row was written
@@ -102,12 +98,17 @@ class CellRun:
         """The images of cycle k; written down, so that a cycle that begins again has the same."""
         if str(k) in self._picked:
             return self._picked[str(k)]
-        labelled = [name for names in self._picked.values() for name in names]
-        names = sorted(set(self.train_set.keys) - set(labelled))
+        labelled, pool = self._split()
         last = self._version(k - 1) if k > 1 else None
-        picked = pick_images(k, names, self.train_set.subset(labelled), self.settings, self.per_cycle, last)
+        picked = pick_images(k, sorted(pool.keys), labelled, self.settings, self.per_cycle, last)
         write_json(self.folder / PICKED, self._picked | {str(k): picked})
         return picked
+
+    def _split(self) -> tuple[ImageSet, ImageSet]:
+        """What was picked until now, and the rest; both in the order of the set, whoever picked them and when."""
+        picked = {name for names in self._picked.values() for name in names}
+        chosen, rest = ([key for key in self.train_set.keys if (key in picked) is yes] for yes in (True, False))
+        return self.train_set.subset(chosen), self.train_set.subset(rest)
 
     @property
     def _picked(self) -> dict[str, list[str]]:

@@ -11,21 +11,28 @@ from tqdm import tqdm
 
 from scripts.command_line import CommandError
 from scripts.data_sets import load_sets
-from scripts.grid.cell import CellRun, claimed
+from scripts.grid.cell import PICKED, CellRun, claimed
+from scripts.grid.server import ServerCellRun
 from scripts.grid.spec import Cell, read_grid
+from scripts.plan import STATE, Place
 from tsp_model.training import NonFiniteLossError
 
 
-def run_grid(file: Path, out: Path) -> list[dict[str, Any]]:
+def run_grid(file: Path, out: Path, place: Place | None = None) -> list[dict[str, Any]]:
     """All rows of the grid that are there in the end.
 
+    Args:
+        place: where cells run through a Label Studio server; None: in memory.
+
     A finished cell is not run again, and one that another process is running is left to it: several processes may
-    share a grid and its folder.
+    share a grid and its folder. Cells in memory and through a server are not mixed in one folder.
 
     Raises:
         CommandError: the file is wrong, the data is too small, a cell holds other results, or a cell cannot go on.
+        The errors of scripts.command_line: Label Studio or the backend cannot be used.
     """
     grid = read_grid(file)
+    _refuse_mixed(out, through_server=place is not None)
     # The same images for every seed: what differs is what is picked, and how training begins.
     size = grid.cells[0].settings.image_size
     train, test = load_sets(grid.data, grid.train_images, grid.test_images, out, size, seed=0)
@@ -38,8 +45,20 @@ def run_grid(file: Path, out: Path) -> list[dict[str, Any]]:
                 if not mine:
                     print(f"{cell.folder} is run by another process", file=sys.stderr)
                     continue
-                rows += _run(CellRun(grid, cell, train, test, folder), cell, bar)
+                one = (grid, cell, train, test, folder)
+                rows += _run(ServerCellRun(*one, place) if place else CellRun(*one), cell, bar)
     return rows
+
+
+def _refuse_mixed(out: Path, through_server: bool) -> None:
+    """Rows of a folder are compared with each other: what differs must be what their names say."""
+    ways = ("in memory", "through Label Studio")
+    for folder in sorted({path.parent for name in (PICKED, STATE) for path in out.glob(f"*/*/{name}")}):
+        if (folder / STATE).exists() != through_server:
+            raise CommandError(
+                f"{out} holds {folder.relative_to(out)}, which was run {ways[not through_server]} and not "
+                f"{ways[through_server]}; choose another --out."
+            )
 
 
 def _run(run: CellRun, cell: Cell, bar: tqdm) -> list[dict[str, Any]]:
