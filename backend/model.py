@@ -34,7 +34,7 @@ from backend.regions import to_regions
 from backend.settings import ServiceSettings
 from backend.versions import UNTRAINED, Versions
 from tsp_model import checkpoints
-from tsp_model.acquisition import STRATEGIES
+from tsp_model.acquisition import observing
 from tsp_model.data import DataError
 from tsp_model.data.image_set import read_image
 from tsp_model.execution import Execution
@@ -184,8 +184,7 @@ class TSPBackend(LabelStudioMLBase):
         model, card = MODELS.get(versions.folder(version), Execution.choose(project.method))
         method = Settings.from_dict(card["settings"])
         above = min(shown, method.ranking_score_threshold)
-        observer, score = STRATEGIES[method.strategy].observe, _score_of(versions.folder(version))
-        observe = observer(method) if observer else None
+        observe, score = observing(method), _score_of(versions.folder(version))
         for start in range(0, len(tasks), BATCH_SIZE):
             if time.monotonic() > deadline:
                 left = len(tasks) - start

@@ -149,6 +149,17 @@ class LabelStudioProject:
                 raise ProjectError(f"the prediction of task {prediction.key} does not fit the project: {wrong[0]}")
             yield json.dumps(entry | {"task": int(prediction.key)})
 
+    def without_cluster(self, version: str) -> Iterator[tuple[int, int]]:
+        """(task, prediction) of each prediction of `version` that has no cluster; the server sends them whole."""
+        for raw in self._pages(ANNOTATED_A_PAGE, [_has_version(version)], fields="all", include="id,predictions"):
+            for found in raw["predictions"]:
+                if found["model_version"] == version and found["cluster"] is None:
+                    yield raw["id"], found["id"]
+
+    def set_cluster(self, prediction_id: int, cluster: int) -> None:
+        """The number of the group of tasks that a prediction belongs to, in the eyes of next task."""
+        call(self.client, "PATCH", f"api/predictions/{prediction_id}/", json={"cluster": cluster})
+
     def connection(self) -> dict[str, Any]:
         """The project's connection to this backend: id, url, title, extra_params and more.
 
@@ -299,6 +310,10 @@ class LabelStudioProject:
 def _name(raw: Mapping[str, Any]) -> str:
     name = raw["data"].get(NAME)
     return name if isinstance(name, str) else ""
+
+
+def _has_version(version: str) -> dict[str, Any]:
+    return _lacks_version(version) | {"operator": "contains"}
 
 
 def _lacks_version(version: str) -> dict[str, Any]:

@@ -49,6 +49,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("BASIC_AUTH_PASS", "", "password asked of Label Studio"),
     Variable("TSP_TRAIN_AFTER", "20", "train after so many new annotations; 0: only on Start training"),
     Variable("TSP_SHOW_THRESHOLD", "0.3", "class score above which an instance is shown to annotators"),
+    Variable("TSP_CLUSTERS", "0", "groups of like images that next task goes round; 0: the lowest score comes first"),
     Variable("TSP_PREDICT_SECONDS", "80", "seconds a /predict may take; tasks not done by then stay open"),
     Variable("TSP_BRUSH_CODEC", "fast", "codec of brush masks: fast, or sdk for the slow one of Label Studio's SDK"),
     Variable("TSP_PRESET", "paper", "settings of the method to start from: " + " or ".join(PRESETS)),
@@ -57,7 +58,8 @@ VARIABLES: tuple[Variable, ...] = (
 BRUSH_CODECS = ("fast", "sdk")
 
 # Settings of the service that a project may override through its connection's extra_params.
-PROJECT_KEYS = ("train_after", "show_threshold", "preset")
+PROJECT_KEYS = ("train_after", "show_threshold", "clusters", "preset")
+MOST_CLUSTERS = 1000
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class ServiceSettings:
     basic_auth_pass: str
     train_after: int
     show_threshold: float
+    clusters: int
     predict_seconds: float
     brush_codec: str
     preset: str
@@ -104,6 +107,7 @@ class ProjectSettings:
 
     train_after: int
     show_threshold: float
+    clusters: int
     method: Settings
 
 
@@ -148,6 +152,7 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
         basic_auth_pass=text["BASIC_AUTH_PASS"],
         train_after=_number("TSP_TRAIN_AFTER", text["TSP_TRAIN_AFTER"], int, 0, 10**9),
         show_threshold=_number("TSP_SHOW_THRESHOLD", text["TSP_SHOW_THRESHOLD"], float, 0, 1),
+        clusters=_number("TSP_CLUSTERS", text["TSP_CLUSTERS"], int, 0, MOST_CLUSTERS),
         predict_seconds=_number("TSP_PREDICT_SECONDS", text["TSP_PREDICT_SECONDS"], float, 1, 3600),
         brush_codec=brush_codec(environ),
         preset=text["TSP_PRESET"],
@@ -172,8 +177,8 @@ def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None
 
     Args:
         service: the environment's settings.
-        extra_params: lower-case names: every field of tsp_model's Settings, train_after, show_threshold, preset.
-            A preset named here replaces the environment's preset and its TSP_<FIELD>s.
+        extra_params: lower-case names: every field of tsp_model's Settings, train_after, show_threshold, clusters,
+            preset. A preset named here replaces the environment's preset and its TSP_<FIELD>s.
     Raises:
         SettingsError: one line that names the unknown key or the value that cannot be used.
     """
@@ -188,6 +193,7 @@ def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None
         )
     train_after = given.pop("train_after", service.train_after)
     show_threshold = given.pop("show_threshold", service.show_threshold)
+    clusters = given.pop("clusters", service.clusters)
     preset = given.pop("preset", None)
     method = service.method if preset is None else Settings.preset(str(preset))
     try:
@@ -197,6 +203,7 @@ def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None
     return ProjectSettings(
         train_after=_number("train_after", train_after, int, 0, 10**9),
         show_threshold=_number("show_threshold", show_threshold, float, 0, 1),
+        clusters=_number("clusters", clusters, int, 0, MOST_CLUSTERS),
         method=method,
     )
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from backend import settings
+from backend.clusters import keep_clusters, set_clusters
 from backend.connection import connect
 from backend.early import EarlySender
 from backend.ordering import keep_order, known_at_once, score_of
@@ -101,11 +102,18 @@ class CycleSteps:
         snapshot = Snapshot.read(versions.folder(version))
         scored = self._score(key, version, _image_set(snapshot, snapshot.unlabelled), job)
         keep_order(versions, version, snapshot.unlabelled, _image_set(snapshot, snapshot.labelled))
+        clusters = self._settings(self._project(key)).clusters
+        if clusters:
+            found = iterate_predictions(self._file(key, version))
+            keep_clusters(versions.folder(version), found, clusters, snapshot.settings["seed"])
         return {"scored": scored}
 
     def push(self, key: str, version: str, job: Progress) -> dict[str, Any]:
-        """The predictions to Label Studio; those that are there already are not sent again."""
-        return {"pushed": self._push(key, version, iterate_predictions(self._file(key, version)))}
+        """The predictions to Label Studio, with their clusters; those that are there already are not sent again."""
+        file, folder = self._file(key, version), self._versions(key).folder(version)
+        pushed = self._push(key, version, iterate_predictions(file))
+        set_clusters(self._project(key), version, folder, iterate_predictions(file), job)
+        return {"pushed": pushed}
 
     def switch(self, key: str, version: str, job: Progress) -> dict[str, Any]:
         """From now on `version` answers, here and in Label Studio's order of tasks."""
@@ -184,15 +192,15 @@ class CycleSteps:
         folder = self._versions(key).folder(version)
         trained = Settings.from_dict(self._versions(key).card(version)["settings"])
         above = min(project.show_threshold, looked_at(trained))
-        execution = Execution.choose(project.method)
+        execution, features = Execution.choose(project.method), project.clusters > 0
         if not known_at_once(folder, trained.strategy):
-            return complete_predictions(folder, pool, above, job.update, execution=execution)
+            return complete_predictions(folder, pool, above, job.update, execution=execution, features=features)
         # Each call costs the server a walk over the whole project: their number must not grow with the pool.
         a_call = max(LEAST_EARLY, len(pool) // EARLY_CALLS)
         with EarlySender(
             self._file(key, version), lambda found: self._push(key, version, found, a_call), a_call
         ) as sender:
-            return complete_predictions(folder, pool, above, job.update, sender.on_disk, execution)
+            return complete_predictions(folder, pool, above, job.update, sender.on_disk, execution, features)
 
     def _push(self, key: str, version: str, predictions: Iterable[Prediction], a_call: int = PREDICTIONS_A_CALL) -> int:
         project = self._project(key)

@@ -14,7 +14,7 @@ from scripts.service import credentials
 from tsp_model.data.image_set import ImageSet
 
 if TYPE_CHECKING:
-    from scripts.experiment import Plan
+    from scripts.plan import Plan
 
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#fabed4", "#469990")
 
@@ -55,8 +55,8 @@ def create_project(client: LabelStudio, title: str, classes: Sequence[str], plan
                 "url": plan.backend_url,
                 "title": "TSP",
                 "is_interactive": False,
-                # The script decides when to train, so annotation events do not.
-                "extra_params": plan.method | {"train_after": 0},
+                # The script decides when to train, so annotation events do not; the score alone says what comes next.
+                "extra_params": plan.method | {"train_after": 0, "clusters": 0},
                 **_guarded(),
             },
         )

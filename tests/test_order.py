@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from label_studio_sdk import LabelStudio
 
+from backend.clusters import OF_A_VERSION
 from backend.connection import call
 from scripts.backend_process import BackendProcess
 from scripts.label_studio import LabelStudioServer
@@ -101,3 +103,33 @@ def test_the_regions_keep_their_own_scores(client: LabelStudio, backend: Backend
         shown = [region["score"] for region in held["result"]]
         assert shown == pytest.approx(found[str(task)].instance_scores[: len(shown)])
         assert found[str(task)].image_score != held["score"], "S stays with the version"
+
+
+def clusters_of(loop: Loop, version: str) -> dict[int, int]:
+    """The cluster of each task that has a prediction of this version."""
+    found = {}
+    for task in loop.project.scores():
+        (held,) = [one for one in predictions_of(loop.project, task) if one["model_version"] == version]
+        found[task] = held["cluster"]
+    return found
+
+
+def test_next_task_goes_round_the_clusters_and_takes_the_lowest_score_of_each(
+    client: LabelStudio, backend: BackendProcess, images: ImageSet
+) -> None:
+    loop, _, version = trained(client, backend, images, clusters=3)
+    project = loop.project
+    for number, served in ((1, 5), (2, 2)):
+        version = loop.train() if number > 1 else version
+        cluster_of, scores = clusters_of(loop, version), project.scores()
+        assert set(cluster_of.values()) == {number * OF_A_VERSION + i for i in range(3)}
+        labelled: Counter[int] = Counter()
+        for _ in range(served):
+            expected = min(scores, key=lambda task: (labelled[cluster_of[task]], scores[task]))
+            assert project.next_task() == expected
+            project.submit_annotation(expected, [])
+            labelled[cluster_of[expected]] += 1
+            del scores[expected]
+    late = project.upload_images({item.key: item.path for item in images.items[LABELLED + POOL :]})
+    loop.settle()
+    assert {clusters_of(loop, version)[task] for task in late.values()} <= set(cluster_of.values())

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from tsp_model import checkpoints, pseudo_labels
-from tsp_model.acquisition import STRATEGIES, choose, pick, scored
+from tsp_model.acquisition import STRATEGIES, choose, observing, pick, scored
 from tsp_model.ahead import ahead
 from tsp_model.data.image_set import ImageSet, read_image
 from tsp_model.execution import Execution
@@ -109,6 +109,7 @@ def score_pool(
     progress: Progress = _silent,
     above: float = 0.0,
     execution: Execution | None = None,
+    features: bool = False,
 ) -> Iterator[Prediction]:
     """Every image of the pool as `folder`'s model sees it, in order, as a stream; labels are not looked at.
 
@@ -117,7 +118,7 @@ def score_pool(
 
     Args:
         above: only detections with a class score above this are wanted.
-        execution: see checkpoints.load.
+        execution: see checkpoints.load. features: see acquisition.observing.
     """
     model, card = checkpoints.load(folder, execution)
     settings = Settings.from_dict(card["settings"])
@@ -126,8 +127,7 @@ def score_pool(
     def compressed(found: tuple[str, dict[str, Any]]) -> Prediction:
         return Prediction.from_detections(*found, settings, above)
 
-    observer = STRATEGIES[settings.strategy].observe
-    observe = observer(settings) if observer else None
+    observe = observing(settings, features)
     with ahead(read_image, (item.path for item in pool.items), 2 * BATCH_SIZE) as images:
         found = zip(pool.keys, predict(model, images, paste=False, above=above, observe=observe), strict=True)
         with ahead(compressed, found, BATCH_SIZE) as predictions:
@@ -151,6 +151,7 @@ def complete_predictions(
     progress: Progress = _silent,
     on_disk: Callable[[int], None] = lambda count: None,
     execution: Execution | None = None,
+    features: bool = False,
 ) -> int:
     """Score the images of the pool that `folder`'s predictions lack, and add them there; how many that were.
 
@@ -160,7 +161,7 @@ def complete_predictions(
     Args:
         above: nobody will look at a detection with a class score up to this; see `looked_at`. Masks of weak detections
             are most of the work.
-        on_disk: see PredictionFile.add. execution: see checkpoints.load.
+        on_disk: see PredictionFile.add. execution: see checkpoints.load. features: see acquisition.observing.
     """
     path = folder / PREDICTIONS
     path.touch()
@@ -171,7 +172,7 @@ def complete_predictions(
         predictions = PredictionFile(path)
     missing = [key for key in pool.keys if key not in predictions]
     if missing:  # else nothing is loaded either
-        with closing(score_pool(folder, pool.subset(missing), progress, above, execution)) as fresh:
+        with closing(score_pool(folder, pool.subset(missing), progress, above, execution, features)) as fresh:
             predictions.add(fresh, on_disk)
     return len(missing)
 

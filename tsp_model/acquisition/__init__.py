@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tsp_model.acquisition import core_set, diverse, entropy, learning_loss, mc_dropout, random, tsp
 from tsp_model.inference import Observe
+from tsp_model.network import Proposed, TSPMaskRCNN
 from tsp_model.predictions import Prediction
 from tsp_model.settings import STRATEGY_NAMES, Settings
 
@@ -56,6 +57,18 @@ STRATEGIES: dict[str, Strategy] = {
     ),
 }
 assert set(STRATEGIES) == set(STRATEGY_NAMES)
+
+
+def observing(settings: Settings, features: bool = False) -> Observe | None:
+    """What scoring notes for the strategy of these settings; with `features` core-set's, too, whatever it reads."""
+    observers = [STRATEGIES[settings.strategy].observe, core_set.observer if features else None]
+    chosen = [observer(settings) for observer in dict.fromkeys(observers) if observer is not None]
+
+    def observe(model: TSPMaskRCNN, proposed: Proposed) -> list[dict[str, Any]]:
+        noted = zip(*(one(model, proposed) for one in chosen), strict=True)
+        return [{name: value for signals in image for name, value in signals.items()} for image in noted]
+
+    return observe if chosen else None
 
 
 def choose(
