@@ -5,8 +5,10 @@ this user has labelled least, the task with the lowest score. The clusters here 
 sees in an image (the features of core-set) among the version's pool, `TSP_CLUSTERS` many; scores stay what they are.
 
 The bulk import that brings predictions drops their cluster, so each is set by a call of its own afterwards, before the
-version orders tasks. Their numbers differ from version to version, because Label Studio counts what a user has
-labelled in a number whatever version gave it: each version begins with nothing labelled.
+version orders tasks: some 30 to 40 a second from four threads (15 from one), whatever the predictions' size, which is
+also what creating them one by one with their cluster takes, but that cannot be repeated. The clusters' numbers differ
+from version to version, because Label Studio counts what a user has labelled in a number whatever version gave it:
+each version begins with nothing labelled.
 
 A task that was opened before the worker came to it has a live prediction without a cluster, which Label Studio takes
 for one of which nothing is labelled; it gets its cluster as soon as the worker has scored it.

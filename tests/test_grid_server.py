@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import torch
 from label_studio_sdk import LabelStudio
 
 from backend.project import LabelStudioProject
+from scripts import benchmark, table
 from scripts.backend_process import BackendProcess
 from scripts.command_line import CommandError
+from scripts.grid import runner
 from scripts.grid.runner import run_grid
 from scripts.label_studio import LabelStudioServer
 from scripts.plan import Place
@@ -101,6 +104,28 @@ def check_not_mixed(file: Path, memory: Path, server: Path, place: Place) -> Non
         with pytest.raises(CommandError, match=f"___SSL/seed1, which was run {there} and not .*another --out") as error:
             run_grid(file, out, wanted)
         assert "\n" not in str(error.value)
+
+
+def test_the_command_takes_label_studio_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(runner, "run_grid", lambda *arguments: asked.append(arguments) or [])
+    monkeypatch.setattr(table, "table", lambda rows: "")
+    environment = {"LABEL_STUDIO_URL": "http://there", "LABEL_STUDIO_API_KEY": "key", "MODEL_DIR": "models-there"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    command = ["benchmark", "run", str(tmp_path / "small.toml")]
+    for more in ([], ["--label-studio"], ["--label-studio", "--backend-url", "http://b", "--out", "o"]):
+        monkeypatch.setattr(sys, "argv", command + more)
+        benchmark.main()
+    assert asked == [
+        (tmp_path / "small.toml", Path("runs/small"), None),
+        (
+            tmp_path / "small.toml",
+            Path("runs/small-label-studio"),
+            Place("http://there", "key", "http://127.0.0.1:9090", "models-there"),
+        ),
+        (tmp_path / "small.toml", Path("o"), Place("http://there", "key", "http://b", "models-there")),
+    ]
 
 
 @pytest.mark.slow
