@@ -21,6 +21,7 @@ from scripts.grid.runner import run_grid
 from scripts.label_studio import LabelStudioServer
 from scripts.plan import Place
 from scripts.processes import free_port
+from scripts.reporting.runs import read_runs
 from tsp_model.predictions import read_predictions
 
 GRID = """
@@ -95,8 +96,11 @@ def test_both_pick_the_same_images_and_learn_the_same(
     tasks = project.task_ids_by_name()
     assert project.annotated_task_ids() == {tasks[name] for names in picked[1].values() for name in names}
     check_not_mixed(file, memory, server, place)
+    (server / cell / "picked.json").unlink()  # as if killed after the last row
     nobody = Place("http://127.0.0.1:9", "none", "http://127.0.0.1:9", str(tmp_path))
     assert run_grid(file, server, nobody) == through, "a finished cell asks nobody"
+    (one,), (other,) = read_runs(memory), read_runs(server)
+    assert (one.name, one.settings, one.identity, one.picked) == (other.name, other.settings, other.identity, picked[0])
 
 
 def check_not_mixed(file: Path, memory: Path, server: Path, place: Place) -> None:

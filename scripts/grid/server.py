@@ -10,7 +10,7 @@ from scripts.active_learning import run_cycle
 from scripts.experiment import Experiment
 from scripts.grid.cell import PICKED, CellRun
 from scripts.grid.spec import Cell, Grid
-from scripts.plan import Place, Plan
+from scripts.plan import STATE, Place, Plan, State
 from tsp_model.data.image_set import ImageSet
 from tsp_model.files import write_json
 from tsp_model.training import Progress
@@ -29,14 +29,21 @@ class ServerCellRun(CellRun):
 
     def run(self, progress: Progress = lambda event: None) -> list[dict[str, Any]]:
         """The cycles that are left; all rows. Nobody is asked for a cell that is finished."""
+        self._keep_picks()
         if len(self.rows) == self.cycles:
             return self.rows
         with Experiment.open(self._plan(), (self.train_set, self.test_set)) as experiment:
             for k in range(len(self.rows) + 1, self.cycles + 1):
                 progress({"phase": "through Label Studio", "cycle": k, "done": k, "total": self.cycles})
                 run_cycle(experiment, k)
-                write_json(self.folder / PICKED, experiment.state.get("picked"))
+                self._keep_picks()
         return self.rows
+
+    def _keep_picks(self) -> None:
+        """The picks so far where a report looks for them; also those of a run that was killed before it came to it."""
+        picked = State(self.folder / STATE).get("picked")
+        if picked:
+            write_json(self.folder / PICKED, picked)
 
     def _plan(self) -> Plan:
         return Plan(
