@@ -68,8 +68,9 @@ def test_the_brush_codec_is_known_to_scripts_too():
 
 
 def test_a_project_overrides_what_the_environment_says():
-    service = settings.load({"TSP_EPOCHS": "7", "TSP_TRAIN_AFTER": "20"})
-    assert settings.for_project(service, None) == settings.ProjectSettings(20, 0.3, service.method)
+    service = settings.load({"TSP_EPOCHS": "7", "TSP_TRAIN_AFTER": "20", "TSP_CLUSTERS": "4"})
+    assert settings.for_project(service, None) == settings.ProjectSettings(20, 0.3, 4, service.method)
+    assert settings.for_project(service, {"clusters": 0}).clusters == 0
     project = settings.for_project(service, {"train_after": 0, "beta": 0.05, "epochs": "3", "show_threshold": 0.5})
     assert (project.train_after, project.show_threshold) == (0, 0.5)
     assert (project.method.beta, project.method.epochs) == (0.05, 3)
@@ -82,6 +83,7 @@ def test_a_project_overrides_what_the_environment_says():
         ({"epoch": 3}, "epoch"),
         ({"train_after": "soon"}, "train_after"),
         ({"train_after": True}, "train_after"),
+        ({"clusters": 1001}, "clusters"),
         ({"beta": "big"}, "beta"),
         ({"port": 1}, "port"),
         (["epochs"], "list"),
