@@ -124,6 +124,17 @@ def grid(arguments: argparse.Namespace) -> None:
     print(table(run_grid(arguments.file, out, place)))
 
 
+def estimate(arguments: argparse.Namespace) -> None:
+    """The estimate of the pool's AP50 beside the truth, in the cells of a grid that ran."""
+    from scripts.grid.estimates import METHODS, estimate_rows, summary, tables
+
+    rows = estimate_rows(arguments.folder, list(METHODS))
+    if not rows:
+        raise CommandError(f"{arguments.folder} has no cell with three finished cycles yet; run more of the grid.")
+    write_json(arguments.out or arguments.folder / "estimates.json", {"summary": summary(rows), "pools": rows})
+    print(tables(rows))
+
+
 def _sizes(text: str) -> list[int]:
     return [_at_least_1(part) for part in text.split(",")]
 
@@ -173,6 +184,7 @@ def main() -> None:
     _learning_command(commands)
     _growth_command(commands)
     _run_command(commands)
+    _estimate_command(commands)
     arguments = parser.parse_args()
     arguments.run(arguments)
 
@@ -242,6 +254,19 @@ def _run_command(commands: argparse._SubParsersAction) -> None:
     add("--out", type=Path, help="folder of cells and results (default: runs/ and the file's name)")
     add("--label-studio", action="store_true", help="through a Label Studio server and the TSP backend")
     add("--backend-url", default=BACKEND_URL, help="of the backend, as Label Studio reaches it (default: %(default)s)")
+
+
+def _estimate_command(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "estimate",
+        help="AP50 of the pool, estimated without its labels, beside the truth",
+        description="For each cycle of a grid's cells: an estimate, its interval, and the truth; all three are of the "
+        "pool's detections that ranking or pseudo labels look at. Then how far off each way of estimating is.",
+        epilog="example: python -m scripts.benchmark estimate runs/synthetic",
+    )
+    command.set_defaults(run=estimate)
+    command.add_argument("folder", type=Path, help="--out of a grid")
+    command.add_argument("--out", type=Path, help="everything as JSON (default: estimates.json in the folder)")
 
 
 if __name__ == "__main__":

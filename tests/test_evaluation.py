@@ -1,5 +1,6 @@
 """AP50 and pseudo-label precision against cases worked by hand and an independent implementation."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from tsp_model.data import DataError, masks
 from tsp_model.data.image_set import ImageSet, Instance, Item
-from tsp_model.evaluation import average_precision, pseudo_label_precision
+from tsp_model.evaluation import average_precision, check, pseudo_label_precision
 from tsp_model.predictions import Prediction
 
 SIZE = 40
@@ -234,3 +235,26 @@ def test_no_pseudo_labels_have_no_precision():
         "precision": None,
     }
     assert pseudo_label_precision(image_set([(1, A)]), {})["precision"] is None
+
+
+def test_a_prediction_is_checked_against_labels_that_came_later():
+    (item,) = image_set([(1, A), (1, B), (2, C)]).items
+    # A twice, of which the surer is right; C as the wrong class; B and C are missed.
+    given = predicted([(1, A, 0.5), (1, A, 0.8), (1, C, 0.9)])["0"]
+    checked = check(item, given)
+    assert checked.correct.tolist() == [False, True, False]
+    assert checked.missed == [1, 2]
+    assert checked.prediction is given
+
+
+def test_checking_images_without_objects_or_detections():
+    empty, one = image_set([], [(2, A)]).items
+    assert check(empty, predicted([(1, A, 0.5)])["0"]).correct.tolist() == [False]
+    nothing = check(one, predicted([])["0"])
+    assert (nothing.correct.tolist(), nothing.missed) == ([], [2])
+
+
+def test_a_prediction_of_another_size_is_not_checked():
+    (item,) = image_set([(1, A)]).items
+    with pytest.raises(DataError, match="predict the image that was labelled"):
+        check(item, dataclasses.replace(predicted([(1, A, 0.5)])["0"], width=SIZE + 1))

@@ -18,6 +18,7 @@ from faster_coco_eval.faster_eval_api_cpp import COCOevalEvaluateAccumulate, Dat
 
 from tsp_model.data import DataError, masks
 from tsp_model.data.image_set import ImageSet, Item, some
+from tsp_model.estimate import Checked
 from tsp_model.predictions import Prediction
 
 IOU_THRESHOLD = 0.5
@@ -74,21 +75,33 @@ def pseudo_label_precision(image_set: ImageSet, pseudo_labels: Mapping[str, Pred
     for item, labels in _pairs(image_set, pseudo_labels):
         if labels is not None:
             taken += len(labels)
-            correct += _correct(item, labels)
+            correct += int(_matched(item, labels)[0].sum())
     return {"taken": taken, "correct": correct, "precision": correct / taken if taken else None}
 
 
-def _correct(item: Item, prediction: Prediction) -> int:
+def check(item: Item, prediction: Prediction) -> Checked:
+    """What an image's labels say of a prediction that was made before they were there (tsp_model.estimate).
+
+    Raises DataError if the image was predicted at another size than it was labelled.
+    """
+    _refuse_other_size(item, prediction)
+    correct, found = _matched(item, prediction)
+    missed = [instance.label for instance, one in zip(item.instances, found, strict=True) if not one]
+    return Checked(prediction, correct, missed)
+
+
+def _matched(item: Item, prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
+    """Which of N detections find an object, bool [N], and which of M objects are found, bool [M]."""
     overlaps = masks.iou(prediction.rles, [instance.rle for instance in item.instances])
     same_class = np.equal.outer(prediction.labels, [instance.label for instance in item.instances])
     overlaps = np.where(same_class, overlaps, 0)
-    correct = 0
-    for index in _by_score(prediction):
-        best = overlaps[index].argmax() if item.instances else None
-        if best is not None and overlaps[index, best] >= IOU_THRESHOLD:
+    correct, found = (np.zeros(length, dtype=bool) for length in (len(prediction), len(item.instances)))
+    for index in _by_score(prediction) if item.instances else ():
+        best = overlaps[index].argmax()
+        if overlaps[index, best] >= IOU_THRESHOLD:
             overlaps[:, best] = 0
-            correct += 1
-    return correct
+            correct[index] = found[best] = True
+    return correct, found
 
 
 def _per_class(image_set: ImageSet, predictions: Mapping[str, Prediction]) -> dict[str, np.ndarray]:

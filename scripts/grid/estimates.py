@@ -1,0 +1,218 @@
+"""How good is the estimate of the pool's AP50 (tsp_model.estimate)? In the cells of a grid the truth is known.
+
+M_k predicts its pool, the images of cycle k + 1 are picked and labelled, and then M_k's AP50 on what remains can be
+estimated. Estimate and truth are of the same detections of these images: those that ranking or pseudo labels look at,
+which is what a cell keeps. The last cycle of a cell predicts no pool.
+
+What it showed is why no live project is told: where TSP picks, what it picks is unlike the rest, and the interval holds
+the truth far less often than it says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts.command_line import CommandError
+from scripts.data_sets import load_sets
+from scripts.grid.cell import IDENTITY, PICKED, RESULTS
+from scripts.results import read_rows
+from scripts.table import markdown
+from tsp_model.cycle import PREDICTIONS
+from tsp_model.data.image_set import ImageSet
+from tsp_model.estimate import LEVEL, Checked, EstimateError, expected_ap, pool_ap50
+from tsp_model.evaluation import average_precision, check
+from tsp_model.predictions import Prediction, read_predictions
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of M_k when the images of cycle k + 1 are labelled.
+
+    Attributes:
+        pool: M_k's predictions of what remains. picks: M_k's of the images of cycle k + 1.
+        before: the picks of each model before, the oldest first. pool_before: M_(k-1)'s of what remains, if k > 1.
+        objects: of each class among the labelled images, [C].
+        seed: the cell's.
+    """
+
+    pool: Sequence[Prediction]
+    picks: Sequence[Checked]
+    before: Sequence[Sequence[Checked]]
+    pool_before: Sequence[Prediction]
+    objects: np.ndarray
+    seed: int
+
+
+def calibrated(known: Known) -> dict[str, float]:
+    """What tsp_model.estimate says."""
+    return pool_ap50(known.pool, known.picks, known.objects, known.seed).to_dict()
+
+
+def carried_over(known: Known) -> dict[str, float]:
+    """What could be said as soon as M_k is trained: as if its scores meant what M_(k-1)'s did."""
+    return pool_ap50(known.pool, known.before[-1] if known.before else [], known.objects, known.seed).to_dict()
+
+
+def all_carried_over(known: Known) -> dict[str, float]:
+    """The same, with the picks of all models before M_k."""
+    picks = [one for of_model in known.before for one in of_model]
+    return pool_ap50(known.pool, picks, known.objects, known.seed).to_dict()
+
+
+def version_before(known: Known) -> dict[str, float]:
+    """The other thing that could be said as soon as M_k is trained: the estimate of M_(k-1)."""
+    return pool_ap50(known.pool_before, known.before[-1] if known.before else [], known.objects, known.seed).to_dict()
+
+
+def on_the_picks(known: Known) -> dict[str, float]:
+    """AP50 of M_k on the picks alone."""
+    missed = np.bincount([label for one in known.picks for label in one.missed], minlength=len(known.objects) + 1)[1:]
+    ap = _mean_ap([one.prediction for one in known.picks], [one.correct for one in known.picks], missed)
+    return {"estimate": ap}
+
+
+def naive(known: Known) -> dict[str, float]:
+    """A detection is right with probability c * b * m, and nothing is missed."""
+    scores = ([one.scores, one.box_scores, one.mask_scores] for one in known.pool)
+    right = [np.prod(np.reshape(triplet, (3, -1)), axis=0) for triplet in scores]
+    return {"estimate": _mean_ap(known.pool, right, np.zeros(len(known.objects)))}
+
+
+def _mean_ap(predictions: Sequence[Prediction], right: Sequence[np.ndarray], missed: np.ndarray) -> float:
+    """AP50 over the classes of which there is anything. missed: objects of each class that nothing found, [C]."""
+    labels = np.concatenate([one.labels for one in predictions])
+    order = np.argsort(-np.concatenate([one.scores for one in predictions]), kind="stable")
+    labels, ordered = labels[order], np.concatenate(right)[order].astype(float)
+    by_class = [ordered[labels == label] for label in range(1, len(missed) + 1)]
+    counts = [found.sum() + lost for found, lost in zip(by_class, missed, strict=True)]
+    values = [expected_ap(found, count) for found, count in zip(by_class, counts, strict=True) if count > 0]
+    return float(np.mean(values)) if values else 0.0
+
+
+OURS = "calibrated"
+METHODS: dict[str, Callable[[Known], dict[str, float]]] = {
+    OURS: calibrated,
+    "AP50 of the picks": on_the_picks,
+    "naive: c x b x m": naive,
+    "at once: the version before": version_before,
+    "at once: its calibration": carried_over,
+    "at once: all before": all_carried_over,
+}
+
+
+def estimate_rows(folder: Path, methods: Sequence[str] = (OURS,)) -> list[dict[str, Any]]:
+    """The estimates of every cell and cycle of a grid that has one.
+
+    Returns:
+        Rows of cell (name and seed), cycle (k), labels (that M_k was trained on), method, estimate, low, high (None
+        where a method has no interval), truth (AP50 of the same detections) and test_ap50 (M_k's, of the test split).
+
+    Raises:
+        CommandError: the folder holds no cells. DataError: the images are no longer there.
+    """
+    cells = sorted(path.parent for path in Path(folder).glob(f"*/*/{PICKED}"))
+    if not cells:
+        raise CommandError(f"{folder} holds no cells; give the --out of `python -m scripts.benchmark run`.")
+    return [row for cell in cells for row in _rows(cell, Path(folder), methods)]
+
+
+def _rows(cell: Path, grid: Path, methods: Sequence[str]) -> Iterator[dict[str, Any]]:
+    identity = json.loads((cell / IDENTITY).read_text(encoding="utf-8"))
+    counts = (identity["train_images"], identity["test_images"])
+    images, _ = load_sets(identity["data"], *counts, grid, identity["image_size"], seed=0)
+    results = read_rows(cell / RESULTS) if (cell / RESULTS).exists() else []
+    # The last cycle predicts no pool, and what is still running has no row yet.
+    predicted = [read_predictions(cell / f"M{row['cycle']}" / PREDICTIONS) for row in results[:-1]]
+    picked: Mapping[str, Sequence[str]] = json.loads((cell / PICKED).read_text(encoding="utf-8"))
+    checked = [
+        [check(item, seen[item.key]) for item in images.subset(picked[str(k + 1)]).items]
+        for k, seen in enumerate(predicted, start=1)
+    ]
+    for k, seen in enumerate(predicted, start=1):
+        labelled = [key for cycle in range(1, k + 2) for key in picked[str(cycle)]]
+        rest = images.subset([key for key in images.keys if key not in set(labelled)])
+        before = [predicted[k - 2][key] for key in rest.keys] if k > 1 else []
+        objects = _objects(images.subset(labelled))
+        pool = [seen[key] for key in rest.keys]
+        known = Known(pool, checked[k - 1], checked[: k - 1], before, objects, identity["seed"])
+        truth = average_precision(rest, {one.key: one for one in pool})["mask_ap50"]
+        for method in methods:
+            try:
+                estimate = METHODS[method](known)
+            except EstimateError:
+                continue
+            yield {
+                "cell": f"{results[0]['cell']}, seed {identity['seed']}",
+                "cycle": k,
+                "labels": results[k - 1]["labels"],
+                "method": method,
+                **{"low": None, "high": None} | estimate,
+                "truth": truth or 0.0,
+                "test_ap50": results[k - 1]["mask_ap50"],
+            }
+
+
+def _objects(images: ImageSet) -> np.ndarray:
+    """How many instances of each class there are, int64 [C]."""
+    labels = [instance.label for item in images.items for instance in item.instances]
+    return np.bincount(np.array(labels, dtype=int), minlength=len(images.classes) + 1)[1:]
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By method: pools, mean absolute error, bias (estimate - truth), rank correlation over a cell's cycles (Spearman,
+    mean of the cells), share of truths inside the interval and its mean width (None without one)."""
+    return [_judged(method, [row for row in rows if row["method"] == method]) for method in _in_order(rows, "method")]
+
+
+def _judged(method: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    errors = np.array([row["estimate"] - row["truth"] for row in rows])
+    ranged = [row for row in rows if row["low"] is not None]
+    cells = [[row for row in rows if row["cell"] == cell] for cell in _in_order(rows, "cell")]
+    order = [_spearman([row["estimate"] for row in cell], [row["truth"] for row in cell]) for cell in cells]
+    order = [value for value in order if value is not None]
+    return {
+        "method": method,
+        "pools": len(rows),
+        "mean_absolute_error": float(np.abs(errors).mean()),
+        "bias": float(errors.mean()),
+        "rank_correlation": float(np.mean(order)) if order else None,
+        "coverage": float(np.mean([row["low"] <= row["truth"] <= row["high"] for row in ranged])) if ranged else None,
+        "width": float(np.mean([row["high"] - row["low"] for row in ranged])) if ranged else None,
+        "test_mean_absolute_error": float(np.mean([abs(row["estimate"] - row["test_ap50"]) for row in rows])),
+    }
+
+
+def _spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Rank correlation; None for fewer than three values, or where one of them never changes."""
+    if len(first) < 3 or len(set(first)) == 1 or len(set(second)) == 1:
+        return None
+    ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _in_order(rows: Sequence[dict[str, Any]], name: str) -> list[Any]:
+    return list(dict.fromkeys(row[name] for row in rows))
+
+
+def tables(rows: Sequence[dict[str, Any]]) -> str:
+    """Two Markdown tables: the calibrated estimate by cell and cycle, and all methods."""
+    titles = ["cell", "cycle", "labels", "estimate", f"{LEVEL:.0%} interval", "truth", "error", "inside", "test AP50"]
+    cells = [titles]
+    for row in (row for row in rows if row["method"] == OURS):
+        inside = "yes" if row["low"] <= row["truth"] <= row["high"] else "no"
+        interval = f"{row['low']:.3f} to {row['high']:.3f}"
+        error = f"{row['estimate'] - row['truth']:+.3f}"
+        known = [row["cell"], str(row["cycle"]), str(row["labels"]), f"{row['estimate']:.3f}", interval]
+        cells.append([*known, f"{row['truth']:.3f}", error, inside, f"{row['test_ap50']:.3f}"])
+    judged = [["method", "pools", "mean error", "bias", "rank correlation", "coverage", "width", "mean error to test"]]
+    forms = ("{}", "{}", "{:.3f}", "{:+.3f}", "{:.2f}", "{:.0%}", "{:.3f}", "{:.3f}")
+    for line in summary(rows):
+        values = zip(forms, line.values(), strict=True)
+        judged.append(["-" if value is None else form.format(value) for form, value in values])
+    return f"{markdown(cells)}\n\n{markdown(judged)}"
