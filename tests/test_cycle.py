@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.builders import SIZE, disc_set, prediction
-from tsp_model import checkpoints
+from tests.builders import SIZE, disc_set, prediction, truth_told
+from tsp_model import checkpoints, pseudo_labels
 from tsp_model.acquisition import STRATEGIES, pick
 from tsp_model.checkpoints import CheckpointError
 from tsp_model.cycle import (
@@ -70,6 +70,23 @@ def test_the_next_cycle_trains_on_what_the_last_one_was_sure_of(first, discs, tm
     kept = read_predictions(tmp_path / "M2" / PSEUDO_LABELS)
     assert list(kept) == [pool.keys[0]]
     assert kept[pool.keys[0]].scores == pytest.approx([0.95])
+
+
+def test_a_target_precision_is_measured_on_the_images_that_the_last_model_had_not_seen(
+    first, discs, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pseudo_labels, "LEAST_TAKEN", 3)
+    labelled, pool = discs.subset(discs.keys[:9]), discs.subset(discs.keys[9:])
+    told = truth_told(discs)  # at 0.9, which is not above the threshold of 0.9; one wrong at 0.2 an image
+    for key in discs.keys[:4]:  # M_1 trained on these, so that they do not speak for it
+        told[key].scores = [0.1] * (len(told[key]) - 1) + [0.99]
+    asked = SETTINGS.override({"pseudo_target_precision": 1.0})
+    card = train_cycle(labelled, pool, told, asked, tmp_path / "M2", parent=first[0])
+    objects = sum(len(item.instances) for item in pool.items)
+    assert (card["counts"]["pseudo_objects"], objects > 0) == (objects, True)
+    assert card["metrics"]["pseudo_threshold_scale"] == pytest.approx(1, abs=1e-5)
+    plain = train_cycle(labelled, pool, told, SETTINGS, tmp_path / "M3", parent=first[0])
+    assert plain["counts"]["pseudo_objects"] == 0
 
 
 def test_without_ssl_nothing_is_taken(discs, tmp_path):

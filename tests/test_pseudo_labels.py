@@ -1,13 +1,16 @@
 """Which predictions become pseudo labels, and what D_semi is made of."""
 
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tests.builders import prediction
 from tsp_model import pseudo_labels
 from tsp_model.data.image_set import ImageSet, Item
+from tsp_model.estimate import Checked
 from tsp_model.settings import Settings
 
 SURE = (0.95, 0.95, 0.85)
@@ -86,3 +89,51 @@ def test_a_score_that_is_taken_away_leaves_the_filter_too(parts, expected):
     predictions = {str(i): prediction(str(i), [triplet]) for i, triplet in enumerate(triplets)}
     chosen = pseudo_labels.from_predictions(predictions, pool, Settings(score_parts=parts))
     assert [int(key) for key in chosen] == expected
+
+
+def pool(*keys: str) -> ImageSet:
+    return ImageSet([Item(key, Path(key)) for key in keys], ["lesion"])
+
+
+def checked(triplets: list[tuple[float, float, float]], correct: list[bool]) -> Checked:
+    return Checked(prediction("pick", triplets), np.array(correct), [])
+
+
+def falling(count: int, from_: float = 0.9, step: float = 0.01) -> list[tuple[float, float, float]]:
+    """Instances that a scale of 1, then 0.99 and so on of sigma = 0.9, 0.9, 0.8 no longer takes, by their c."""
+    return [(from_ * (1 - step * index), 0.99, 0.99) for index in range(count)]
+
+
+def test_thresholds_fall_as_far_as_the_target_precision_allows() -> None:
+    settings = Settings(pseudo_target_precision=0.9)
+    # By falling c: 18 right, 2 wrong, 10 wrong: at 20 the precision is 0.9, and falls from there on.
+    picks = [checked(falling(30)[:15], [True] * 15), checked(falling(30)[15:], [True] * 3 + [False] * 12)]
+    scale = pseudo_labels.threshold_scale(picks, settings)
+    assert scale == pytest.approx(1 - 0.19, abs=1e-5)
+    taken = [pseudo_labels.from_predictions({"pick": one.prediction}, pool("pick"), settings, scale) for one in picks]
+    assert sum(len(found["pick"]) for found in taken) == 20
+    assert pseudo_labels.threshold_scale(picks[::-1], settings) == scale
+
+
+def test_thresholds_rise_where_they_take_too_much() -> None:
+    settings = Settings(pseudo_class_threshold=0.5, pseudo_target_precision=0.9)
+    sure, unsure = [(0.8, 0.99, 0.99)] * 12, [(0.7, 0.99, 0.99)] * 12
+    scale = pseudo_labels.threshold_scale([checked(sure + unsure, [True] * 12 + [False] * 12)], settings)
+    # 0.99 / 0.9 = 1.1, and 0.7 / 0.5 and 0.8 / 0.5 are more: b decides of all, so either all are taken or none.
+    assert scale == 1.0
+    settings = dataclasses.replace(settings, pseudo_box_threshold=0.5, pseudo_mask_threshold=0.5)
+    scale = pseudo_labels.threshold_scale([checked(sure + unsure, [True] * 12 + [False] * 12)], settings)
+    assert scale == pytest.approx(0.8 / 0.5, abs=1e-5)
+
+
+@pytest.mark.parametrize("correct", [[True] * 9, [False] * 30, []])
+def test_thresholds_stay_where_too_little_is_known_or_right(correct: list[bool]) -> None:
+    picks = [checked(falling(len(correct)), correct)] if correct else []
+    assert pseudo_labels.threshold_scale(picks, Settings(pseudo_target_precision=0.9)) == 1.0
+
+
+def test_the_any_rule_and_missing_parts_scale_as_they_take() -> None:
+    found = prediction("one", [(0.45, 0.9, 0.2)])
+    assert pseudo_labels._scales(found, Settings()).tolist() == pytest.approx([0.25])
+    assert pseudo_labels._scales(found, Settings(pseudo_rule="any")).tolist() == pytest.approx([1.0])
+    assert pseudo_labels._scales(found, Settings(score_parts="cb")).tolist() == pytest.approx([0.5])

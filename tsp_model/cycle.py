@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ import torch
 from tsp_model import checkpoints, pseudo_labels
 from tsp_model.acquisition import STRATEGIES, choose, observing, pick, scored
 from tsp_model.ahead import ahead
+from tsp_model.data import DataError
 from tsp_model.data.image_set import ImageSet, read_image
+from tsp_model.evaluation import check
 from tsp_model.execution import Execution
 from tsp_model.inference import BATCH_SIZE, predict
 from tsp_model.network import TSPMaskRCNN, detections_needed, tsp_mask_rcnn
@@ -63,13 +65,15 @@ def train_cycle(
         previous: M_(k-1)'s predictions of the unlabelled images by key; None in the first cycle.
         folder: where the model, its card and its pseudo labels go; a training that was interrupted there goes on.
         progress: see training.train.
-        parent: folder of M_(k-1): recorded, and the start of a warm start.
+        parent: folder of M_(k-1): recorded, and the start of a warm start. Its card tells which images it had not seen,
+            which is what pseudo_target_precision is measured on.
 
     Returns:
         The card: classes, settings, counts, labelled, metrics, warnings, parent, train_seconds, architecture.
     """
     start = time.monotonic()
-    chosen = pseudo_labels.from_predictions(previous, unlabelled, settings) if previous and settings.ssl else {}
+    scale = _threshold_scale(labelled, previous, settings, parent) if previous and settings.ssl else 1.0
+    chosen = pseudo_labels.from_predictions(previous, unlabelled, settings, scale) if previous and settings.ssl else {}
     warnings = []
     if previous is not None and settings.ssl and len(chosen) < FEW_PSEUDO_IMAGES * len(unlabelled):
         warnings.append(FEW_PSEUDO_LABELS.format(len(chosen), len(unlabelled)))
@@ -95,12 +99,27 @@ def train_cycle(
             "settings": settings.to_dict(),
             "counts": _counts(labelled, unlabelled, pseudo),
             "labelled": list(labelled.keys),
-            "metrics": metrics,
+            "metrics": metrics | {"pseudo_threshold_scale": scale},
             "warnings": warnings,
             "parent": parent.name if parent else None,
             "train_seconds": round(time.monotonic() - start, 3),
         },
     )
+
+
+def _threshold_scale(
+    labelled: ImageSet, previous: Mapping[str, Prediction], settings: Settings, parent: Path | None
+) -> float:
+    """pseudo_labels.threshold_scale by the images that M_(k-1) predicted and did not train on; 1 if nobody asks."""
+    if parent is None or not settings.pseudo_target_precision:
+        return 1.0
+    trained = set(checkpoints.read_card(parent)["labelled"])
+    picks = []
+    for item in labelled.items:
+        if item.key not in trained and item.key in previous:
+            with suppress(DataError):  # the image was replaced by one of another size: it tells nothing
+                picks.append(check(item, previous[item.key]))
+    return pseudo_labels.threshold_scale(picks, settings)
 
 
 def score_pool(

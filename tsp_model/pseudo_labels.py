@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tsp_model.data import masks
 from tsp_model.data.image_set import ImageSet, Instance
+from tsp_model.estimate import Checked
 from tsp_model.predictions import Prediction
 from tsp_model.scores import counted
 from tsp_model.settings import Settings
+
+LEAST_TAKEN = 10  # of the picks' instances, to say how many of them are right
 
 
 def taken(
@@ -64,13 +68,48 @@ def select(
     }
 
 
+def threshold_scale(picks: Sequence[Checked], settings: Settings) -> float:
+    """The factor of all three thresholds at which `pseudo_target_precision` of what they take is right.
+
+    A network's scores are as high as its training lets them be, and the same thresholds take nothing from one network
+    and anything from another. The images of this cycle tell what they mean: M_(k-1) predicted them before they were
+    labelled. The lowest scale is chosen at which enough of their instances are right; 1, the thresholds as they are,
+    where no scale takes `LEAST_TAKEN` of them. Since the picks are what the network is least sure of, the pool's
+    precision should be higher.
+
+    Args:
+        picks: M_(k-1)'s predictions of images that were labelled later.
+    """
+    scales = np.concatenate([np.zeros(0), *(_scales(one.prediction, settings) for one in picks)])
+    correct = np.concatenate([np.zeros(0), *(one.correct for one in picks)])
+    order = np.argsort(-scales, kind="stable")
+    scales, precision = scales[order], np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
+    enough = np.flatnonzero(precision >= settings.pseudo_target_precision)
+    # Of instances with the same scale all are taken, or none.
+    whole = [at for at in enough if at + 1 >= LEAST_TAKEN and (at + 1 == len(scales) or scales[at + 1] < scales[at])]
+    return float(scales[whole[-1]]) * (1 - 1e-6) if whole else 1.0
+
+
+def _scales(prediction: Prediction, settings: Settings) -> np.ndarray:
+    """The scale of the thresholds at which each of N instances is just not taken any more: [N]."""
+    scores = np.array([prediction.scores, prediction.box_scores, prediction.mask_scores])
+    thresholds = np.array(
+        [settings.pseudo_class_threshold, settings.pseudo_box_threshold, settings.pseudo_mask_threshold]
+    )
+    ratios = np.stack(counted(scores / thresholds.clip(1e-6)[:, None], settings.score_parts))
+    return ratios.min(axis=0) if settings.pseudo_rule == "all" else ratios.max(axis=0)
+
+
 def from_predictions(
-    predictions: Mapping[str, Prediction], unlabelled: ImageSet, settings: Settings
+    predictions: Mapping[str, Prediction], unlabelled: ImageSet, settings: Settings, scale: float = 1.0
 ) -> dict[str, Prediction]:
     """The taken instances of each unlabelled image, by key.
 
     An image of which no instance is taken leaves D_semi for this cycle, because its loss would be zero. Instances
     whose mask is empty after it was cut have nothing to teach.
+
+    Args:
+        scale: of the three thresholds, see `threshold_scale`.
     """
     chosen = {}
     for key in unlabelled.keys:
@@ -81,9 +120,9 @@ def from_predictions(
             torch.tensor(prediction.scores),
             torch.tensor(prediction.box_scores),
             torch.tensor(prediction.mask_scores),
-            settings.pseudo_class_threshold,
-            settings.pseudo_box_threshold,
-            settings.pseudo_mask_threshold,
+            settings.pseudo_class_threshold * scale,
+            settings.pseudo_box_threshold * scale,
+            settings.pseudo_mask_threshold * scale,
             settings.pseudo_rule,
             settings.score_parts,
         )

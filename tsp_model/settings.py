@@ -50,7 +50,8 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
 } | dict.fromkeys(
     (
         "score_threshold", "ranking_score_threshold", "nms_threshold", "mask_threshold",
-        "pseudo_class_threshold", "pseudo_box_threshold", "pseudo_mask_threshold", "dropout",
+        "pseudo_class_threshold", "pseudo_box_threshold", "pseudo_mask_threshold",
+        "pseudo_target_precision", "dropout",
     ),
     (0, 1),
 )  # fmt: skip
@@ -89,6 +90,7 @@ class Settings:
     pseudo_class_threshold: float = 0.9
     pseudo_box_threshold: float = 0.9
     pseudo_mask_threshold: float = 0.8
+    pseudo_target_precision: float = 0.0  # the thresholds move together until so many are right; 0: they stay
     pseudo_rule: str = "all"  # "all": taken when all three are above; "any": Algorithm 1, line 10, to the letter
 
     # Training (sections 3.2 and 4)
