@@ -45,10 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _say(reason, 1)
     if options.part == "all":
         return Supervisor(environ).run()
+    if service.keep_memory:
+        memory.keep()  # before there is a second thread, which would have a place of its own to allocate from
     if options.with_parent:
         _end_with_parent()
-    if service.method.keep_memory:
-        memory.keep()  # before there are threads
     return _web(service) if options.part == "web" else _worker(service)
 
 

@@ -274,6 +274,7 @@ class _ending:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        memory.release()  # the next job may be hours away
         job = Progress(self._model_dir, self.job_id)
         if error is None:
             job.note(**{name: value for name, value in self.result.items() if name != "message"})

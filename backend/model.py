@@ -222,7 +222,7 @@ def _connected(url: str, api_key: str) -> LabelStudio:
     return connect(url, api_key)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=16)
 def _score_of(folder: Path) -> ScoreOf:
     """An active version's order does not change any more."""
     return score_of(folder)

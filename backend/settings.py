@@ -45,6 +45,7 @@ VARIABLES: tuple[Variable, ...] = (
         str(max(1, len(os.sched_getaffinity(0)) // 2)),
         "threads torch may use in the worker and in the web service, each; half the cores by default",
     ),
+    Variable("TSP_KEEP_MEMORY", "true", "web service and worker keep freed memory for the next time, which is quicker"),
     Variable("BASIC_AUTH_USER", "", "user name asked of Label Studio; empty like the password: no check"),
     Variable("BASIC_AUTH_PASS", "", "password asked of Label Studio"),
     Variable("TSP_TRAIN_AFTER", "20", "train after so many new annotations; 0: only on Start training"),
@@ -74,6 +75,7 @@ class ServiceSettings:
     port: int
     web_threads: int
     torch_threads: int
+    keep_memory: bool
     basic_auth_user: str
     basic_auth_pass: str
     train_after: int
@@ -148,6 +150,7 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
         port=_number("PORT", text["PORT"], int, 1, 65535),
         web_threads=_number("WEB_THREADS", text["WEB_THREADS"], int, 8, 256),
         torch_threads=_number("TORCH_THREADS", text["TORCH_THREADS"], int, 1, 256),
+        keep_memory=_flag("TSP_KEEP_MEMORY", text["TSP_KEEP_MEMORY"]),
         basic_auth_user=text["BASIC_AUTH_USER"],
         basic_auth_pass=text["BASIC_AUTH_PASS"],
         train_after=_number("TSP_TRAIN_AFTER", text["TSP_TRAIN_AFTER"], int, 0, 10**9),
@@ -222,6 +225,12 @@ def _method(preset: str, overrides: Mapping[str, str]) -> Settings:
         return Settings.preset(preset).override(dict(overrides))
     except SettingsError as error:
         raise SettingsError(f"TSP_PRESET or a TSP_<FIELD>: {error}") from None
+
+
+def _flag(name: str, value: str) -> bool:
+    if value.lower() not in ("true", "false"):
+        raise SettingsError(f"{name}={value!r} is neither true nor false; give one of them.")
+    return value.lower() == "true"
 
 
 def _number(name: str, value: Any, kind: type, low: float, high: float) -> Any:

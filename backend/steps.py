@@ -112,7 +112,9 @@ class CycleSteps:
         """The predictions to Label Studio, with their clusters; those that are there already are not sent again."""
         file, folder = self._file(key, version), self._versions(key).folder(version)
         pushed = self._push(key, version, iterate_predictions(file))
-        set_clusters(self._project(key), version, folder, iterate_predictions(file), job)
+        project = self._project(key)
+        if self._settings(project).clusters:
+            set_clusters(project, version, folder, iterate_predictions(file), job)
         return {"pushed": pushed}
 
     def switch(self, key: str, version: str, job: Progress) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from backend.label_config import LabelConfigError
 from backend.versions import VersionError
 from scripts.processes import ServerError
 from scripts.service import ServiceError
+from tsp_model import memory
 from tsp_model.checkpoints import CheckpointError
 from tsp_model.data import DataError
 from tsp_model.settings import SettingsError
@@ -38,6 +39,7 @@ EXPECTED = (
 
 def run(name: str, main: Callable[[], None], stopped: str = "stopped") -> None:
     """Call `main` and leave with 0; with 1 and one line for what users can mend, with 130 after Ctrl-C."""
+    memory.keep()
     level = os.environ.get("LOG_LEVEL", "WARNING").upper()
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
     try:

@@ -105,7 +105,8 @@ class State:
     def check(self, plan: Plan) -> None:
         """Raise CommandError if this is another plan's state."""
         identity = json.loads(json.dumps(plan.identity))
-        known = self.get("plan", identity)
+        known = dict(self.get("plan", identity))
+        known["method"] = Settings.from_dict(known["method"]).to_dict()  # settings that are new since then: defaults
         changed = sorted(name for name in identity if known.get(name) != identity[name])
         if changed:
             raise CommandError(

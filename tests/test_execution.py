@@ -59,11 +59,10 @@ def test_each_choice_can_be_set() -> None:
         roi_align="torchvision",
         linear="blas",
         fold_norms=False,
-        keep_memory=False,
     )
     assert Execution.choose(asked, CPU) == Execution(CPU)
     asked = Settings(precision="bfloat16", memory_format="channels_last", roi_align="gather", compile=True)
-    spared = {"folded": True, "onednn_linear": True, "keep_memory": True}
+    spared = {"folded": True, "onednn_linear": True}
     assert Execution.choose(asked, CPU) == dataclasses.replace(BFLOAT16, compiled=True, **spared)
     mixed = Execution.choose(Settings(precision="mixed"), CPU)
     assert (mixed.precision, mixed.mask_precision) == (torch.float32, torch.bfloat16)
@@ -126,7 +125,7 @@ def test_mixed_precision_leaves_what_is_found_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("execution", [BFLOAT16, MIXED, Execution()], ids=["bfloat16", "mixed", "float32"])
-def test_a_frozen_network_says_the_same_bit_for_bit(execution: Execution) -> None:
+def test_rounding_weights_once_changes_nothing(execution: Execution) -> None:
     """A millisecond saved is no reason to score a pool otherwise than the network that was trained."""
     learning, frozen = execution.prepare(network()), execution.freeze(network())
     assert frozen.roi_heads.box_head.fc6.weight.dtype == execution.precision
@@ -137,15 +136,17 @@ def test_a_frozen_network_says_the_same_bit_for_bit(execution: Execution) -> Non
             assert torch.equal(one[name], other[name]), name
 
 
-def test_what_a_frozen_network_is_spared_changes_rounding_only() -> None:
-    spared = Execution(channels_last=True, gather=True, folded=True, onednn_linear=True)
-    learning, frozen = Execution().prepare(network()), spared.freeze(network())
+@pytest.mark.parametrize("execution", [MIXED, Execution(channels_last=True, gather=True)], ids=["mixed", "float32"])
+def test_what_a_frozen_network_is_spared_changes_rounding_only(execution: Execution) -> None:
+    spared = dataclasses.replace(execution, folded=True, onednn_linear=True)
+    learning, frozen = execution.prepare(network()), spared.freeze(network())
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in frozen.modules())
     assert isinstance(frozen.roi_heads.box_head.fc6, OneDNNLinear)
     for one, other in zip(predict(learning, images()), predict(frozen, images()), strict=True):
         assert torch.equal(one["labels"], other["labels"])
         for name in ("boxes", "scores", "box_scores", "mask_scores", "masks"):
-            torch.testing.assert_close(one[name], other[name], atol=1e-3, rtol=1e-3)
+            tolerance = 1e-3 if execution.mask_precision == torch.float32 or name in ("boxes", "scores") else 0.02
+            torch.testing.assert_close(one[name], other[name], atol=tolerance, rtol=tolerance)
 
 
 _OTHER_MACHINE = """

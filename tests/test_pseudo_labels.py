@@ -120,14 +120,22 @@ def test_thresholds_rise_where_they_take_too_much() -> None:
     sure, unsure = [(0.8, 0.99, 0.99)] * 12, [(0.7, 0.99, 0.99)] * 12
     scale = pseudo_labels.threshold_scale([checked(sure + unsure, [True] * 12 + [False] * 12)], settings)
     # 0.99 / 0.9 = 1.1, and 0.7 / 0.5 and 0.8 / 0.5 are more: b decides of all, so either all are taken or none.
-    assert scale == 1.0
+    assert scale == pytest.approx(1.1)
     settings = dataclasses.replace(settings, pseudo_box_threshold=0.5, pseudo_mask_threshold=0.5)
     scale = pseudo_labels.threshold_scale([checked(sure + unsure, [True] * 12 + [False] * 12)], settings)
     assert scale == pytest.approx(0.8 / 0.5, abs=1e-5)
 
 
-@pytest.mark.parametrize("correct", [[True] * 9, [False] * 30, []])
-def test_thresholds_stay_where_too_little_is_known_or_right(correct: list[bool]) -> None:
+def test_nothing_like_the_picks_is_taken_where_too_few_of_them_are_right() -> None:
+    picks = [checked(falling(30), [False] * 30)]
+    settings = Settings(pseudo_target_precision=0.9, pseudo_class_threshold=0.5)
+    scale = pseudo_labels.threshold_scale(picks, settings)
+    assert scale == pytest.approx(0.99 / 0.9)  # b's, the lowest ratio of the surest: c's is 0.9 / 0.5
+    assert not pseudo_labels.from_predictions({"pick": picks[0].prediction}, pool("pick"), settings, scale)
+
+
+@pytest.mark.parametrize("correct", [[True] * 9, []])
+def test_thresholds_stay_where_too_little_is_known(correct: list[bool]) -> None:
     picks = [checked(falling(len(correct)), correct)] if correct else []
     assert pseudo_labels.threshold_scale(picks, Settings(pseudo_target_precision=0.9)) == 1.0
 

@@ -4,8 +4,9 @@ None of it changes what is computed beyond rounding, so it belongs to the machin
 GPU trained answers on a CPU. Every choice is a setting with "auto" as its default; what auto means was measured, lever
 by lever on trained networks, with `python -m scripts.benchmark agreement` and `learning`.
 
-Two neighbours are decided elsewhere: threads belong to a process (TORCH_THREADS in backend/settings.py), and proposals,
-which do change what is computed, to the model (network.proposals_needed).
+Neighbours are decided elsewhere: threads and what becomes of freed memory belong to a process (TORCH_THREADS and
+TSP_KEEP_MEMORY in backend/settings.py), and proposals, which do change what is computed, to the model
+(network.proposals_needed).
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from tsp_model import memory
 from tsp_model.frozen import fold_norms, onednn_linears
 from tsp_model.roi_align import GatherRoIAlign
 from tsp_model.settings import Settings
@@ -41,7 +41,6 @@ class Execution:
     compiled: backbone and RPN head go through torch.compile.
     folded: batch norms are folded into the convolutions before them; of a network that only answers.
     onednn_linear: linear layers in float32 run by oneDNN instead of PyTorch's BLAS; of a network that only answers.
-    keep_memory: the process keeps the memory that it has used (tsp_model.memory).
     """
 
     device: torch.device = CPU
@@ -52,7 +51,6 @@ class Execution:
     compiled: bool = False
     folded: bool = False
     onednn_linear: bool = False
-    keep_memory: bool = False
 
     @classmethod
     def choose(
@@ -78,14 +76,11 @@ class Execution:
             gather=settings.roi_align != "torchvision" and device.type == "cpu",
             compiled=settings.compile,
             folded=settings.fold_norms,
-            onednn_linear=settings.linear != "blas" and device.type == "cpu" and torch.backends.mkldnn.is_available(),
-            keep_memory=settings.keep_memory,
+            onednn_linear=settings.linear != "blas" and onednn_multiplies(device),
         )
 
     def prepare(self, model: TSPMaskRCNN) -> TSPMaskRCNN:
         """Move `model` to the device and let it run so from now on; in place."""
-        if self.keep_memory:
-            memory.keep()
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         model.to(device=self.device, memory_format=layout)
         for module in model.modules():
@@ -128,6 +123,11 @@ def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
 def default_device() -> torch.device:
     """The first GPU where there is one, the CPU otherwise."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def onednn_multiplies(device: torch.device) -> bool:
+    """Whether linear layers can run by oneDNN there."""
+    return device.type == "cpu" and torch.backends.mkldnn.is_available()
 
 
 def _quick_bfloat16(device: torch.device) -> bool:

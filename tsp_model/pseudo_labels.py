@@ -73,9 +73,10 @@ def threshold_scale(picks: Sequence[Checked], settings: Settings) -> float:
 
     A network's scores are as high as its training lets them be, and the same thresholds take nothing from one network
     and anything from another. The images of this cycle tell what they mean: M_(k-1) predicted them before they were
-    labelled. The lowest scale is chosen at which enough of their instances are right; 1, the thresholds as they are,
-    where no scale takes `LEAST_TAKEN` of them. Since the picks are what the network is least sure of, the pool's
-    precision should be higher.
+    labelled. The lowest scale is chosen at which enough of their instances are right; where that is so for none, the
+    scale of the surest of them, so that only what is surer still is taken; 1, the thresholds as they are, where they
+    have fewer than `LEAST_TAKEN` instances. Since the picks are what the network is least sure of, the pool's precision
+    should be higher.
 
     Args:
         picks: M_(k-1)'s predictions of images that were labelled later.
@@ -87,7 +88,9 @@ def threshold_scale(picks: Sequence[Checked], settings: Settings) -> float:
     enough = np.flatnonzero(precision >= settings.pseudo_target_precision)
     # Of instances with the same scale all are taken, or none.
     whole = [at for at in enough if at + 1 >= LEAST_TAKEN and (at + 1 == len(scales) or scales[at + 1] < scales[at])]
-    return float(scales[whole[-1]]) * (1 - 1e-6) if whole else 1.0
+    if len(scales) < LEAST_TAKEN:
+        return 1.0
+    return float(scales[whole[-1]]) * (1 - 1e-6) if whole else float(scales[0])
 
 
 def _scales(prediction: Prediction, settings: Settings) -> np.ndarray:

@@ -120,7 +120,6 @@ class Settings:
     roi_align: str = "auto"  # "gather" (tsp_model/roi_align.py) or "torchvision"
     linear: str = "auto"  # "onednn" or "blas", of a network that answers (tsp_model/frozen.py)
     fold_norms: bool = True  # of a network that answers, into its convolutions
-    keep_memory: bool = True  # what the process has used stays with it (tsp_model/memory.py)
     compile: bool = False  # torch.compile; a minute's start, worth it for thousands of images of one size
 
     def __post_init__(self) -> None:

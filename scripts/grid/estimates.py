@@ -22,6 +22,7 @@ from scripts.command_line import CommandError
 from scripts.data_sets import load_sets
 from scripts.grid.cell import IDENTITY, PICKED, RESULTS
 from scripts.results import read_rows
+from scripts.stats import spearman
 from scripts.table import markdown
 from tsp_model.cycle import PREDICTIONS
 from tsp_model.data.image_set import ImageSet
@@ -192,8 +193,7 @@ def _spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Rank correlation; None for fewer than three values, or where one of them never changes."""
     if len(first) < 3 or len(set(first)) == 1 or len(set(second)) == 1:
         return None
-    ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return spearman(np.array(first), np.array(second))
 
 
 def _in_order(rows: Sequence[dict[str, Any]], name: str) -> list[Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from tqdm import tqdm
 from scripts.command_line import CommandError
 from scripts.data_sets import load_sets
 from scripts.grid.cell import PICKED, CellRun, claimed
-from scripts.grid.server import ServerCellRun
 from scripts.grid.spec import Cell, read_grid
 from scripts.plan import STATE, Place
 from tsp_model.training import NonFiniteLossError
@@ -46,8 +46,14 @@ def run_grid(file: Path, out: Path, place: Place | None = None) -> list[dict[str
                     print(f"{cell.folder} is run by another process", file=sys.stderr)
                     continue
                 one = (grid, cell, train, test, folder)
-                rows += _run(ServerCellRun(*one, place) if place else CellRun(*one), cell, bar)
+                rows += _run(_through_server(place)(*one) if place else CellRun(*one), cell, bar)
     return rows
+
+
+def _through_server(place: Place) -> Callable[..., CellRun]:
+    from scripts.grid.server import ServerCellRun  # brings the backend, which runs in memory can do without
+
+    return partial(ServerCellRun, place=place)
 
 
 def _refuse_mixed(out: Path, through_server: bool) -> None:

@@ -28,7 +28,7 @@ from tsp_model.data.coco import load_coco
 from tsp_model.data.image_set import ImageSet
 from tsp_model.data.synthetic import write_synthetic
 from tsp_model.evaluation import average_precision
-from tsp_model.execution import Execution, default_device
+from tsp_model.execution import Execution, default_device, onednn_multiplies
 from tsp_model.inference import predict
 from tsp_model.network import TSPMaskRCNN, proposals_needed
 from tsp_model.predictions import Prediction
@@ -54,11 +54,11 @@ LEARNING_RATES = {"tiny": 2e-3}  # of the others: 5e-4
 
 def levers(backbone: str, device: torch.device) -> Iterator[tuple[str, Execution, int | None]]:
     """Each lever on top of the last: its name, how to run, and how many proposals (None: the backbone's own)."""
-    steps = Execution(device=device, keep_memory=True)  # where memory lies changes no result
+    steps = Execution(device=device)
     yield "float32, torchvision's RoIAlign", steps, None
     steps = dataclasses.replace(steps, channels_last=True, gather=device.type == "cpu")
     yield "+ channels last" + ", RoIAlign as a gather" * steps.gather, steps, None
-    steps = dataclasses.replace(steps, folded=True, onednn_linear=device.type == "cpu")
+    steps = dataclasses.replace(steps, folded=True, onednn_linear=onednn_multiplies(device))
     yield "+ norms folded" + ", linear layers by oneDNN" * steps.onednn_linear, steps, None
     steps = dataclasses.replace(steps, mask_precision=torch.bfloat16)
     yield "+ bfloat16 in mask and score heads", steps, None
