@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from backend import progress
 from backend.progress import Progress, one_line
+from tsp_model import memory
 
 if TYPE_CHECKING:
     from dbos import DBOSClient
