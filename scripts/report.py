@@ -89,7 +89,6 @@ def _arguments() -> argparse.Namespace:
     add("--grid", type=Path, metavar="FILE", help="the grid's file, so that cells never begun are named, too")
     add("--minutes-per-image", type=_not_negative, default=4, help="of an expert's time (default: %(default)s)")
     add("--cost-per-image", type=_not_negative, default=8.5, help="in dollars (default: %(default)s)")
-    add("--machine", metavar="WORDS", help="what the grid ran on, for the page")
     return parser.parse_args()
 
 
@@ -105,7 +104,6 @@ def main() -> None:
         without_data=without_data,
         minutes_per_image=arguments.minutes_per_image,
         cost_per_image=arguments.cost_per_image,
-        machine=arguments.machine,
     )
     with tqdm(desc="report", bar_format="{desc}{postfix} ({elapsed})", dynamic_ncols=True) as bar:
         sections = report(dataclasses.replace(context, working=bar.set_postfix_str))

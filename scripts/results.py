@@ -30,6 +30,8 @@ def result_row(
         data: the set's name. picked: the images of this cycle, with their labels. card: of the version.
         quality: evaluation.average_precision's. seconds: by what took them.
     """
+    from scripts.speed.machine import short_name  # imports torch, which reading rows can do without
+
     counts, settings = card["counts"], card["settings"]
     return {
         "cycle": cycle,
@@ -47,6 +49,7 @@ def result_row(
         "ranking_score_threshold": settings["ranking_score_threshold"],
         "nms_threshold": settings["nms_threshold"],
         "version": version,
+        "machine": short_name(),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
     }
 

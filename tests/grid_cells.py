@@ -54,6 +54,7 @@ def write_cell(out: Path, name: str, seed: int, ap50: Sequence[float], of_cell: 
                 "box_ap50": value - 0.1,
                 "seconds": {"train": 60.0, "score": 5.0},
                 "cell": name,
+                "machine": f"abacus {seed}",
             }
         )
     if rows:

@@ -72,6 +72,8 @@ def _told(line: Line, grid: GridResults) -> str:
 def _about(context: Context) -> Table:
     grid = context.grid
     cells = sum(len(line.runs) for line in grid.lines) + (len(grid.ceiling.runs) if grid.ceiling else 0)
+    runs = [run for line in grid.lines for run in line.runs.values()]
+    machines = sorted({row["machine"] for run in runs for row in run.rows if "machine" in row})
     values: dict[str, Any] = {
         "data": grid.identity["data"],
         "images": f"{grid.identity['train_images']} in the pool, {grid.identity['test_images']} to evaluate on",
@@ -79,7 +81,7 @@ def _about(context: Context) -> Table:
         + ("" if grid.planned else ", as the cell with the most has them; --grid tells what was planned"),
         "seeds": ", ".join(map(str, grid.seeds)),
         "network": f"{grid.common.backbone}, weights {grid.common.weights}, {grid.common.image_size} pixels",
-        "machine": context.machine or "not recorded; say it with --machine",
+        "machine": "; ".join(machines) or "not recorded",
         "cells": f"{cells} there" + (f" of {grid.planned} planned" if grid.planned else ""),
         "results": str(grid.folder),
     }

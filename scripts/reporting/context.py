@@ -18,7 +18,7 @@ class Context:
     """Attributes:
 
     out: folder of the pictures. train, test: the images that the grid saw; None where they are not to be had, and
-    without_data then says why. minutes_per_image, cost_per_image: of an expert. machine: in words, if anyone said so.
+    without_data then says why. minutes_per_image, cost_per_image: of an expert.
     working: told what is being done, for who waits.
     """
 
@@ -29,7 +29,6 @@ class Context:
     without_data: str
     minutes_per_image: float
     cost_per_image: float
-    machine: str | None = None
     working: Callable[[str], None] = lambda what: None
 
 

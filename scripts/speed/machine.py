@@ -36,6 +36,13 @@ def has_amx() -> bool:
     return bool(torch.cpu.get_capabilities().get("amx_bf16")) and ONEDNN_LIMIT not in os.environ
 
 
+def short_name() -> str:
+    """What a result was made on, without what changes from run to run."""
+    described = describe(torch.get_num_threads())
+    gpu = described["gpu"] or "no GPU"
+    return f"{described['cpu']}, {described['cores']} cores, {gpu}, torch {described['torch']}"
+
+
 def in_words(machine: dict[str, Any]) -> str:
     """One line for people."""
     bfloat16 = "AMX" if machine["amx"] else "AVX512-BF16 without AMX" if machine["avx512_bf16"] else "no bfloat16"
