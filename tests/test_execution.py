@@ -149,6 +149,18 @@ def test_what_a_frozen_network_is_spared_changes_rounding_only(execution: Execut
             torch.testing.assert_close(one[name], other[name], atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.slow
+def test_a_compiled_network_says_the_same() -> None:
+    answers = []
+    for compiled in (False, True):
+        execution = dataclasses.replace(Execution.choose(Settings(precision="float32"), CPU), compiled=compiled)
+        answers.append(list(predict(execution.freeze(network()), images())))
+    for one, other in zip(*answers, strict=True):
+        assert torch.equal(one["labels"], other["labels"])
+        for name in ("boxes", "scores", "box_scores", "mask_scores"):
+            torch.testing.assert_close(one[name], other[name], atol=1e-3, rtol=1e-3)
+
+
 _OTHER_MACHINE = """
 import json, sys, torch
 sys.path.insert(0, {root!r})
