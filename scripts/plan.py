@@ -106,7 +106,8 @@ class State:
         """Raise CommandError if this is another plan's state."""
         identity = json.loads(json.dumps(plan.identity))
         known = dict(self.get("plan", identity))
-        known["method"] = Settings.from_dict(known["method"]).to_dict()  # settings that are new since then: defaults
+        if "method" in known:  # settings that are new since then had their defaults
+            known["method"] = Settings.from_dict(known["method"]).to_dict()
         changed = sorted(name for name in identity if known.get(name) != identity[name])
         if changed:
             raise CommandError(
