@@ -99,3 +99,16 @@ def test_when_all_is_labelled_nothing_is_asked(tmp_path: Path) -> None:
     run, asked = experiment(tmp_path, "tsp", annotated_task_ids={10, 11, 12, 13, 14})
     run.check_order(1)
     assert asked == ["annotated_task_ids"]
+
+
+def test_a_run_goes_on_after_settings_were_added(tmp_path: Path) -> None:
+    run, _ = experiment(tmp_path, "tsp")
+    run.state.set(plan=run.plan.identity)
+    run.state.check(run.plan)
+    before = dict(run.plan.method)
+    del before["linear"], before["pseudo_target_precision"]
+    run.state.set(plan=run.plan.identity | {"method": before})
+    run.state.check(run.plan)
+    run.state.set(plan=run.plan.identity | {"method": before | {"beta": 0.5}})
+    with pytest.raises(CommandError, match="another method"):
+        run.state.check(run.plan)
