@@ -1,4 +1,4 @@
-"""What the project is measured by: `speed` side by side, `agreement` and `learning` of what is quick, `growth`."""
+"""What the project is measured by: grids of experiments, `estimate` of what they reach, `speed` and what it costs."""
 
 from __future__ import annotations
 

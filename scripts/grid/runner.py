@@ -69,6 +69,7 @@ def _refuse_mixed(out: Path, through_server: bool) -> None:
 
 def _run(run: CellRun, cell: Cell, bar: tqdm) -> list[dict[str, Any]]:
     done = len(run.rows)
+    bar.initial += done  # what was finished before says nothing about the time left
     bar.update(done)
 
     def show(event: Mapping[str, Any]) -> None:
