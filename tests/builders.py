@@ -91,25 +91,29 @@ def disc_set(folder: Path, count: int, seed: int = 0, size: int = SIZE) -> Image
 
 def truth_told(images: ImageSet, size: int = SIZE) -> dict[str, Prediction]:
     """Predictions that find every object exactly, and one object too many, a weak one, in each image."""
-    told = {}
     (wrong,) = masks.encode(square(0, 0, 2, size)[None])
-    for item in images.items:
-        rles = [*(instance.rle for instance in item.instances), wrong]
-        labels = [*(instance.label for instance in item.instances), 1]
-        scores = [0.9] * len(item.instances) + [0.2]
-        told[item.key] = Prediction(
-            key=item.key,
-            height=size,
-            width=size,
-            labels=labels,
-            boxes=masks.boxes(rles).tolist(),
-            scores=scores,
-            box_scores=scores,
-            mask_scores=scores,
-            instance_scores=scores,
-            entropies=scores,
-            counts=[rle["counts"] for rle in rles],
-            max_class_score=max(scores),
-            image_score=0.5,
-        )
-    return told
+    return {
+        item.key: detected(item.key, [*((one.label, one.rle, 0.9) for one in item.instances), (1, wrong, 0.2)], size)
+        for item in images.items
+    }
+
+
+def detected(key: str, detections: Sequence[tuple[int, masks.RLE, float]], size: int = SIZE) -> Prediction:
+    """A prediction of (label, rle, score) each, all of whose scores are alike; boxes are the masks' own."""
+    rles = [rle for _, rle, _ in detections]
+    scores = [score for _, _, score in detections]
+    return Prediction(
+        key=key,
+        height=size,
+        width=size,
+        labels=[label for label, _, _ in detections],
+        boxes=masks.boxes(rles).tolist(),
+        scores=scores,
+        box_scores=list(scores),
+        mask_scores=list(scores),
+        instance_scores=list(scores),
+        entropies=list(scores),
+        counts=[rle["counts"] for rle in rles],
+        max_class_score=max(scores, default=0.0),
+        image_score=0.5,
+    )

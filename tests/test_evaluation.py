@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.builders import detected
 from tsp_model.data import DataError, masks
 from tsp_model.data.image_set import ImageSet, Instance, Item
 from tsp_model.evaluation import average_precision, check, pseudo_label_precision
-from tsp_model.predictions import Prediction
 
 SIZE = 40
 
@@ -31,26 +31,7 @@ def image_set(*images, classes=("rod", "cone")):
 
 def predicted(*images):
     """Each image a list of (label, rle, class score); boxes are the masks' own."""
-    found = {}
-    for index, detections in enumerate(images):
-        rles = [rle for _, rle, _ in detections]
-        scores = [score for _, _, score in detections]
-        found[str(index)] = Prediction(
-            key=str(index),
-            height=SIZE,
-            width=SIZE,
-            labels=[label for label, _, _ in detections],
-            boxes=masks.boxes(rles).tolist(),
-            scores=scores,
-            box_scores=scores,
-            mask_scores=scores,
-            instance_scores=scores,
-            entropies=scores,
-            counts=[rle["counts"] for rle in rles],
-            max_class_score=max(scores, default=0.0),
-            image_score=0.5,
-        )
-    return found
+    return {str(index): detected(str(index), detections, SIZE) for index, detections in enumerate(images)}
 
 
 def ap(truth, predictions):

@@ -75,7 +75,7 @@ def pseudo_label_precision(image_set: ImageSet, pseudo_labels: Mapping[str, Pred
     for item, labels in _pairs(image_set, pseudo_labels):
         if labels is not None:
             taken += len(labels)
-            correct += int(_matched(item, labels)[0].sum())
+            correct += int((matched(item, labels) >= 0).sum())
     return {"taken": taken, "correct": correct, "precision": correct / taken if taken else None}
 
 
@@ -85,23 +85,26 @@ def check(item: Item, prediction: Prediction) -> Checked:
     Raises DataError if the image was predicted at another size than it was labelled.
     """
     _refuse_other_size(item, prediction)
-    correct, found = _matched(item, prediction)
-    missed = [instance.label for instance, one in zip(item.instances, found, strict=True) if not one]
-    return Checked(prediction, correct, missed)
+    found = matched(item, prediction)
+    missed = [instance.label for index, instance in enumerate(item.instances) if index not in found]
+    return Checked(prediction, found >= 0, missed)
 
 
-def _matched(item: Item, prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
-    """Which of N detections find an object, bool [N], and which of M objects are found, bool [M]."""
+def matched(item: Item, prediction: Prediction) -> np.ndarray:
+    """Which object each of N detections finds, its index among the item's instances, -1 for none: int [N].
+
+    As AP50 has it: surest first, each takes the free object of its class with the highest mask IoU, 0.5 or more.
+    """
     overlaps = masks.iou(prediction.rles, [instance.rle for instance in item.instances])
     same_class = np.equal.outer(prediction.labels, [instance.label for instance in item.instances])
     overlaps = np.where(same_class, overlaps, 0)
-    correct, found = (np.zeros(length, dtype=bool) for length in (len(prediction), len(item.instances)))
+    found = np.full(len(prediction), -1)
     for index in _by_score(prediction) if item.instances else ():
         best = overlaps[index].argmax()
         if overlaps[index, best] >= IOU_THRESHOLD:
             overlaps[:, best] = 0
-            correct[index] = found[best] = True
-    return correct, found
+            found[index] = best
+    return found
 
 
 def _per_class(image_set: ImageSet, predictions: Mapping[str, Prediction]) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 from scripts.stats import pearson, spearman
 from tsp_model.data import masks
 from tsp_model.data.image_set import ImageSet, Item
-from tsp_model.evaluation import IOU_THRESHOLD, pseudo_label_precision
+from tsp_model.evaluation import matched, pseudo_label_precision
 from tsp_model.predictions import Prediction
 
 
@@ -78,23 +78,23 @@ class Matches:
 
 
 def match(image_set: ImageSet, predictions: Iterable[Prediction], above: float) -> Matches:
-    """Match as AP50 does: surest first, each takes the free object of its class with the highest mask IoU, 0.5 or more.
+    """Match as AP50 does (tsp_model.evaluation.matched).
 
     Args:
         above: detections with a class score up to this do not take part.
     """
     items = {item.key: item for item in image_set.items}
-    matched: list[list[float]] = []
+    right: list[list[float]] = []
     false: list[list[float]] = []
     for prediction in predictions:
         counted = prediction.above(above)
         found = _match_image(items[prediction.key], counted)
         for index, scores in enumerate(zip(counted.box_scores, counted.mask_scores, strict=True)):
             if index in found:
-                matched.append([*scores, *found[index]])
+                right.append([*scores, *found[index]])
             else:
                 false.append([*scores])
-    columns = np.array(matched).reshape(-1, 4).T
+    columns = np.array(right).reshape(-1, 4).T
     return Matches(*columns, *np.array(false).reshape(-1, 2).T)
 
 
@@ -105,14 +105,8 @@ def _match_image(item: Item, prediction: Prediction) -> dict[int, tuple[float, f
     truth = [instance.rle for instance in item.instances]
     mask_ious = masks.iou(prediction.rles, truth)
     box_ious = box_iou(torch.tensor(prediction.boxes), torch.from_numpy(masks.boxes(truth))).numpy()
-    free = np.where(np.equal.outer(prediction.labels, [one.label for one in item.instances]), mask_ious, 0)
-    found = {}
-    for index in sorted(range(len(prediction)), key=lambda index: -prediction.scores[index]):
-        best = int(free[index].argmax())
-        if free[index, best] >= IOU_THRESHOLD:
-            found[index] = float(box_ious[index, best]), float(mask_ious[index, best])
-            free[:, best] = 0
-    return found
+    pairs = enumerate(matched(item, prediction).tolist())
+    return {index: (float(box_ious[index, one]), float(mask_ious[index, one])) for index, one in pairs if one >= 0}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from scripts.stats import PairedDifference
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = (
     "#222222", "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7",
 )  # fmt: skip
-GREY, PALE = "#6b7480", "#d8dee6"
+GREY = "#6b7480"
 OF_A_STRATEGY = {
     "random": (BLACK, "o"),
     "entropy": (ORANGE, "s"),
