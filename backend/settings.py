@@ -42,8 +42,9 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("WEB_THREADS", "16", "threads of the web service"),
     Variable(
         "TORCH_THREADS",
-        str(max(1, len(os.sched_getaffinity(0)) // 2)),
-        "threads torch may use in the worker and in the web service, each; half the cores by default",
+        # All of them: the worker is niced, so that annotators hardly feel it (measured: scripts/speed/README.md).
+        str(len(os.sched_getaffinity(0))),
+        "threads torch may use in the worker and in the web service, each; one for each core by default",
     ),
     Variable("TSP_KEEP_MEMORY", "true", "web service and worker keep freed memory for the next time, which is quicker"),
     Variable("BASIC_AUTH_USER", "", "user name asked of Label Studio; empty like the password: no check"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -9,21 +12,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import requests
 import torch
 
+from backend.__main__ import NICE
 from backend.connection import ProjectError, call
 from backend.project import LabelStudioProject
 from backend.versions import Versions
 from scripts.backend_process import BackendProcess
+from scripts.command_line import CommandError
 from scripts.processes import free_port
 from scripts.speed.house import House, house
 from scripts.speed.pair import DETECTIONS, build_ours
 from scripts.speed.timing import COST, Bench, Comparison, require_agreement
-from tsp_model import checkpoints
+from tsp_model import checkpoints, memory
 from tsp_model.cycle import score_pool
 from tsp_model.data.image_set import ImageSet, read_image
 from tsp_model.inference import predict as network_predict
@@ -36,6 +42,7 @@ REQUEST_SECONDS = 90
 SCORED, QUICK_SCORED = 16, 2
 NOBODY = "http://127.0.0.1:9"  # a Label Studio that is not there, which the start does not wait for
 LISTED = 100  # tasks on a page of the Data Manager
+ASKED = 5  # times in a row, by an annotator beside a worker
 
 
 def predict(bench: Bench) -> Iterator[Comparison]:
@@ -102,24 +109,72 @@ def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def threads(bench: Bench) -> Iterator[Comparison]:
-    """The worker's scoring with one thread and with all of them: alone, and beside servers that are kept busy."""
+    """One thread for the worker or all: how long it scores, alone and beside busy servers, and how long these take."""
     size, scored = (QUICK_SIZE, QUICK_SCORED) if bench.quick else (SIZE, SCORED)
     most = max(2, bench.threads)
-    with house(scored, size, threads=1) as there:
+    with house(scored, size, most) as there:
         project, tasks = there.project({"train_after": 0})
         folder, _ = make_version(there, project, size)
         body = _body(project, tasks[there.images.keys[0]])
-        loads: dict[str, Callable[[], object] | None] = {
-            "alone": None,
-            "beside a busy Label Studio": lambda: _list_tasks(project),
-            "beside busy predictions": lambda: _post(there.backend.url, body),
-        }
+
+        def page() -> None:
+            _list_tasks(project)
+
+        def prediction() -> None:
+            _post(there.backend.url, body)
+
+        loads = {"alone": None, "beside a busy Label Studio": page, "beside busy predictions": prediction}
         for situation, ask in loads.items():
             title = f"scoring {scored} images {situation}"
             contestants = {_threads(number): _scoring(folder, there.images, number) for number in (1, most)}
             with _asked_without_a_pause(ask):
                 seconds = bench.measure(title, contestants)
             yield Comparison(title, _threads(1), _threads(most), seconds, note="above 1: one thread is quicker")
+        with _worker(folder, there.images, 1) as few, _worker(folder, there.images, most) as many:
+            for what, ask in {"pages of tasks": page, "predictions": prediction}.items():
+                title = f"{ASKED} {what} beside a worker that scores"
+                contestants = {_threads(1): _beside(few, ask), _threads(most): _beside(many, ask)}
+                seconds = bench.measure(title, contestants)
+                yield Comparison(title, _threads(most), _threads(1), seconds, COST, note="above 1: a longer wait")
+
+
+@contextmanager
+def _worker(folder: Path, images: ImageSet, number: int) -> Iterator[int]:
+    """A process that scores without end, as modest as the worker and at first stopped; its id."""
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=_score_without_end, args=(folder, images, number, ready), daemon=True)
+    process.start()
+    try:
+        if not ready.wait(REQUEST_SECONDS):
+            raise CommandError("the process that scores did not start; the reason stands above.")
+        os.kill(process.pid, signal.SIGSTOP)
+        yield process.pid
+    finally:
+        process.kill()
+        process.join()
+
+
+def _score_without_end(folder: Path, images: ImageSet, number: int, ready: Event) -> None:
+    memory.keep()
+    os.nice(NICE)
+    score = _scoring(folder, images, number)
+    score()
+    ready.set()
+    while True:
+        score()
+
+
+def _beside(worker: int, ask: Callable[[], object]) -> Callable[[], None]:
+    def ask_beside_it() -> None:
+        os.kill(worker, signal.SIGCONT)
+        try:
+            for _ in range(ASKED):
+                ask()
+        finally:
+            os.kill(worker, signal.SIGSTOP)
+
+    return ask_beside_it
 
 
 def _threads(number: int) -> str:
