@@ -22,6 +22,7 @@ from scripts.label_studio import LabelStudioServer
 from scripts.plan import Place
 from scripts.processes import free_port
 from scripts.reporting.runs import read_runs
+from tsp_model.acquisition import STRATEGIES
 from tsp_model.predictions import read_predictions
 
 GRID = """
@@ -73,7 +74,7 @@ def comparable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "strategy", ["tsp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("core_set", "random", "mc_dropout"))]
+    "strategy", ["tsp", *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(STRATEGIES) if name != "tsp")]
 )
 def test_both_pick_the_same_images_and_learn_the_same(
     client: LabelStudio, place: Place, one_thread: None, tmp_path: Path, strategy: str
