@@ -15,7 +15,7 @@ fi
 scripts/setup.sh
 
 # One thread: on small machines threads that wait for each other cost more than they bring.
-export OMP_NUM_THREADS=1
+export OMP_NUM_THREADS=1 TORCH_THREADS=1
 failed=0
 { .venv/bin/python -m ruff check . && .venv/bin/python -m ruff format --check .; } || { failed=1; echo "ruff failed: the tests run, but the exit code will be 1" >&2; }
 .venv/bin/python -m pytest "$@" </dev/null || failed=$?

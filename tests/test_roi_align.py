@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torchvision.ops import MultiScaleRoIAlign
 
 from tsp_model.roi_align import GatherRoIAlign
@@ -106,9 +107,16 @@ def test_bfloat16_gradients_of_many_boxes_add_up() -> None:
             assert float(found.sum() / x.grad.sum()) == pytest.approx(1, abs=1e-3)
 
 
-def test_switched_off_it_is_the_library() -> None:
+def test_switched_off_it_is_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     gather, library = both(7, 2)
-    gather.gather = False
     boxes = [BOXES["random"], BOXES["random"][:3]]
     inputs = features()
+
+    def refuse(*_: object, **__: object) -> Tensor:
+        raise AssertionError("gathered")
+
+    monkeypatch.setattr(functional, "embedding_bag", refuse)
+    with pytest.raises(AssertionError, match="gathered"):
+        gather(inputs, boxes, [IMAGE, IMAGE])
+    gather.gather = False
     assert torch.equal(gather(inputs, boxes, [IMAGE, IMAGE]), library(inputs, boxes, [IMAGE, IMAGE]))

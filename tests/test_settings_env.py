@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from backend import __main__ as service_command
 from backend import settings
+from scripts.processes import free_port
+from tsp_model import memory
 from tsp_model.settings import FIELD_NAMES, Settings, SettingsError
 
 ROOT = Path(__file__).parent.parent
@@ -109,3 +112,15 @@ def test_reading_settings_imports_neither_torch_nor_the_sdk():
     code = "import sys, backend.settings; print({'torch', 'label_studio_sdk'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("part", ["web", "worker"])
+@pytest.mark.parametrize("kept", [True, False])
+def test_each_part_keeps_freed_memory_unless_told_otherwise(part, kept, tmp_path, monkeypatch):
+    for name, value in {"LABEL_STUDIO_API_KEY": "token", "TSP_KEEP_MEMORY": str(kept).lower()}.items():
+        monkeypatch.setenv(name, value)
+    calls = []
+    monkeypatch.setattr(memory, "keep", lambda: calls.append("keep"))
+    monkeypatch.setattr(service_command, f"_{part}", lambda settings: calls.append(part) or 0)
+    assert service_command.main([part, "--model-dir", str(tmp_path), "--port", str(free_port())]) == 0
+    assert calls == ["keep"] * kept + [part], "before the part starts, which makes threads"

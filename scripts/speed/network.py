@@ -107,7 +107,8 @@ def _without_amx(bench: Bench) -> Iterator[Comparison]:
         command = [sys.executable, "-m", "scripts.benchmark", "speed", "--only", "inference", "--out", str(out)]
         command += ["--threads", str(bench.threads), "--repeats", str(bench.repeats), "--data", str(bench.data)]
         command += ["--quick"] if bench.quick else []
-        done = subprocess.run(command, env=os.environ | {ONEDNN_LIMIT: WITHOUT_AMX}, stdout=subprocess.DEVNULL)
+        on_the_cpu = {ONEDNN_LIMIT: WITHOUT_AMX, "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(command, env=os.environ | on_the_cpu, stdout=subprocess.DEVNULL)
         if done.returncode:
             raise CommandError(f"{title} ended with exit status {done.returncode}; the reason stands above.")
         for values in json.loads(out.read_text())["comparisons"]:

@@ -29,9 +29,10 @@ def uncertainty(bench: Bench) -> Iterator[Comparison]:
         name: lambda shared=shared: _drained(monte_carlo.passes(model, images, count, shared))
         for name, shared in names.items()
     }
+    ours = [len(one["scores"]) for one in contestants["one pass with scores"]()]
     for name in names:
-        found = contestants[name]()
-        require_agreement([len(one) for one in found] == [batch] * count, f"numbers of {name}")
+        found = [[len(one["scores"]) for one in of_pass] for of_pass in contestants[name]()]
+        require_agreement(found == [ours] * count, f"numbers of detections of {name}: {found}, ours {ours}")
     seconds = bench.measure("uncertainty", contestants)
     title = f"uncertainty of {batch} images, R50 at {size}"
     for name, aim in zip(names, AIMS.values(), strict=True):
