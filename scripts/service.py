@@ -96,6 +96,7 @@ def _reason(response: requests.Response) -> str:
 def _show(bar: tqdm, title: str, status: dict[str, Any]) -> None:
     bar.set_description(f"{title}: {status.get('phase') or 'waiting'}", refresh=False)
     bar.total, bar.n = status.get("total"), status.get("done") or 0
+    bar.bar_format = None if bar.total else "{desc} [{elapsed}]"  # nothing to count
     loss, eta = status.get("loss"), status.get("eta_seconds")
     parts = {"loss": f"{loss:.3f}" if loss is not None else None, "left": f"{eta:.0f}s" if eta is not None else None}
     bar.set_postfix({name: value for name, value in parts.items() if value}, refresh=True)
