@@ -52,9 +52,11 @@ def report(context: Context) -> list[Section]:
     title = f"Semi-supervised active learning on {Path(grid.identity['data']).name}"
     subtitle = (
         f"Scoring predictions (TSP, arXiv 2012.04829) in a comparison of {words.many(len(grid.lines), 'way')} to label "
-        f"{grid.cycles * grid.identity['per_cycle']} of {grid.identity['train_images']} images; "
+        f"{grid.budget} of {grid.identity['train_images']} images; "
         f"{words.many(len(grid.seeds), 'seed')}."
     )
+    if grid.unfinished:
+        subtitle += f" {words.many(len(grid.unfinished), 'cell')} missing or unfinished, named under Conditions."
     write_text(context.out / PAGE, page(title, subtitle, sections))
     return sections
 

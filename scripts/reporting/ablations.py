@@ -10,6 +10,7 @@ from scripts.reporting.curves import areas
 from scripts.reporting.learning_curves import BARS, INTERVALS, comparison, intervals
 from scripts.reporting.lines import SSL, GridResults, Line
 from scripts.reporting.page import Absent, Figure, Part, Section, Text
+from scripts.reporting.shared_seeds import SharedSeeds
 
 PARTS = {"cbm": "c, b and m", "cm": "c and m", "cb": "c and b", "c": "c alone"}
 RANKINGS = ("random", "entropy", "tsp")
@@ -34,8 +35,7 @@ def ablations(context: Context) -> Section:
         else:
             parts.append(Absent(f"ablation {title}; it takes {needed}, and the grid has fewer than two of them."))
     if panels:
-        parts.append(_curves(context, panels))
-        parts += _tables(grid, panels)
+        parts += [*_curves(context, panels), *_tables(grid, panels)]
     section = Section("Ablations (Fig. 4)", parts)
     _add_own(context, section)
     return section
@@ -62,32 +62,33 @@ def _tsp_with_ssl(line: Line) -> bool:
     return line.settings.strategy == "tsp" and line.settings.ssl
 
 
-def _curves(context: Context, panels: Sequence[tuple[str, Named]]) -> Figure:
+def _curves(context: Context, panels: Sequence[tuple[str, Named]]) -> list[Part]:
     grid = context.grid
+    shared = SharedSeeds.of(grid, list({line.name: line for _, lines in panels for _, line in lines}.values()))
     canvas, axes = plots.panels(len(panels), width=4.2, height=3.9, columns=3, share_y=True)
     ends = []
     for panel, (title, lines) in zip(axes, panels, strict=True):
         ends.append([])
         beside = plots.asides(len(lines), grid.identity["per_cycle"])
         for place, (name, line) in enumerate(lines):
-            colour, marker = _look(place, lines)
-            end = plots.draw_learning_curve(panel, line, colour, marker, aside=beside[place])
-            ends[-1] += [(name, colour, end)] if end else []
+            look = _look(place, lines)
+            ends[-1] += plots.draw_learning_curve(panel, shared, line, name, look, aside=beside[place])
         plots.draw_ceiling(panel, grid)
         panel.set_title(title)
         panel.set_xlabel("labelled images")
     axes[0].set_ylabel("AP50 of masks")
     plots.finish_curves(canvas, axes, ends, grid)
-    return Figure(
+    figure = Figure(
         plots.save(canvas, context.out / "fig4_ablations.png"),
-        "AP50 of masks over labelled images, mean and one standard deviation over seeds. 1: other rankings with the "
-        "same pseudo labels. 2: the weight of pseudo-labelled images in Eq. 5. 3: a score that is taken away leaves "
-        "Eq. 2 and the pseudo labels' thresholds both.",
+        f"AP50 of masks over labelled images, {shared.in_words('mean and one standard deviation')}. "
+        "1: other rankings with the same pseudo labels. 2: the weight of pseudo-labelled images in Eq. 5. 3: a score "
+        "that is taken away leaves Eq. 2 and the pseudo labels' thresholds both.",
         "Learning curves of the ablations",
     )
+    return [figure, *shared.left_out()]
 
 
-def _look(place: int, lines: Named) -> tuple[str, str]:
+def _look(place: int, lines: Named) -> plots.Look:
     """A strategy's own colour among strategies; the method's for plain TSP + SSL among its variants."""
     line = lines[place][1]
     if not line.differences:

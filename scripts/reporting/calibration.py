@@ -56,21 +56,18 @@ def _asked(context: Context) -> Iterator[tuple[str, Line, int]]:
     grid = context.grid
     method = grid.method or grid.lines[0]
     cycles = method.cycles
-    for cycle in range(cycles, 0, -1):
-        yield f"{method.title}, cycle {cycle}", method, cycle
-    for line in grid.strategies:
-        last = line.cycles
-        if line is not method and last:
-            yield f"{line.title}, cycle {last}", line, last
+    asked = [(method, cycle) for cycle in range(cycles, 0, -1)]
+    asked += [(line, line.cycles) for line in grid.strategies if line is not method and line.cycles]
+    for line, cycle in asked:
+        yield f"{line.title}, cycle {cycle}{grid.of_seeds(len(line.furthest))}", line, cycle
 
 
 def _of_all_seeds(test: ImageSet, line: Line, cycle: int, above: float) -> Matches:
-    """The matches of every seed's model of a cycle, together."""
+    """The matches of the models of a cycle, together, of the seeds that have come as far as any."""
 
     def predictions() -> Iterator[Prediction]:
-        for run in line.runs.values():
-            if len(run.rows) >= cycle:
-                yield from iterate_predictions(run.test_predictions(cycle))
+        for run in line.furthest.values():
+            yield from iterate_predictions(run.test_predictions(cycle))
 
     return match(test, predictions(), above)
 
@@ -94,7 +91,8 @@ def _parts(context: Context, measured: Sequence[tuple[str, Matches]]) -> list[Pa
                 ]
             )
     table = Table(
-        "b against the true box IoU, m against the true mask IoU, all seeds together. Bias: mean of score less IoU. "
+        "b against the true box IoU, m against the true mask IoU, seeds together, in every cycle those that have come "
+        "furthest. Bias: mean of score less IoU. "
         "Last column: the mean b or m of false positives, whose IoU is below 0.5 or whose class is wrong.",
         ["", "score", "matched", "mean error", "bias", "Pearson", "Spearman", "false positives", "their mean score"],
         rows,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +52,7 @@ class Reached:
     """Labels at which a line reaches a quality.
 
     Attributes:
-        labels: over the seeds that do. tried: how many seeds are finished.
+        labels: over the seeds that do. tried: how many seeds were asked for and are finished.
         saved: against random, of the same seed, over the seeds of which that can be said; at_least: one of random's
             seeds never gets there, and is counted with all the labels that it had.
     """
@@ -67,9 +67,13 @@ class Reached:
         return self.labels is not None and self.labels.count == self.tried
 
 
-def reached(grid: GridResults, line: Line, target: float) -> Reached:
-    """How many labels bring a line to AP50 `target`, and how many fewer than random's that is."""
-    runs = grid.finished(line)
+def reached(grid: GridResults, line: Line, target: float, seeds: Collection[int] | None = None) -> Reached:
+    """How many labels bring a line to AP50 `target`, and how many fewer than random's that is.
+
+    Args:
+        seeds: what is averaged over, as far as it is finished; None: all that is.
+    """
+    runs = {seed: run for seed, run in grid.finished(line).items() if seeds is None or seed in seeds}
     needed = {seed: labels_to_reach(run.labels, run.ap50, target) for seed, run in runs.items()}
     there = {seed: count for seed, count in needed.items() if count is not None}
     saved, at_least = [], False
@@ -88,7 +92,7 @@ class Overtaking:
 
     Attributes:
         labels: at which it is, over the seeds that get there. share: of random's labels, of the same seeds.
-        tried: seeds that both have finished.
+        tried: seeds that were asked for and that both have finished.
     """
 
     labels: Spread | None
@@ -100,12 +104,12 @@ class Overtaking:
         return self.labels is not None and self.labels.count == self.tried
 
 
-def overtaking(grid: GridResults, line: Line, random: Line) -> Overtaking:
-    """Labels that reach random's last AP50 of the same seed."""
+def overtaking(grid: GridResults, line: Line, random: Line, seeds: Collection[int] | None = None) -> Overtaking:
+    """Labels that reach random's last AP50 of the same seed. seeds: as of `reached`."""
     against: dict[int, Run] = grid.finished(random)
     labels, shares, tried = [], [], 0
     for seed, run in grid.finished(line).items():
-        if seed in against:
+        if seed in against and (seeds is None or seed in seeds):
             tried += 1
             needed = labels_to_reach(run.labels, run.ap50, against[seed].ap50[-1])
             if needed is not None:

@@ -7,6 +7,7 @@ from scripts.reporting.context import Context
 from scripts.reporting.curves import Overtaking, Reached, areas, finals, overtaking, reached
 from scripts.reporting.lines import GridResults, Line
 from scripts.reporting.page import Absent, Part, Section, Sentences, Table, Text
+from scripts.reporting.shared_seeds import SharedSeeds
 from scripts.stats import Spread, paired_difference
 
 SHARES = (0.8, 0.9, 0.95)  # of the full-data AP50
@@ -40,16 +41,11 @@ def _sentences(context: Context) -> list[str]:
     last = Spread.of(list(finals(grid, method).values()))
     if last is not None and grid.ceiling_ap50 is not None:
         said.append(
-            f"After {method_labels(grid)} of {grid.identity['train_images']} labels {method.title} stands at an AP50 "
+            f"After {grid.budget} of {grid.identity['train_images']} labels {method.title} stands at an AP50 "
             f"of {words.spread(last)}, {words.share(last.mean / grid.ceiling_ap50)} of what all labels give "
             f"({grid.ceiling_ap50:.3f})."
         )
     return [sentence for sentence in said if sentence]
-
-
-def method_labels(grid: GridResults) -> int:
-    """B, the labels of a finished cell."""
-    return grid.cycles * grid.identity["per_cycle"]
 
 
 def _on_overtaking(method: Line, found: Overtaking, grid: GridResults) -> str:
@@ -57,13 +53,13 @@ def _on_overtaking(method: Line, found: Overtaking, grid: GridResults) -> str:
         return ""
     if found.labels is None or found.share is None:
         return (
-            f"{method.title} does not reach random's final AP50 within {method_labels(grid)} labels in any of "
+            f"{method.title} does not reach random's final AP50 within {grid.budget} labels in "
             f"{words.many(found.tried, 'seed')}."
         )
     seeds = words.many(found.tried, "seed")
     where = f" in {seeds}" if found.by_all else f" in {found.labels.count} of {seeds}, in the others never"
     return (
-        f"{method.title} reaches random's final AP50 with {found.labels.mean:.0f} of {method_labels(grid)} labels "
+        f"{method.title} reaches random's final AP50 with {found.labels.mean:.0f} of {grid.budget} labels "
         f"({words.share(found.share.mean)}){where}."
     )
 
@@ -89,9 +85,12 @@ def _on_area(grid: GridResults, method: Line, random: Line) -> str:
 def _on_saving(context: Context, method: Line, part: float) -> str:
     found = reached(context.grid, method, part * (context.grid.ceiling_ap50 or 0))
     what = f"{words.share(part)} of the full-data AP50"
-    if not found.by_all or found.labels is None:
-        of = f"{found.labels.count if found.labels else 'none'} of {words.many(found.tried, 'seed')}"
-        return f"{method.title} reaches {what} in {of}." if found.tried else ""
+    if not found.tried:
+        return ""
+    if found.labels is None:
+        return f"{method.title} does not reach {what} in {words.many(found.tried, 'seed')}."
+    if not found.by_all:
+        return f"{method.title} reaches {what} in {found.labels.count} of {words.many(found.tried, 'seed')}."
     reaches = f"{method.title} reaches {what} with {found.labels.mean:.0f} labels"
     if found.saved is None:
         return f"{reaches}."
@@ -121,15 +120,15 @@ def _table(context: Context) -> Table:
         head += ["saved: images, min, $"] * (grid.random is not None)
     if grid.random is not None:
         head += ["labels to random's final AP50", "of random's labels"]
-    rows = []
+    shared, rows = SharedSeeds.of(grid, grid.strategies), []
     for line in grid.strategies:
-        row = [line.title]
+        row = [f"{line.title}{grid.of_seeds(len(grid.finished(line)))}"]
         for part in SHARES if ceiling is not None else ():
-            found = reached(grid, line, part * ceiling)
+            found = reached(grid, line, part * ceiling, shared.seeds)
             row.append(_labels(found))
             row += [_saved(context, found) if line is not grid.random else words.NONE] * (grid.random is not None)
         if grid.random is not None:
-            found = overtaking(grid, line, grid.random)
+            found = overtaking(grid, line, grid.random, shared.seeds)
             row += [_labels(found), words.share(found.share.mean) if found.by_all and found.share else words.NONE]
         rows.append(row)
     what = "random's final AP50"
@@ -137,7 +136,7 @@ def _table(context: Context) -> Table:
         of = f"shares of the full-data AP50 (all {grid.identity['train_images']} labels: {ceiling:.3f})"
         what = of if grid.random is None else f"{of} and {what}; images, minutes and dollars saved on random"
     caption = f"Labels needed to reach {what}. In brackets: how many of the finished seeds get there, where not all do."
-    return Table(caption, head, rows)
+    return Table(f"{caption}{shared.note}", head, rows)
 
 
 def _labels(found: Reached | Overtaking) -> str:

@@ -9,7 +9,7 @@ from scripts.reporting.context import Context
 from scripts.reporting.curves import areas, finals
 from scripts.reporting.lines import GridResults, Line
 from scripts.reporting.page import Absent, Figure, Part, Section, Table, Text
-from scripts.reporting.runs import Run
+from scripts.reporting.shared_seeds import SharedSeeds
 from scripts.stats import PairedDifference, Spread, paired_difference
 
 Score = Callable[[GridResults, Line], Mapping[int, float]]
@@ -25,7 +25,7 @@ CAUTION = (
 def learning_curves(context: Context) -> Section:
     """The curves of every strategy without and with pseudo labels, their areas, and the differences to random."""
     grid = context.grid
-    parts: list[Part] = [_curves(context), Text(CAUTION)]
+    parts: list[Part] = [*_curves(context), Text(CAUTION)]
     table = comparison(
         grid,
         grid.strategies,
@@ -41,11 +41,14 @@ def learning_curves(context: Context) -> Section:
     return Section("Learning curves (Fig. 2)", parts, [table])
 
 
-def _curves(context: Context) -> Part:
+def _curves(context: Context) -> list[Part]:
     grid = context.grid
-    if not grid.strategies:
-        return Absent("the curves of the strategies; no cell has the settings that most cells share.")
-    shown = [[line for line in grid.strategies if line.settings.ssl is ssl] for ssl in (False, True)]
+    shared = SharedSeeds.of(grid, grid.strategies)
+    begun = [line for line in grid.strategies if shared.cycles(line)]
+    if not begun:
+        why = "no cell with the settings that most cells share has finished a cycle"
+        return [Absent(f"the curves of the strategies; {why}.")]
+    shown = [[line for line in begun if line.settings.ssl is ssl] for ssl in (False, True)]
     titles = [title for title, lines in zip(("labels alone", "with pseudo labels (SSL)"), shown, strict=True) if lines]
     canvas, axes = plots.panels(len(titles), width=5.9, height=4.8, share_y=True)
     reference = grid.random if grid.random is not None and len(titles) == 2 else None
@@ -53,26 +56,25 @@ def _curves(context: Context) -> Part:
     for panel, title, lines in zip(axes, titles, filter(None, shown), strict=True):
         ends.append([])
         if reference is not None and reference not in lines:
-            end = plots.draw_learning_curve(panel, reference, plots.look(reference)[0], "", faint=True)
-            ends[-1] += [("random, labels alone", plots.look(reference)[0], end)] if end else []
+            faint = plots.look(reference)[0], ""
+            ends[-1] += plots.draw_learning_curve(panel, shared, reference, "random, labels alone", faint)
         for line, aside in zip(lines, plots.asides(len(lines), grid.identity["per_cycle"]), strict=True):
-            colour, marker = plots.look(line)
-            end = plots.draw_learning_curve(panel, line, colour, marker, aside=aside)
-            ends[-1] += [(line.title, colour, end)] if end else []
+            ends[-1] += plots.draw_learning_curve(panel, shared, line, line.title, plots.look(line), aside)
         plots.draw_ceiling(panel, grid)
         panel.set_title(title)
         panel.set_xlabel("labelled images")
     axes[0].set_ylabel("AP50 of masks")
     plots.finish_curves(canvas, axes, ends, grid)
     path = plots.save(canvas, context.out / "fig2_learning_curves.png")
-    return Figure(
+    figure = Figure(
         path,
-        f"AP50 of masks over labelled images: mean over {words.many(len(grid.seeds), 'seed')} and one standard "
-        "deviation. Dotted: trained on every label. Dashed in the right panel: random without pseudo labels, for "
-        "comparison. Hollow points: not every seed is there yet. Where a panel has more than "
-        f"{plots.MOST_BANDS} curves, the deviation is a bar, set a little aside so that the bars can be told apart.",
+        f"AP50 of masks over labelled images: {shared.in_words('mean and one standard deviation')}. "
+        "Dotted: trained on every label. Dashed in the right panel: random without pseudo labels, for comparison. "
+        f"Where a panel has more than {plots.MOST_BANDS} curves, the deviation is a bar, set a little aside so that "
+        "the bars can be told apart.",
         "Learning curves of every strategy, without pseudo labels on the left and with them on the right",
     )
+    return [figure, *shared.left_out()]
 
 
 def _differences(context: Context, random: Line) -> list[Part]:
@@ -90,16 +92,23 @@ def _differences(context: Context, random: Line) -> list[Part]:
 def intervals(
     grid: GridResults, lines: Sequence[Line], against: Line, score: Score
 ) -> list[tuple[str, str, PairedDifference]]:
-    """Title, colour and paired difference of each line that shares a finished seed with `against`."""
+    """Title, colour and paired difference of each line that shares a finished seed with `against`.
+
+    How many seeds that are is told where it is not all.
+    """
     theirs = score(grid, against)
     found = [(line, paired_difference(score(grid, line), theirs)) for line in lines]
-    return [(line.title, plots.look(line)[0], difference) for line, difference in found if difference is not None]
+    return [
+        (f"{line.title}{grid.of_seeds(difference.pairs)}", plots.look(line)[0], difference)
+        for line, difference in found
+        if difference is not None
+    ]
 
 
 def comparison(
     grid: GridResults, lines: Sequence[Line], against: Line | None, caption: str, settings: bool = False
 ) -> Table:
-    """Area and last AP50 of each line, their deviation over seeds, and the paired difference to one of them.
+    """Area and last AP50 of each line, their deviation over the seeds that all have, and the paired difference to one.
 
     Args:
         settings: with the settings that a line differs in.
@@ -108,27 +117,24 @@ def comparison(
     if against is not None:
         head[-2:-2] = [f"area, difference to {against.title}"]
         head[-1:-1] = [f"last, difference to {against.title}"]
+    shared = SharedSeeds.of(grid, lines)
     rows = []
     for line in lines:
         finished = grid.finished(line)
-        row = [line.title, *[_differing(line)] * settings, _seeds(len(finished), len(line.runs))]
+        row = [line.title, *[_differing(line)] * settings, _seeds(len(finished), len(grid.seeds))]
         for score in (areas, finals):
             ours = score(grid, line)
-            row.append(words.spread(Spread.of(list(ours.values()))))
+            row.append(words.spread(Spread.of([ours[seed] for seed in shared.seeds if seed in ours])))
             if against is not None:
                 found = paired_difference(ours, score(grid, against)) if line is not against else None
                 row.append(words.difference(found))
-        row.append(words.spread(Spread.of(_last_boxes(finished))))
-        rows.append(row)
-    return Table(caption, head, rows)
+        boxes = [finished[seed].rows[-1]["box_ap50"] for seed in shared.seeds if seed in finished]
+        rows.append([*row, words.spread(Spread.of(boxes))])
+    return Table(f"{caption}{shared.note}", head, rows)
 
 
-def _last_boxes(runs: Mapping[int, Run]) -> list[float]:
-    return [run.rows[-1]["box_ap50"] for run in runs.values()]
-
-
-def _seeds(finished: int, begun: int) -> str:
-    return str(finished) if finished == begun else f"{finished} of {begun}"
+def _seeds(finished: int, asked: int) -> str:
+    return str(finished) if finished == asked else f"{finished} of {asked}"
 
 
 def _differing(line: Line) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scripts.command_line import CommandError
 from scripts.grid.spec import Grid
+from scripts.reporting import words
 from scripts.reporting.runs import Run, read_runs, unfinished_folders
 from tsp_model.settings import Settings
 
@@ -20,7 +21,7 @@ TITLES = {
     "core_set": "core-set",
     "learning_loss": "learning loss",
     "tsp": "TSP",
-    "tsp_diverse": "TSP, diverse",
+    "tsp_diverse": "diverse TSP",
 }
 SSL = " + SSL"
 OF_A_LINE = ("strategy", "ssl", "seed")
@@ -45,18 +46,20 @@ class Line:
     @property
     def title(self) -> str:
         """As figures call it: the paper's name of a strategy, a variant's own."""
-        own = f"{self.settings.strategy}{SSL * self.settings.ssl}"
-        return f"{TITLES[self.settings.strategy]}{SSL * self.settings.ssl}" if self.name == own else self.name
+        ssl = SSL * self.settings.ssl
+        # A cell without results has no name but its folder's.
+        plain = self.name == f"{self.settings.strategy}{ssl}" or not (self.cycles or self.differences)
+        return f"{TITLES[self.settings.strategy]}{ssl}" if plain else self.name
 
     @property
     def cycles(self) -> int:
         """Finished cycles of the seed that has come furthest."""
         return max(len(run.rows) for run in self.runs.values())
 
-    def values(self, cycle: int, read: Callable[[Mapping[str, Any]], float | None]) -> list[float]:
-        """What `read` takes from each seed's row of a cycle, from 1 on; nothing for seeds without either."""
-        rows = [run.rows[cycle - 1] for run in self.runs.values() if len(run.rows) >= cycle]
-        return [value for value in map(read, rows) if value is not None]
+    @property
+    def furthest(self) -> dict[int, Run]:
+        """The runs that have come as far as any of the line: those that its means are over, the same in every cycle."""
+        return {seed: run for seed, run in self.runs.items() if len(run.rows) == self.cycles}
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,23 @@ class GridResults:
     @property
     def ceiling_ap50(self) -> float | None:
         """AP50 of masks with every label, the mean over seeds."""
-        values = self.ceiling.values(1, lambda row: row["mask_ap50"]) if self.ceiling else []
+        values = [run.ap50[0] for run in self.ceiling.runs.values() if run.rows] if self.ceiling else []
         return sum(values) / len(values) if values else None
+
+    def of_seeds(self, count: int) -> str:
+        """Such as " (1 of 3 seeds)", to be told where a line has fewer than the grid; else nothing."""
+        return "" if count >= len(self.seeds) else f" ({count} of {words.many(len(self.seeds), 'seed')})"
+
+    @property
+    def budget(self) -> int:
+        """B, the labels of a finished cell."""
+        return self.cycles * self.identity["per_cycle"]
+
+    @property
+    def steps(self) -> range:
+        """Labels at which cycles end, eight at most: the ticks of a figure."""
+        per_cycle = self.identity["per_cycle"]
+        return range(per_cycle, self.budget + 1, -(-self.cycles // 8) * per_cycle)
 
     def plain(self, strategy: str, ssl: bool) -> Line | None:
         """The line of a strategy whose settings are the common ones."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from scripts.reporting.lines import TITLES, GridResults, Line
+from scripts.reporting.shared_seeds import SharedSeeds
 from scripts.stats import PairedDifference
 
 # Okabe and Ito, Color Universal Design, without its yellow, which is too light for a line on white.
@@ -30,10 +32,22 @@ OF_A_STRATEGY = {
     "tsp_diverse": (BLUE, "P"),
 }
 OF_A_VARIANT = ((VERMILLION, "o"), (BLUE, "s"), (GREEN, "^"), (PURPLE, "v"), (ORANGE, "D"), (SKY, "P"), (BLACK, "X"))
-End = tuple[str, str, tuple[float, float]]  # of a line: its name, its colour, the last point of it
+Look = tuple[str, str]  # colour and marker of a line
+
+
+class End(NamedTuple):
+    """Where a curve ends: its last point, in data."""
+
+    name: str
+    look: Look
+    point: tuple[float, float]
+
+
 DPI = 150
 MOST_BANDS = 4  # of a panel; more cover each other
-LEADER_ENDS = {"shrinkA": 1, "shrinkB": 3, "relpos": (0, 0.5)}
+LEADER_ENDS = {"shrinkA": 2.5, "shrinkB": 3}
+IN_THE_MARGIN = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": 9, "va": "center"}
+KEY = 7  # room of a point before a name, in points
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -103,45 +117,51 @@ def text_colour(colour: str) -> tuple[float, ...]:
     return tuple(0.7 * part for part in to_rgb(colour))
 
 
-def look(line: Line) -> tuple[str, str]:
+def look(line: Line) -> Look:
     """Colour and marker of a strategy, the same in every picture."""
     return OF_A_STRATEGY[line.settings.strategy]
 
 
 def draw_learning_curve(
-    axes: Axes, line: Line, colour: str, marker: str, faint: bool = False, aside: float | None = None
-) -> tuple[float, float] | None:
-    """AP50 over labels, the mean over seeds and one deviation around it; where it ends, or None for no results.
+    axes: Axes, shared: SharedSeeds, line: Line, name: str, look: Look, aside: float | None = None
+) -> list[End]:
+    """AP50 over labels, the mean over the shared seeds and one deviation around it; its end, if there is any.
 
-    A point that not every seed has reached is hollow.
+    The points of a curve that is not finished are hollow.
 
     Args:
-        faint: a thin line without deviations. aside: None: the deviation is a band; else it is a bar so many labels
-            to the right of each point.
+        look: without a marker the curve is a thin line without deviations. aside: None: the deviation is a band; else
+            it is a bar so many labels to the right of each point.
     """
-    labels, means, deviations, whole = [], [], [], []
-    longest = max(line.runs.values(), key=lambda run: len(run.rows))
-    for cycle, count in enumerate(longest.labels, start=1):
-        values = line.values(cycle, lambda row: row["mask_ap50"])
-        labels.append(count)
-        means.append(float(np.mean(values)))
-        deviations.append(float(np.std(values, ddof=1)) if len(values) > 1 else 0.0)
-        whole.append(len(values) == len(line.runs))
-    if not labels:
-        return None
-    mean, deviation = np.array(means), np.array(deviations)
-    if faint:
+    (colour, marker), cycles = look, shared.cycles(line)
+    if not cycles:
+        return []
+    labels = line.runs[shared.seeds[0]].labels[:cycles]
+    values = np.array([shared.values(line, cycle, lambda row: row["mask_ap50"]) for cycle in range(1, cycles + 1)])
+    mean, deviation = values.mean(axis=1), values.std(axis=1, ddof=1) if len(shared.seeds) > 1 else np.zeros(cycles)
+    end = [End(name, look, (labels[-1], float(mean[-1])))]
+    if not marker:
         axes.plot(labels, mean, color=colour, linestyle=(0, (4, 2)), linewidth=1.2, zorder=2)
-        return labels[-1], means[-1]
+        return end
     if aside is None:
         axes.fill_between(labels, mean - deviation, mean + deviation, color=colour, alpha=0.12, linewidth=0)
     else:
         beside = np.array(labels) + aside
         axes.errorbar(beside, mean, deviation, color=colour, linestyle="", elinewidth=1, alpha=0.7, zorder=1)
-    axes.plot(labels, mean, color=colour, zorder=3)
-    for count, value, filled in zip(labels, means, whole, strict=True):
-        axes.plot(count, value, marker, color=colour, markerfacecolor=colour if filled else "white", zorder=4)
-    return labels[-1], means[-1]
+    draw_points(axes, labels, mean, look, hollow=cycles < shared.grid.cycles)
+    return end
+
+
+def draw_points(
+    axes: Axes, x: Sequence[float], y: Sequence[float], look: Look, hollow: bool = False, label: str = ""
+) -> None:
+    """A line with points, whole ones also at the edge of the panel."""
+    colour, marker = look
+    inside = "white" if hollow else colour
+    (line,) = axes.plot(
+        x, y, color=colour, marker=marker, markerfacecolor=inside, zorder=3, clip_on=False, label=label or None
+    )
+    line.set_in_layout(False)  # what is not clipped would push the panels aside
 
 
 def asides(count: int, per_cycle: int) -> list[float | None]:
@@ -170,23 +190,24 @@ def finish_curves(
     grid: GridResults,
 ) -> None:
     """Ticks where cycles end, room for the ceiling, and the lines' names, in every panel."""
-    per_cycle = grid.identity["per_cycle"]
-    step = -(-grid.cycles // 8) * per_cycle
     for panel in axes:
-        panel.set_xticks(range(per_cycle, grid.cycles * per_cycle + 1, step))
+        panel.set_xticks(grid.steps)
         low, high = panel.get_ylim()
         panel.set_ylim(max(low, 0), max(high, (grid.ceiling_ap50 or 0) + 0.06 * (high - low)))
     for panel, of_panel in zip(axes, ends, strict=True):
         # An invisible text of the longest name keeps the room that the names, placed later, need.
-        longest = max((name for name, _, _ in of_panel), key=len, default="")
-        panel.annotate(longest, (1.03, 0.5), xycoords="axes fraction", fontsize=9, alpha=0)
+        longest = max((end.name for end in of_panel), key=len, default="")
+        panel.annotate(longest, xy=(1.03, 0.5), xytext=(KEY, 0), alpha=0, **IN_THE_MARGIN)
     canvas.draw_without_rendering()
     for panel, of_panel in zip(axes, ends, strict=True):
-        name_ends(panel, of_panel)
+        name_ends(panel, of_panel, grid.budget)
 
 
-def name_ends(axes: Axes, ends: Sequence[End]) -> None:
+def name_ends(axes: Axes, ends: Sequence[End], labels: int) -> None:
     """Write each line's name to the right of the panel, apart from each other.
+
+    A leader ties a name to its curve where that has all its labels. From a curve that ends before, it would run across
+    the others; the name has the curve's hollow point before it instead.
 
     To be called when the limits of the panel are final.
     """
@@ -195,15 +216,20 @@ def name_ends(axes: Axes, ends: Sequence[End]) -> None:
     low, high = axes.get_ylim()
     # What a line of text takes, as a share of the panel's height; constrained layout takes some of it for titles.
     height = 12.5 / (axes.get_window_extent().height * 72 / axes.figure.dpi)
-    wanted = [(end[1] - low) / (high - low) for _, _, end in ends]
-    for (name, colour, end), place, true in zip(ends, spread(wanted, height), wanted, strict=True):
-        leader = None
-        if abs(place - true) > height / 4 or end[0] < axes.get_xlim()[1]:
+    wanted = [(end.point[1] - low) / (high - low) for end in ends]
+    for (name, (colour, marker), point), place in zip(ends, spread(wanted, height), strict=True):
+        whole = point[0] >= labels
+        if whole:
             leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6} | LEADER_ENDS
-        axes.annotate(
-            name, end, xytext=(1.03, place), textcoords="axes fraction", color=text_colour(colour), fontsize=9,
-            va="center", annotation_clip=False, arrowprops=leader,
-        )  # fmt: skip
+            axes.annotate(
+                "", point, xytext=(1.03, place), textcoords="axes fraction", annotation_clip=False, arrowprops=leader
+            )
+        else:
+            axes.plot(
+                1.03, place, marker, color=colour, markerfacecolor="white", transform=axes.transAxes, clip_on=False
+            )
+        offset = KEY * (not whole and bool(marker))
+        axes.annotate(name, (1.03, place), xytext=(offset, 0), color=text_colour(colour), **IN_THE_MARGIN)
 
 
 def spread(wanted: Sequence[float], distance: float) -> list[float]:

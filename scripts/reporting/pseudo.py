@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +13,13 @@ from scripts.reporting.lines import Line
 from scripts.reporting.matching import PseudoLabels, judge_pseudo_labels
 from scripts.reporting.page import Absent, Figure, Part, Section, Table, Text
 from scripts.reporting.runs import Run
+from scripts.reporting.shared_seeds import SharedSeeds
 from tsp_model.cycle import FEW_PSEUDO_IMAGES
 from tsp_model.data import DataError
 from tsp_model.predictions import read_predictions
 
 Judged = dict[tuple[str, int, int], PseudoLabels]  # by line, seed and cycle
+FURTHEST = "means over the seeds that have come furthest"
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,16 @@ class Column:
 def pseudo(context: Context) -> Section:
     """Precision, recall, size and weight of the pseudo labels, and the share of picked images without an object."""
     grid = context.grid
-    judged, missing = _judge(context)
-    columns = _columns(judged)
+    with_ssl = [line for line in grid.lines if line.settings.ssl]
+    judged, missing = _judge(context, with_ssl)
+    columns = _columns(judged) if with_ssl else [EMPTY_PICKS]
     parts: list[Part] = []
-    if context.train is None:
+    if context.train is None and with_ssl:
         parts.append(Absent(f"recall of pseudo labels; {context.without_data}"))
     elif missing:
         parts.append(Absent(f"recall of some pseudo labels; {missing}"))
     parts += [Text(sentence) for sentence in _few(context)]
-    parts.append(_figure(context, columns))
-    with_ssl = [line for line in grid.lines if line.settings.ssl]
+    parts += _figure(context, columns)
     if with_ssl:
         parts.append(_last_cycle(context, with_ssl, columns))
     parts.append(_every_cycle(context, grid.lines, columns))
@@ -58,9 +60,10 @@ def _few(context: Context) -> list[str]:
     """Who had next to no pseudo labels, so that SSL could not matter."""
     few = []
     for line in context.grid.lines:
-        series = _series(line, _of_pool_column()) if line.settings.ssl else {}
-        if series and max(series.values()) < FEW_PSEUDO_IMAGES:
-            few.append(f"{line.title} ({words.share(max(series.values()))} at most)")
+        means = [_mean(line.furthest.values(), cycle, OF_POOL) for cycle in range(2, line.cycles + 1)]
+        shares = [mean for mean in means if mean is not None and line.settings.ssl]
+        if shares and max(shares) < FEW_PSEUDO_IMAGES:
+            few.append(f"{line.title} ({words.share(max(shares))} at most)")
     if not few:
         return []
     return [
@@ -69,15 +72,15 @@ def _few(context: Context) -> list[str]:
     ]
 
 
-def _judge(context: Context) -> tuple[Judged, str]:
+def _judge(context: Context, lines: Sequence[Line]) -> tuple[Judged, str]:
     """Every cycle's pseudo labels that can be judged, and why others cannot."""
     judged: Judged = {}
     missing = ""
     if context.train is None:
         return judged, missing
     keys = context.train.keys
-    for line in context.grid.lines:
-        for seed, run in line.runs.items() if line.settings.ssl else ():
+    for line in lines:
+        for seed, run in line.runs.items():
             context.working(f"pseudo labels of {line.title}, seed {seed}")
             for cycle in range(2, len(run.rows) + 1):
                 labelled = run.picked_until(cycle)
@@ -102,47 +105,55 @@ def _columns(judged: Judged) -> list[Column]:
         Column("precision", of_row("pseudo_precision"), words.share),
         Column("recall in D_semi's images", of_truth("recall_beside"), words.share),
         Column("recall in the whole pool", of_truth("recall"), words.share),
-        _of_pool_column(),
+        OF_POOL,
         Column("pseudo images", of_row("pseudo_images"), "{:.0f}".format),
         Column("pseudo objects", of_row("pseudo_objects"), "{:.0f}".format),
         Column("gradient share of L_semi", of_row("semi_gradient_share"), lambda value: words.share(value, 1)),
-        Column("picked images without an object", of_row("picked_empty_share"), words.share, with_ssl=False),
+        EMPTY_PICKS,
     ]
 
 
-def _of_pool_column() -> Column:
-    def of_pool(run: Run, cycle: int) -> float | None:
-        left = run.identity["train_images"] - run.rows[cycle - 1]["labels"]
-        return run.rows[cycle - 1]["pseudo_images"] / left if left and cycle > 1 else None
-
-    return Column("share of the pool in D_semi", of_pool, words.share)
+def _of_pool(run: Run, cycle: int) -> float | None:
+    left = run.identity["train_images"] - run.rows[cycle - 1]["labels"]
+    return run.rows[cycle - 1]["pseudo_images"] / left if left and cycle > 1 else None
 
 
-def _means(line: Line, cycle: int, column: Column) -> float | None:
-    """Over the seeds that have the cycle and the number."""
-    if column.with_ssl and not line.settings.ssl:
-        return None
-    values = [column.read(run, cycle) for run in line.runs.values() if len(run.rows) >= cycle]
+def _empty_picks(run: Run, cycle: int) -> float | None:
+    return run.rows[cycle - 1]["picked_empty_share"]
+
+
+OF_POOL = Column("share of the pool in D_semi", _of_pool, words.share)
+EMPTY_PICKS = Column("picked images without an object", _empty_picks, words.share, with_ssl=False)
+
+
+def _mean(runs: Iterable[Run], cycle: int, column: Column) -> float | None:
+    """Over the runs that have the number; all have the cycle."""
+    values = [column.read(run, cycle) for run in runs if run.settings.ssl or not column.with_ssl]
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
 
-def _figure(context: Context, columns: Sequence[Column]) -> Part:
+def _figure(context: Context, columns: Sequence[Column]) -> list[Part]:
     """A small panel a number: strategies with pseudo labels, and for empty picks those without."""
-    drawn = [column for column in columns if column.title != "pseudo images"]
     lines = context.grid.strategies
-    drawn = [column for column in drawn if any(_series(line, column) for line in lines)]
-    if not drawn:
-        return Absent("the picture of pseudo labels by cycle; no strategy with the common settings is there.")
+    with_ssl = [line for line in lines if line.settings.ssl]
+    if not with_ssl:
+        return [Absent("the picture of pseudo labels by cycle; no cell with the common settings has pseudo labels.")]
+    shared = SharedSeeds.of(context.grid, lines)
+    if not any(any(_series(line, OF_POOL, shared).values()) for line in with_ssl):
+        told = f"no image has passed the thresholds in {shared.in_words('any of')} yet"
+        return [Absent(f"the picture of pseudo labels by cycle; {told}.")]
+    drawn = [column for column in columns if column.title != "pseudo images"]
+    drawn = [column for column in drawn if any(_series(line, column, shared) for line in lines)]
     canvas, axes = plots.panels(len(drawn), width=3.7, height=2.7, columns=3)
     for panel, column in zip(axes, drawn, strict=True):
         for line in lines:
             # What a strategy picks differs with pseudo labels, too, but both would hide each other.
             if line.settings.ssl != column.with_ssl:
                 continue
-            series = _series(line, column)
-            colour, marker = plots.look(line)
-            panel.plot(list(series), list(series.values()), color=colour, marker=marker, label=line.title)
+            series = _series(line, column, shared)
+            hollow = shared.cycles(line) < context.grid.cycles
+            plots.draw_points(panel, list(series), list(series.values()), plots.look(line), hollow)
         panel.set_title(column.title + ("" if column.with_ssl else "\n(without SSL)"), fontsize=10)
         panel.set_xlim(0.8, context.grid.cycles + 0.2)
         panel.set_xticks(range(1, context.grid.cycles + 1, -(-context.grid.cycles // 8)))
@@ -152,44 +163,48 @@ def _figure(context: Context, columns: Sequence[Column]) -> Part:
     for panel in axes[-3:]:
         panel.set_xlabel("cycle")
     plots.name_strategies(canvas, lines)
-    return Figure(
+    figure = Figure(
         plots.save(canvas, context.out / "pseudo_labels.png"),
-        "Means over seeds. Precision: pseudo labels with an object of their class and a mask IoU of at least 0.5, each "
-        "object once. Recall: objects that got such a label, of those in the images with pseudo labels (D_semi) and of "
-        "the whole unlabelled pool. Gradient share: ||β∇L_semi|| / ||∇L_sup||, the mean over training. The first "
-        "cycle's picks are random for all.",
+        f"By cycle, {shared.in_words()}; a seed without pseudo labels has no precision. Precision: pseudo labels with "
+        "an object of their class and a mask IoU of at least 0.5, each object once. Recall: objects that got such a "
+        "label, of those in the images with pseudo labels (D_semi) and of the whole unlabelled pool. Gradient share: "
+        "||β∇L_semi|| / ||∇L_sup||, the mean over training. The first cycle's picks are random for all.",
         "Pseudo labels by cycle: precision, recall, number, gradient share; and empty picks",
     )
+    return [figure, *shared.left_out()]
 
 
-def _series(line: Line, column: Column) -> dict[int, float]:
-    longest = line.cycles
-    found = {cycle: _means(line, cycle, column) for cycle in range(1, longest + 1)}
-    first = 2 if column.with_ssl else 1
-    return {cycle: value for cycle, value in found.items() if value is not None and cycle >= first}
+def _series(line: Line, column: Column, shared: SharedSeeds) -> dict[int, float]:
+    first, last = 2 if column.with_ssl else 1, shared.cycles(line)
+    runs = [line.runs[seed] for seed in shared.seeds] if last else []
+    found = {cycle: _mean(runs, cycle, column) for cycle in range(first, last + 1)}
+    return {cycle: value for cycle, value in found.items() if value is not None}
 
 
 def _last_cycle(context: Context, lines: Sequence[Line], columns: Sequence[Column]) -> Table:
     rows = []
     for line in lines:
         last = line.cycles
-        rows.append([line.title, str(last or words.NONE), *_cells(line, last, columns)])
-    return Table(
-        "Pseudo labels of every cell's last cycle, means over the seeds that have it.",
-        ["", "cycle", *(column.title for column in columns)],
-        rows,
-    )
+        rows.append([_named(context, line), str(last or words.NONE), *_cells(line, last, columns)])
+    caption = f"Pseudo labels of the last cycle, {FURTHEST}."
+    return Table(caption, ["", "cycle", *(column.title for column in columns)], rows)
 
 
 def _every_cycle(context: Context, lines: Sequence[Line], columns: Sequence[Column]) -> Table:
     rows = [
-        [line.title, str(cycle), *_cells(line, cycle, columns)] for line in lines for cycle in range(1, line.cycles + 1)
+        [_named(context, line), str(cycle), *_cells(line, cycle, columns)]
+        for line in lines
+        for cycle in range(1, line.cycles + 1)
     ]
-    return Table("Every cell and cycle", ["", "cycle", *(column.title for column in columns)], rows, folded=True)
+    return Table(f"Every cycle, {FURTHEST}", ["", "cycle", *(column.title for column in columns)], rows, folded=True)
+
+
+def _named(context: Context, line: Line) -> str:
+    return f"{line.title}{context.grid.of_seeds(len(line.furthest))}"
 
 
 def _cells(line: Line, cycle: int, columns: Sequence[Column]) -> list[str]:
-    values = [_means(line, cycle, column) if cycle else None for column in columns]
+    values = [_mean(line.furthest.values(), cycle, column) if cycle else None for column in columns]
     return [
         column.form(value) if value is not None else words.NONE for column, value in zip(columns, values, strict=True)
     ]
