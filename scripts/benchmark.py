@@ -130,7 +130,7 @@ def estimate(arguments: argparse.Namespace) -> None:
 
     rows = estimate_rows(arguments.folder, list(METHODS))
     if not rows:
-        raise CommandError(f"{arguments.folder} has no cell with three finished cycles yet; run more of the grid.")
+        raise CommandError(f"{arguments.folder} has no cell with two finished cycles yet; run more of the grid.")
     write_json(arguments.out or arguments.folder / "estimates.json", {"summary": summary(rows), "pools": rows})
     print(tables(rows))
 

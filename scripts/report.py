@@ -24,6 +24,7 @@ from scripts.reporting.lines import read_results
 from scripts.reporting.page import Section, page
 from scripts.reporting.pictures import pictures
 from scripts.reporting.plots import STYLE
+from scripts.reporting.pool_estimate import pool_estimate
 from scripts.reporting.pseudo import pseudo
 from tsp_model.files import write_text
 
@@ -35,6 +36,7 @@ SECTIONS: tuple[Callable[[Context], Section], ...] = (
     pictures,
     pseudo,
     heads,
+    pool_estimate,
     times,
     conditions,
 )

@@ -99,6 +99,14 @@ def student_probability(t: float, degrees: int) -> float:
     return 0.5 + within / 2
 
 
+def binomial_tail(successes: int, trials: int, probability: float) -> float:
+    """P(X <= successes) of `trials` independent ones that succeed with this probability."""
+    return sum(
+        math.comb(trials, count) * probability**count * (1 - probability) ** (trials - count)
+        for count in range(successes + 1)
+    )
+
+
 def pearson(first: np.ndarray, second: np.ndarray) -> float:
     """Linear correlation, -1..1; NaN for fewer than two pairs or where one side does not vary."""
     if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:

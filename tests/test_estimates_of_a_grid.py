@@ -124,3 +124,11 @@ def test_the_command_writes_all_methods(grid: Path, tmp_path: Path, monkeypatch,
 def test_a_folder_without_cells_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="holds no cells"):
         estimate_rows(tmp_path)
+
+
+def test_a_grid_without_a_pool_to_estimate_is_one_line(tmp_path: Path, monkeypatch) -> None:
+    cell = write_cell(tmp_path, "tsp", found_by_first=True)
+    write_rows(cell / RESULTS, [json.loads(line) for line in (cell / RESULTS).read_text().splitlines()][:1])
+    monkeypatch.setattr(sys, "argv", ["benchmark", "estimate", str(tmp_path)])
+    with pytest.raises(CommandError, match="no cell with two finished cycles yet"):
+        benchmark.main()

@@ -163,6 +163,7 @@ def test_the_command_writes_one_page_that_loads_nothing_and_prints_tables(
     output = capsys.readouterr().out
     assert "| class entropy |" in output and "|           TSP + SSL |" not in page
     assert "0.300" in output
+    assert "When can we stop?" in page and "Left out: the estimate in class entropy, seed 0 (there is no pred" in page
 
 
 def test_pictures_that_cannot_be_drawn_are_named_and_the_rest_is_there(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +97,10 @@ def _mean_ap(predictions: Sequence[Prediction], right: Sequence[np.ndarray], mis
     return float(np.mean(values)) if values else 0.0
 
 
-OURS = "calibrated"
+OURS, ON_THE_PICKS = "calibrated", "AP50 of the picks"
 METHODS: dict[str, Callable[[Known], dict[str, float]]] = {
     OURS: calibrated,
-    "AP50 of the picks": on_the_picks,
+    ON_THE_PICKS: on_the_picks,
     "naive: c x b x m": naive,
     "at once: the version before": version_before,
     "at once: its calibration": carried_over,
@@ -108,11 +109,7 @@ METHODS: dict[str, Callable[[Known], dict[str, float]]] = {
 
 
 def estimate_rows(folder: Path, methods: Sequence[str] = (OURS,)) -> list[dict[str, Any]]:
-    """The estimates of every cell and cycle of a grid that has one.
-
-    Returns:
-        Rows of cell (name and seed), cycle (k), labels (that M_k was trained on), method, estimate, low, high (None
-        where a method has no interval), truth (AP50 of the same detections) and test_ap50 (M_k's, of the test split).
+    """The estimates of every cell and cycle of a grid that has one: see `rows_of_cell`.
 
     Raises:
         CommandError: the folder holds no cells. DataError: the images are no longer there.
@@ -120,13 +117,34 @@ def estimate_rows(folder: Path, methods: Sequence[str] = (OURS,)) -> list[dict[s
     cells = sorted(path.parent for path in Path(folder).glob(f"*/*/{PICKED}"))
     if not cells:
         raise CommandError(f"{folder} holds no cells; give the --out of `python -m scripts.benchmark run`.")
-    return [row for cell in cells for row in _rows(cell, Path(folder), methods)]
+    load = cache(load_sets)  # cells of a grid look at the same images
+    rows: list[dict[str, Any]] = []
+    for cell in cells:
+        identity = _identity(cell)
+        counts = (identity["train_images"], identity["test_images"])
+        images, _ = load(identity["data"], *counts, Path(folder), identity["image_size"], seed=0)
+        rows += rows_of_cell(cell, images, methods)
+    return rows
 
 
-def _rows(cell: Path, grid: Path, methods: Sequence[str]) -> Iterator[dict[str, Any]]:
-    identity = json.loads((cell / IDENTITY).read_text(encoding="utf-8"))
-    counts = (identity["train_images"], identity["test_images"])
-    images, _ = load_sets(identity["data"], *counts, grid, identity["image_size"], seed=0)
+def _identity(cell: Path) -> dict[str, Any]:
+    return json.loads((cell / IDENTITY).read_text(encoding="utf-8"))
+
+
+def rows_of_cell(cell: Path, images: ImageSet, methods: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The estimates of a cell, cycle by cycle, where there is enough to learn from.
+
+    Args:
+        cell: its folder. images: the grid's pool. methods: of METHODS.
+
+    Returns:
+        Rows of cell (name and seed), cycle (k), labels (that M_k was trained on), method, estimate, low, high (None
+        where a method has no interval), truth (AP50 of the same detections) and test_ap50 (M_k's, of the test split).
+
+    Raises:
+        DataError: a cycle's predictions are not there, or are of images of another size.
+    """
+    identity = _identity(cell)
     results = read_rows(cell / RESULTS) if (cell / RESULTS).exists() else []
     # The last cycle predicts no pool, and what is still running has no row yet.
     predicted = [read_predictions(cell / f"M{row['cycle']}" / PREDICTIONS) for row in results[:-1]]

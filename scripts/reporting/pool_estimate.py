@@ -1,0 +1,285 @@
+"""When can we stop? The estimate of the pool's AP50 (tsp_model.estimate) beside the truth, which a grid knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+
+from scripts.grid.estimates import ON_THE_PICKS, OURS, rows_of_cell, summary
+from scripts.reporting import plots, words
+from scripts.reporting.context import Context
+from scripts.reporting.lines import Line
+from scripts.reporting.page import Absent, Figure, Part, Section, Sentences, Table, Text
+from scripts.stats import binomial_tail
+from tsp_model.data import DataError
+from tsp_model.data.image_set import ImageSet
+from tsp_model.estimate import LEAST_IMAGES, LEAST_OBJECTS, LEVEL
+
+Row = Mapping[str, Any]  # of scripts.grid.estimates
+MOST_SEEDS = 3  # columns of the picture over the cycles
+ENOUGH = 10  # pools; fewer tell little of how often an interval holds the truth
+UNLIKELY = 0.05
+TOO_LITTLE = f"fewer than {LEAST_IMAGES} images or {LEAST_OBJECTS} objects were labelled last, too little to learn from"
+NO_POOL = "no cell with the common settings has two finished cycles yet, and the last one predicts no pool"
+INSTEAD = "label a small random set, keep it aside and watch its AP50 instead"
+HOW = (
+    "A cycle's model predicts the pool. When the next images are labelled, they tell which of its detections are right "
+    "and how much it misses, and from that its AP50 on what remains is estimated. Estimate and truth are of the "
+    "detections that ranking or pseudo labels look at; AP50 on the test images counts weaker ones, too. A pool that "
+    "several cells share counts once where cells are taken together. The cycles of a cell are not independent, so that "
+    "chance has more room than so many pools suggest. Live projects are not told the estimate."
+)
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """A cell's pools, cycle by cycle: the estimates, and AP50 of the images labelled last alone."""
+
+    line: Line
+    seed: int
+    rows: Sequence[Row]
+    on_the_picks: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The pools of several cells, those that cells share once: they begin with the same model."""
+
+    name: str
+    rows: Sequence[Row]
+    on_the_picks: Sequence[Row]
+
+    @staticmethod
+    def of(name: str, cells: Sequence[Estimated]) -> Group:
+        once: dict[tuple[Any, ...], tuple[Row, Row]] = {}
+        for cell in cells:
+            for row, picks in zip(cell.rows, cell.on_the_picks, strict=True):
+                labelled = frozenset(cell.line.runs[cell.seed].picked_until(row["cycle"] + 1))
+                told = (row[key] for key in ("cycle", "estimate", "low", "high", "truth"))
+                once.setdefault((cell.seed, labelled, *told), (row, picks))
+        return Group(name, [row for row, _ in once.values()], [picks for _, picks in once.values()])
+
+    @property
+    def held(self) -> int:
+        """How many intervals hold the truth."""
+        return sum(map(_holds, self.rows))
+
+    @property
+    def too_narrow(self) -> bool:
+        """Whether intervals that kept their word would hold the truth so seldom by chance only rarely."""
+        return binomial_tail(self.held, len(self.rows), LEVEL) < UNLIKELY
+
+    @property
+    def few(self) -> bool:
+        return len(self.rows) < ENOUGH
+
+
+def pool_estimate(context: Context) -> Section:
+    """What the estimate is worth: in words, over the cycles, against the truth, and in numbers."""
+    section = Section("When can we stop? An estimate of the pool's AP50")
+    if context.train is None:
+        section.parts.append(Absent(f"the estimate of the pool's AP50; {context.without_data}"))
+        return section
+    cells, missing, refused = _estimate(context, context.train)
+    section.parts += _left_out(missing, refused)
+    if not cells:
+        if not section.parts:
+            section.parts.append(Absent(f"the estimate of the pool's AP50; {NO_POOL}."))
+        return section
+    table = _table(cells)
+    verdict = _verdict([Group.of(picks, of_picks) for picks, of_picks in _by_picks(cells).items()])
+    section.parts[:0] = [Sentences(verdict), Text(HOW)]
+    section.parts += [_over_cycles(context, cells), _against_truth(context, cells), table, _every_pool(cells)]
+    section.printed.append(table)
+    return section
+
+
+def _estimate(context: Context, train: ImageSet) -> tuple[list[Estimated], list[str], int]:
+    """Every cell of a plain line that has an estimate, why others have none, and how many pools have too little."""
+    found: list[Estimated] = []
+    missing: list[str] = []
+    refused = 0
+    asked = [(line, seed, run) for line in context.grid.strategies for seed, run in sorted(line.runs.items())]
+    for line, seed, run in asked:
+        context.working(f"estimate of {line.title}, seed {seed}")
+        try:
+            rows = list(rows_of_cell(run.folder, train, (OURS, ON_THE_PICKS))) if run.rows else []
+        except DataError as error:
+            missing.append(f"{line.title}, seed {seed} ({error})")
+            continue
+        ours = [row for row in rows if row["method"] == OURS]
+        picks = {row["cycle"]: row for row in rows if row["method"] == ON_THE_PICKS}
+        refused += len(picks) - len(ours)
+        if ours:
+            found.append(Estimated(line, seed, ours, [picks[row["cycle"]] for row in ours]))
+    return found, missing, refused
+
+
+def _by_picks(cells: Sequence[Estimated]) -> dict[str, list[Estimated]]:
+    """The cells by how their picks came about."""
+    found: dict[str, list[Estimated]] = {}
+    for cell in cells:
+        picks = "random picks" if cell.line.settings.strategy == "random" else "picks of a strategy"
+        found.setdefault(picks, []).append(cell)
+    return found
+
+
+def _left_out(missing: Sequence[str], refused: int) -> list[Part]:
+    parts: list[Part] = []
+    if missing:
+        more = f" and {words.many(len(missing) - 1, 'more cell')}" * (len(missing) > 1)
+        parts.append(Absent(f"the estimate in {missing[0]}{more}."))
+    if refused:
+        parts.append(Absent(f"the estimate of {words.many(refused, 'pool')}; {TOO_LITTLE}."))
+    return parts
+
+
+def _verdict(groups: Sequence[Group]) -> list[str]:
+    """How often the interval keeps its word, and what follows."""
+    said = []
+    for group in groups:
+        judged = "as often as it says, within chance"
+        if group.too_narrow:
+            judged = "less often than it says"
+        elif group.few:
+            judged = "too few to judge it by"
+        said.append(
+            f"With {group.name} the {LEVEL:.0%} interval held the truth in {group.held} of "
+            f"{words.many(len(group.rows), 'pool')} ({words.share(group.held / len(group.rows))}): {judged}."
+        )
+    narrow = [group.name for group in groups if group.too_narrow]
+    if narrow:
+        return [*said, f"The estimate is not to be relied on with {' or '.join(narrow)}: {INSTEAD}."]
+    if any(group.few for group in groups):
+        return [*said, f"So far that is no reason to rely on the estimate: {INSTEAD}."]
+    width = max(_judged(group.rows)["width"] for group in groups)
+    return [*said, f"On this grid the interval keeps its word; with a mean width of {width:.2f} that is all it tells."]
+
+
+def _over_cycles(context: Context, cells: Sequence[Estimated]) -> Figure:
+    """Random and the method, seed by seed."""
+    grid, there = context.grid, {(cell.line.name, cell.seed): cell for cell in cells}
+    asked = [line for line in (grid.random, grid.method) if line in [cell.line for cell in cells]]
+    shown = asked or [cells[0].line]
+    seeds = sorted({cell.seed for cell in cells if cell.line in shown})[:MOST_SEEDS]
+    canvas, axes = plots.panels(len(shown) * len(seeds), width=3.6, height=2.9, columns=len(seeds), share_y=True)
+    drawn = []
+    for panel, (line, seed) in zip(axes, ((line, seed) for line in shown for seed in seeds), strict=True):
+        if (line.name, seed) not in there:
+            panel.remove()
+            continue
+        _draw_over_cycles(panel, there[line.name, seed])
+        panel.set_xlim(0, grid.budget)
+        panel.set_xticks(grid.steps)
+        panel.set_ylabel("AP50 of the pool" if seed == seeds[0] else "")
+        drawn.append(panel)
+    drawn[0].set_ylim(bottom=0)
+    handles, labels = drawn[0].get_legend_handles_labels()
+    canvas.legend(handles, labels, loc="outside lower center", ncols=len(handles), frameon=False)
+    return Figure(
+        plots.save(canvas, context.out / "estimate_over_the_cycles.png"),
+        f"AP50 of the pool, estimated and true, over the labels that a model was trained on; bars: the {LEVEL:.0%} "
+        f"interval. No more than {MOST_SEEDS} seeds, the lowest. The last cycle predicts no pool.",
+        "Estimated and true AP50 of the pool over labels, for random picks and for the method",
+    )
+
+
+def _draw_over_cycles(panel: Axes, cell: Estimated) -> None:
+    labels, truth, estimate = ([row[key] for row in cell.rows] for key in ("labels", "truth", "estimate"))
+    below_above = [
+        [row["estimate"] - row["low"] for row in cell.rows],
+        [row["high"] - row["estimate"] for row in cell.rows],
+    ]
+    plots.draw_points(panel, labels, truth, (plots.BLACK, "o"), label="truth")
+    panel.errorbar(
+        labels, estimate, below_above, color=plots.BLUE, marker="s", elinewidth=6, label="estimate",
+        ecolor=to_rgba(plots.BLUE, 0.25),
+    )  # fmt: skip
+    panel.set_title(f"{cell.line.title}, seed {cell.seed}", fontsize=10)
+    panel.set_xlabel("labelled images")
+
+
+def _against_truth(context: Context, cells: Sequence[Estimated]) -> Figure:
+    """A panel for random picks, one for those of the strategies: each pool a point with its interval."""
+    shown = _by_picks(cells)
+    most = 1.04 * max(max(row["high"], row["truth"]) for cell in cells for row in cell.rows) or 1
+    canvas, axes = plots.panels(len(shown), width=4.8, height=4.8)
+    for panel, (picks, of_panel) in zip(axes, shown.items(), strict=True):
+        panel.plot([0, most], [0, most], color=plots.GREY, linewidth=1, linestyle=(0, (4, 2)))
+        for cell in of_panel:
+            _draw_against_truth(panel, cell)
+        panel.set_title(picks)
+        panel.set_xlabel("true AP50 of the pool")
+        panel.set_xlim(-0.02 * most, most)
+        panel.set_ylim(-0.02 * most, most)
+        panel.set_aspect("equal")
+    axes[0].set_ylabel("estimate")
+    plots.name_strategies(canvas, [cell.line for cell in cells])
+    return Figure(
+        plots.save(canvas, context.out / "estimate_against_the_truth.png"),
+        f"Each point the pool of a cycle of a cell, bars: the {LEVEL:.0%} interval. Hollow: the interval does not hold "
+        "the truth, its bar does not meet the diagonal.",
+        "Estimated AP50 of each pool against the true one, with intervals",
+    )
+
+
+def _draw_against_truth(panel: Axes, cell: Estimated) -> None:
+    colour, marker = plots.look(cell.line)
+    for row in cell.rows:
+        holds, truth = _holds(row), row["truth"]
+        panel.plot([truth, truth], [row["low"], row["high"]], color=colour, linewidth=1, alpha=0.35 if holds else 0.9)
+        inside = colour if holds else "white"
+        panel.plot(truth, row["estimate"], marker, color=colour, markerfacecolor=inside, markersize=5, zorder=3)
+
+
+def _table(cells: Sequence[Estimated]) -> Table:
+    lines = list({cell.line.name: cell.line for cell in cells}.values())
+    shown = [Group.of(line.title, [cell for cell in cells if cell.line is line]) for line in lines]
+    shown += [Group.of(f"all {picks}", of_picks) for picks, of_picks in _by_picks(cells).items()]
+    rows = []
+    for group in shown:
+        of, alone = _judged(group.rows), _judged(group.on_the_picks)
+        rows.append(
+            [
+                group.name,
+                str(of["pools"]),
+                words.number(of["mean_absolute_error"]),
+                f"{of['bias']:+.3f}",
+                words.number(alone["mean_absolute_error"]),
+                words.number(of["rank_correlation"], 2),
+                f"{group.held} of {of['pools']} ({words.share(of['coverage'])})",
+                words.number(of["width"]),
+            ]
+        )
+    return Table(
+        "The estimate of the pool's AP50 against the truth. Bias: mean of estimate less truth. Rank correlation: of "
+        f"estimate and truth over a cell's cycles. The interval should hold the truth in {LEVEL:.0%} of all pools.",
+        ["", "pools", "mean error", "bias", "mean error of the picks' own AP50", "rank correlation",
+         "interval holds the truth", "its mean width"],
+        rows,
+    )  # fmt: skip
+
+
+def _every_pool(cells: Sequence[Estimated]) -> Table:
+    rows = [
+        [cell.line.title, str(cell.seed), str(row["cycle"]), str(row["labels"]), words.number(row["estimate"]),
+         f"{row['low']:.3f} to {row['high']:.3f}", words.number(row["truth"]), "yes" if _holds(row) else "no",
+         words.number(row["test_ap50"])]
+        for cell in cells
+        for row in cell.rows
+    ]  # fmt: skip
+    head = ["", "seed", "cycle", "labels", "estimate", f"{LEVEL:.0%} interval", "truth", "holds it", "test AP50"]
+    return Table("Every pool", head, rows, folded=True)
+
+
+def _judged(rows: Sequence[Row]) -> Mapping[str, Any]:
+    (judged,) = summary(rows)
+    return judged
+
+
+def _holds(row: Row) -> bool:
+    return row["low"] <= row["truth"] <= row["high"]
