@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from scripts.reporting import plots
@@ -35,10 +37,11 @@ def drawn(grid: GridResults, seeds: SharedSeeds, name: str) -> tuple[list[float]
     return list(curve.get_ydata()), curve.get_markerfacecolor()
 
 
-def leave_no_pseudo_labels(cell: Path) -> None:
+def leave_no_pseudo_labels(cell: Path, cycles: Sequence[int] = (1, 2, 3)) -> None:
     rows = [json.loads(line) for line in (cell / "results.jsonl").read_text().splitlines()]
     none = {"pseudo_images": 0, "pseudo_objects": 0, "pseudo_precision": None, "semi_gradient_share": None}
-    (cell / "results.jsonl").write_text("".join(json.dumps(row | none) + "\n" for row in rows))
+    changed = [row | none if row["cycle"] in cycles else row for row in rows]
+    (cell / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in changed))
 
 
 # Which seeds
@@ -179,6 +182,22 @@ def test_where_nothing_has_passed_the_thresholds_there_is_no_picture_either(tmp_
     assert not (context.out / "pseudo_labels.png").exists()
     assert "no image has passed the thresholds in seed 0 yet" in said(section)
     assert "SSL can change little or nothing" in said(section)
+
+
+def test_a_cycle_without_pseudo_labels_is_a_gap_in_their_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_no_pseudo_labels(write_cell(tmp_path, "tsp + SSL", 0, [0.2, 0.3, 0.4, 0.5]), cycles=[3])
+    given: list[tuple[list[float], list[float]]] = []
+
+    def draw_points(axes: Axes, x: Sequence[float], y: Sequence[float], *_: object) -> None:
+        given.append((list(x), list(y)))
+
+    monkeypatch.setattr(plots, "draw_points", draw_points)
+    pseudo(context_of(tmp_path))
+    cycles, precision = given[0]
+    assert cycles == [2, 3, 4]
+    assert precision == pytest.approx([0.75, math.nan, 0.75], nan_ok=True)
 
 
 # Names of curves

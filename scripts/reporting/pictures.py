@@ -63,14 +63,16 @@ def _over_cycles(context: Context, test: ImageSet, method: Line) -> Part:
         return Absent(
             f"Fig. 3(a); no seed of {' and '.join(line.title for line in lines)} has finished a cycle in both."
         )
-    cycles = _evenly(min(len(line.runs[seed].rows) for line in lines))
+    come = min(len(line.runs[seed].rows) for line in lines)
+    cycles = _evenly(come)
+    cut_short = f", as far as all have come (cycle {come})" if come < context.grid.cycles else ""
     items = _unchosen(test)
     _draw_over_cycles(context, test, items, [_seen(line, seed, cycles) for line in lines])
     return Figure(
         context.out / OVER_CYCLES,
-        f"The same test images as the labels grow, seed {seed}: what each model finds with a class score above "
-        f"{context.grid.common.ranking_score_threshold:g}. A colour is a class, or an object where there is one class. "
-        "Images were not chosen by result: they lie at equal steps in the test split among those with objects "
+        f"The same test images as the labels grow, seed {seed}{cut_short}: what each model finds with a class score "
+        f"above {context.grid.common.ranking_score_threshold:g}. A colour is a class, or an object where there is one "
+        "class. Images were not chosen by result: they lie at equal steps in the test split among those with objects "
         f"({', '.join(item.key for item in items)}).",
         "Masks found in test images cycle by cycle, beside the ground truth",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -153,7 +154,10 @@ def _figure(context: Context, columns: Sequence[Column]) -> list[Part]:
                 continue
             series = _series(line, column, shared)
             hollow = shared.cycles(line) < context.grid.cycles
-            plots.draw_points(panel, list(series), list(series.values()), plots.look(line), hollow)
+            # Where a cycle has no value, the line has a gap.
+            cycles = range(min(series, default=1), max(series, default=0) + 1)
+            values = [series.get(cycle, math.nan) for cycle in cycles]
+            plots.draw_points(panel, cycles, values, plots.look(line), hollow)
         panel.set_title(column.title + ("" if column.with_ssl else "\n(without SSL)"), fontsize=10)
         panel.set_xlim(0.8, context.grid.cycles + 0.2)
         panel.set_xticks(range(1, context.grid.cycles + 1, -(-context.grid.cycles // 8)))
@@ -162,7 +166,7 @@ def _figure(context: Context, columns: Sequence[Column]) -> list[Part]:
             panel.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
     for panel in axes[-3:]:
         panel.set_xlabel("cycle")
-    plots.name_strategies(canvas, lines)
+    plots.name_strategies(canvas, [line for line in lines if shared.cycles(line)])
     figure = Figure(
         plots.save(canvas, context.out / "pseudo_labels.png"),
         f"By cycle, {shared.in_words()}; a seed without pseudo labels has no precision. Precision: pseudo labels with "
