@@ -126,6 +126,7 @@ def test_means_of_tables_are_over_the_same_seeds_and_differences_paired(cut_shor
 def test_labels_are_counted_in_the_seeds_that_all_have(cut_short: Path) -> None:
     write_cell(cut_short, "full data", 0, [0.5], {"per_cycle": 100}, ssl=False)
     table = labels_saved(context_of(cut_short)).printed[0]
+    assert "all 100 labels: 0.500 (1 of 2 seeds)" in table.caption
     # 80% are 0.4: after 20 labels of random, 10 + 10 * 2 / 3 of TSP + SSL; in seed 1 it begins above.
     assert row_of(table, "random (1 of 2 seeds)")[1] == "20"
     assert row_of(table, "TSP + SSL")[1:3] == ["17", "3, 13, $28"]

@@ -42,8 +42,8 @@ def _sentences(context: Context) -> list[str]:
     if last is not None and grid.ceiling_ap50 is not None:
         said.append(
             f"After {grid.budget} of {grid.identity['train_images']} labels {method.title} stands at an AP50 "
-            f"of {words.spread(last)}, {words.share(last.mean / grid.ceiling_ap50)} of what all labels give "
-            f"({grid.ceiling_ap50:.3f})."
+            f"of {words.spread(last)}, {words.share(last.mean / grid.ceiling_ap50)} of what all labels give: "
+            f"{grid.ceiling_in_words}."
         )
     return [sentence for sentence in said if sentence]
 
@@ -133,7 +133,7 @@ def _table(context: Context) -> Table:
         rows.append(row)
     what = "random's final AP50"
     if ceiling is not None:
-        of = f"shares of the full-data AP50 (all {grid.identity['train_images']} labels: {ceiling:.3f})"
+        of = f"shares of the full-data AP50 (all {grid.identity['train_images']} labels: {grid.ceiling_in_words})"
         what = of if grid.random is None else f"{of} and {what}; images, minutes and dollars saved on random"
     caption = f"Labels needed to reach {what}. In brackets: how many of the finished seeds get there, where not all do."
     return Table(f"{caption}{shared.note}", head, rows)

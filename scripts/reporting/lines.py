@@ -89,8 +89,17 @@ class GridResults:
     @property
     def ceiling_ap50(self) -> float | None:
         """AP50 of masks with every label, the mean over seeds."""
-        values = [run.ap50[0] for run in self.ceiling.runs.values() if run.rows] if self.ceiling else []
+        values = self._ceilings
         return sum(values) / len(values) if values else None
+
+    @property
+    def ceiling_in_words(self) -> str:
+        """Such as "0.512", and of how many seeds that is where it is not all."""
+        return f"{words.number(self.ceiling_ap50)}{self.of_seeds(len(self._ceilings))}"
+
+    @property
+    def _ceilings(self) -> list[float]:
+        return [run.ap50[0] for run in self.ceiling.runs.values() if run.rows] if self.ceiling else []
 
     def of_seeds(self, count: int) -> str:
         """Such as " (1 of 3 seeds)", to be told where a line has fewer than the grid; else nothing."""

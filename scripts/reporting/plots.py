@@ -176,7 +176,7 @@ def draw_ceiling(axes: Axes, grid: GridResults) -> None:
     if grid.ceiling_ap50 is None:
         return
     axes.axhline(grid.ceiling_ap50, color=GREY, linewidth=1.2, linestyle=(0, (1, 1.5)), zorder=1)
-    text = f"all {grid.identity['train_images']} labels: {grid.ceiling_ap50:.3f}"
+    text = f"all {grid.identity['train_images']} labels: {grid.ceiling_in_words}"
     axes.annotate(
         text, (0, grid.ceiling_ap50), xycoords=("axes fraction", "data"), xytext=(3, 3),
         textcoords="offset points", color=GREY, fontsize=9,
