@@ -14,13 +14,14 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
+from torchvision.models.detection.transform import resize_boxes
 
 from tsp_model import losses
 from tsp_model.backbones import TinyBackbone, resnet_fpn
 from tsp_model.execution import Execution
 from tsp_model.heads import DropoutMLPHead, IoUHead, LossHead, TSPRegionProposalNetwork, TSPRoIHeads
 from tsp_model.paste import pasted
+from tsp_model.resize import Resize
 from tsp_model.roi_align import GatherRoIAlign
 from tsp_model.settings import BACKBONES, SettingsError
 
@@ -232,9 +233,7 @@ def tsp_mask_rcnn(
         trunk, frozen = TinyBackbone(), False
     else:
         trunk, frozen = resnet_fpn(backbone, weights, frozen_norms)
-    transform = GeneralizedRCNNTransform(
-        min_size=image_size, max_size=image_size, image_mean=IMAGE_MEAN, image_std=IMAGE_STD
-    )
+    transform = Resize(min_size=image_size, max_size=image_size, image_mean=IMAGE_MEAN, image_std=IMAGE_STD)
     sizes = _sizes(backbone)
     proposals = proposals_needed(backbone, detections_per_image, proposals)
     rpn = _build_rpn(trunk.out_channels, sizes, semi_normaliser, proposals)

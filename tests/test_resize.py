@@ -1,0 +1,28 @@
+"""Masks at the network's size are torchvision's to the last pixel."""
+
+import pytest
+import torch
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from tsp_model.resize import Resize
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+@pytest.mark.parametrize("size", [(40, 60), (77, 31), (64, 64), (150, 333), (1, 9)], ids=str)
+def test_masks_and_boxes_are_torchvisions(size: tuple[int, int], count: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    image = torch.rand(3, *size, generator=generator)
+    target = {
+        "boxes": torch.rand(count, 4, generator=generator) * min(size),
+        "labels": torch.ones(count, dtype=torch.int64),
+        "masks": (torch.rand(count, *size, generator=generator) > 0.5).to(torch.uint8),
+    }
+    ours, theirs = (
+        kind(min_size=64, max_size=64, image_mean=[0.5] * 3, image_std=[0.5] * 3)([image], [target])
+        for kind in (Resize, GeneralizedRCNNTransform)
+    )
+    assert torch.equal(ours[0].tensors, theirs[0].tensors)
+    assert ours[1][0].keys() == theirs[1][0].keys()
+    assert all(torch.equal(ours[1][0][name], value) for name, value in theirs[1][0].items())
+    assert ours[1][0]["masks"].dtype == torch.uint8
+    assert "masks" in target and target["masks"].shape[1:] == size, "the caller's stay as they are"
