@@ -176,6 +176,7 @@ def _web(service: ServiceSettings) -> int:
                 "loglevel": "warning",
                 "proc_name": "tsp-backend",
                 "control_socket_disable": True,  # it would live in the user's home
+                "worker_exit": _ignore_signals,
                 "when_ready": lambda _: print(f"web service on http://{service.host}:{service.port}", flush=True),
             }.items():
                 self.cfg.set(name, value)
@@ -187,6 +188,12 @@ def _web(service: ServiceSettings) -> int:
 
     Web().run()
     return 0
+
+
+def _ignore_signals(arbiter: object, worker: object) -> None:
+    """What has ended is asked once more where Ctrl-C reaches parent and child, and would say so in a traceback."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _worker(service: ServiceSettings) -> int:

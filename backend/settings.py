@@ -121,7 +121,7 @@ def documented_variables() -> list[Variable]:
     method = [
         Variable(
             PREFIX + field.name.upper(),
-            str(field.default),
+            field.default if isinstance(field.default, str) else json.dumps(field.default),
             "setting of the method, see tsp_model/settings.py",
         )
         for field in fields(Settings)

@@ -67,8 +67,9 @@ class CycleSteps:
             skipped=pool.skipped,
         )
         if not snapshot.labelled:
-            left_out = "".join(f"; task {task} is left out: {reason}" for task, reason in pool.skipped.items())
-            raise JobError(f"nothing to train on: submit annotations in project {key} first{left_out[:500]}")
+            left_out = "; ".join(f"task {task}: {reason.rstrip('.')}" for task, reason in pool.skipped.items())
+            reason = f"what is left out: {left_out[:500]}" if left_out else "submit annotations first"
+            raise JobError(f"nothing to train on in project {project.project_id}; {reason}.")
         version = versions.new_name()
         versions.folder(version).mkdir(parents=True)
         snapshot.write(versions.folder(version))

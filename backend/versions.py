@@ -137,7 +137,10 @@ def versions_of(model_dir: Path, project: str) -> Versions:
         return Versions(model_dir, project)
     keys = project_keys(model_dir, project)
     if not keys:
-        raise VersionError(f"no project {project!r} is connected here; give the number in the project's address.")
+        raise VersionError(
+            f"project {project!r} has done nothing here yet; give the number in its address, and see the backend's "
+            "terminal if it is connected."
+        )
     return Versions(model_dir, keys[-1])
 
 

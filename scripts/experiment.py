@@ -245,8 +245,8 @@ def _data(plan: Plan) -> tuple[ImageSet, ImageSet]:
     )
 
 
-def _check_images(*sets: ImageSet) -> None:
+def _check_images(train: ImageSet, test: ImageSet) -> None:
     """Decode every image and label once: a broken one costs a line now, or a run later. Raises DataError."""
-    for images in sets:
-        for index in tqdm(range(len(images)), desc="checking images", leave=False):
+    for kind, images in {"pool": train, "test": test}.items():
+        for index in tqdm(range(len(images)), desc=f"checking {kind} images", leave=False):
             images[index]

@@ -10,6 +10,7 @@ import requests
 from tqdm import tqdm
 
 POLL_SECONDS = 0.5
+COUNTED = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 PATIENCE_SECONDS = 60.0
 """How long a service that stops answering in mid-job is given to come back."""
 
@@ -94,9 +95,10 @@ def _reason(response: requests.Response) -> str:
 
 
 def _show(bar: tqdm, title: str, status: dict[str, Any]) -> None:
-    bar.set_description(f"{title}: {status.get('phase') or 'waiting'}", refresh=False)
+    bar.set_description_str(f"{title}: {status.get('phase') or 'waiting'}", refresh=False)
     bar.total, bar.n = status.get("total"), status.get("done") or 0
-    bar.bar_format = None if bar.total else "{desc} [{elapsed}]"  # nothing to count
+    # The bar's own estimate would count from the job's start, not the phase's.
+    bar.bar_format = COUNTED if bar.total else "{desc} [{elapsed}]"
     loss, eta = status.get("loss"), status.get("eta_seconds")
     parts = {"loss": f"{loss:.3f}" if loss is not None else None, "left": f"{eta:.0f}s" if eta is not None else None}
     bar.set_postfix({name: value for name, value in parts.items() if value}, refresh=True)

@@ -160,7 +160,7 @@ def test_versions_of_one_project_or_of_all(make, tmp_path):
     assert bare == client.get(f"/versions?project={KEY}").get_json()
     unknown = client.get("/versions?project=77")
     assert unknown.status_code == 400
-    assert "no project '77' is connected" in unknown.get_json()["error"]
+    assert "project '77' has done nothing here yet" in unknown.get_json()["error"]
     assert client.get("/versions").get_json() == {"versions": [first, second], "active": {KEY: second}}
 
 

@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 PSEUDO_LABELS, PREDICTIONS, TRAINING_STATE = "pseudo_labels.jsonl", "predictions.jsonl", "training.pt"
 FEW_PSEUDO_IMAGES = 0.05  # of the pool; below this share a user should hear of it
 FEW_PSEUDO_LABELS = (
-    "only {} of {} unlabelled images have a pseudo label; lower pseudo_class_threshold, pseudo_box_threshold or "
-    "pseudo_mask_threshold if the precision of pseudo labels allows"
+    "{} of {} unlabelled images have a pseudo label, which is usual in the first cycles; later lower "
+    "pseudo_class_threshold, pseudo_box_threshold or pseudo_mask_threshold if the precision of pseudo labels allows"
 )
 
 
