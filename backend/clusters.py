@@ -16,22 +16,21 @@ for one of which nothing is labelled; it gets its cluster as soon as the worker 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from backend.progress import Progress
 from backend.project import LabelStudioProject
-from tsp_model.acquisition.core_set import SIGNAL
+from tsp_model.acquisition.core_set import SIGNAL, features
+from tsp_model.acquisition.groups import centres_of, nearest
 from tsp_model.files import write_atomically
 from tsp_model.predictions import Prediction
 
 CENTRES = "clusters.npy"
 THREADS = 4
-ATTEMPTS, ITERATIONS, TOLERANCE = 5, 100, 1e-4  # of k-means; the best attempt counts
 OF_A_VERSION = 10_000  # numbers; Label Studio keeps 32 bits
 
 
@@ -44,7 +43,7 @@ def keep_clusters(folder: Path, predictions: Iterable[Prediction], count: int, s
     """
     if (folder / CENTRES).is_file():
         return
-    points = np.array([one.signals[SIGNAL] for one in predictions if SIGNAL in one.signals], dtype=np.float32)
+    points = features([one for one in predictions if SIGNAL in one.signals])
     if not len(points):
         return
     centres = centres_of(points, count, seed)
@@ -54,20 +53,6 @@ def keep_clusters(folder: Path, predictions: Iterable[Prediction], count: int, s
             np.save(file, centres)
 
     write_atomically(folder / CENTRES, write)
-
-
-def centres_of(points: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """The centres of k-means groups, float32 [K, C], K at most `count`; the same for the same arguments.
-
-    Args:
-        points: float32 [N, C], N at least 1.
-    """
-    count = min(count, len(np.unique(points, axis=0)))
-    if count == 1:  # of a single point OpenCV would take the numbers for points
-        return points.mean(axis=0, keepdims=True)
-    cv2.setRNGSeed(seed)
-    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, ITERATIONS, TOLERANCE)
-    return cv2.kmeans(points, count, None, criteria, ATTEMPTS, cv2.KMEANS_PP_CENTERS)[2]
 
 
 def set_clusters(
@@ -81,16 +66,11 @@ def set_clusters(
         return 0
     centres = np.load(folder / CENTRES, allow_pickle=False)
     first = int(version.split("-")[1]) * OF_A_VERSION
-    number_of = {int(key): first + number for key, number in _numbers(predictions, centres)}
+    number_of = {
+        int(one.key): first + int(nearest(features([one]), centres)[0]) for one in predictions if SIGNAL in one.signals
+    }
     missing = [(found, number_of[task]) for task, found in project.without_cluster(version) if task in number_of]
     with ThreadPoolExecutor(THREADS) as threads:
         for done, _ in enumerate(threads.map(lambda pair: project.set_cluster(*pair), missing), start=1):
             job.update({"done": done, "total": len(missing)})
     return len(missing)
-
-
-def _numbers(predictions: Iterable[Prediction], centres: np.ndarray) -> Iterator[tuple[str, int]]:
-    for one in predictions:
-        if SIGNAL in one.signals:
-            point = np.array(one.signals[SIGNAL], dtype=np.float32)
-            yield one.key, int(np.argmin(np.square(centres - point).sum(axis=1)))

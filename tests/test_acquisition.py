@@ -88,16 +88,19 @@ def test_farthest_first_is_the_greedy_cover():
     assert core_set.farthest_first(points[:1], points[:0]).tolist() == [0]
 
 
-def test_diversity_leaves_near_duplicates_of_the_least_sure_for_later():
-    twins = [noted(f"twin{i}", [(0.6 + i / 100, 0.3, 0.1)], (5, i / 10)) for i in range(3)]
-    other = noted("other", [(0.6, 0.5, 0.4)], (0, 5))
-    sure = noted("sure", [(0.95, 0.95, 0.95)], (-5, 0))
-    pool, labelled = [*twins, other, sure], [noted("labelled")]
-    assert all(name.startswith("twin") for name in order("tsp", pool)[:3])
-    first = order("tsp_diverse", pool, labelled)
-    assert first[0].startswith("twin")
-    assert first[1] == "other"
-    assert sum(name.startswith("twin") for name in first[:3]) == 1
+def test_diversity_gives_each_kind_labels_in_proportion_to_its_size():
+    # Two groups, for ten images are sqrt(10 / 2) = 2: eight images near (0, 0), two far away that are the least sure.
+    common = [noted(f"common{i}", [(0.9, 0.9, 0.5 + i / 20)], (i / 10, 0)) for i in range(7)]
+    rare = [noted(f"rare{i}", [(0.9, 0.1, 0.1 + i / 20)], (50, i / 10)) for i in range(2)]
+    labelled = [noted("labelled", features=(0.05, 0.05))]
+    pool = [*rare, *common[::-1]]
+    assert order("tsp", pool)[:2] == ["rare0", "rare1"]
+    # one of eight is labelled: 1.5/8, 2.5/8, 3.5/8 ... beside 0.5/2 and 1.5/2
+    expected = dict(zip([one.key for one in common], [(i + 1.5) / 8 for i in range(7)], strict=True))
+    expected |= {"rare0": 0.25, "rare1": 0.75}
+    scores = ranked("tsp_diverse", pool, labelled)
+    assert dict(zip([one.key for one in pool], scores, strict=True)) == pytest.approx(expected)
+    assert order("tsp_diverse", pool, labelled)[:4] == ["common0", "rare0", "common1", "common2"]
 
 
 @given(

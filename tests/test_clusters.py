@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backend.clusters import CENTRES, centres_of, keep_clusters
+from backend.clusters import CENTRES, keep_clusters
 from tests.builders import prediction
+from tsp_model.acquisition.groups import centres_of
 
 
 def test_the_centres_of_three_heaps():

@@ -74,14 +74,16 @@ def test_a_later_image_takes_its_place_in_the_greedy_order():
     assert {x: found.score(noted("late", features=(x, 0))) * 4 for x in places} == places
 
 
-def test_a_later_image_of_tsp_diverse_counts_as_much_as_it_is_unsure():
-    pool = [noted("far", [(0.9, 0.9, 0.9)], (10, 0)), noted("near", [(0.9, 0.5, 0.1)], (4, 0))]
-    found = ranking("tsp_diverse", pool, [noted("labelled")])
-    assert found.order == ["far", "near"], "half of 10 is more than 4"
-    unsure, sure = ((0.9, 0.2, 0.1), (0.95, 0.95, 0.95))
-    assert found.score(noted("late", [unsure], (6, 0))) == 0, "6 at full weight is more than 5"
-    assert found.score(noted("late", [unsure], (2, 0))) == 1, "2 from the labelled and from near: less than 4"
-    assert found.score(noted("late", [sure], (20, 0))) == 1, "surer than all: last, however far"
+def test_a_later_image_of_tsp_diverse_takes_its_turn_in_its_group():
+    # two groups, of four with one label and of three: 1.5/4, 2.5/4, 3.5/4 and 0.5/3, 1.5/3, 2.5/3
+    near = [noted(f"near{i}", [(0.9, 0.9, 0.3 * i + 0.2)], (0, i)) for i in range(3)]
+    far = [noted(f"far{i}", [(0.9, 0.9, 0.3 * i + 0.2)], (50, i)) for i in range(3)]
+    found = ranking("tsp_diverse", [*near, *far], [noted("labelled")])
+    assert found.order == ["far0", "near0", "far1", "near1", "far2", "near2"]
+    unsure, between, sure = ([(0.9, 0.9, mask)] for mask in (0.1, 0.4, 0.95))
+    assert found.score(noted("late", unsure, (40, 0))) == 0
+    assert found.score(noted("late", between, (40, 0))) == 2 / 6, "where far1 is"
+    assert found.score(noted("late", sure, (10, 0))) == 1, "after near2, as if there were a 4.5/4"
 
 
 @given(st.lists(st.tuples(UNIT, UNIT, UNIT), min_size=2, max_size=8, unique=True), st.integers(0, 2), st.data())

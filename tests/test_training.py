@@ -1,5 +1,7 @@
 """Training: what it learns, that it resumes, and that it stops when it must."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -170,6 +172,10 @@ def test_the_paper_s_schedule():
     cosine = Settings(schedule="cosine", epochs=2, warmup_iterations=4)
     assert learning_rate_at(0, 10, cosine) == pytest.approx(1e-3 / 4)
     assert learning_rate_at(10, 10, cosine) == pytest.approx(1e-3 / 2)
+    # a third of 30 steps, not 100
+    short = Settings(schedule="cosine", epochs=3, warmup_iterations=100)
+    assert learning_rate_at(4, 10, short) == pytest.approx(1e-3 / 2 * 0.5 * (1 + math.cos(math.pi * 4 / 30)))
+    assert learning_rate_at(9, 10, short) == pytest.approx(1e-3 * 0.5 * (1 + math.cos(math.pi * 9 / 30)))
 
 
 def test_beta_is_constant_unless_it_is_told_to_fall():

@@ -43,9 +43,8 @@ class Ranking:
 
         S itself if the strategy is TSP. Else the place among the N, (place + 1/2) / N, which no two share. An image
         that was not among them gets the n / N that lies behind the n which the strategy would label before it: those
-        with a score up to its own or, where the score depends on the company (core_set, tsp_diverse), those that the
-        greedy order takes while it is nearer to them than they are to each other. What falls to chance depends on
-        seed and key.
+        with a score up to its own or, where the score depends on the company (core_set, tsp_diverse), as many as its
+        `place` says. What falls to chance depends on seed and key.
         """
         strategy = STRATEGIES[self.strategy]
         if strategy.absolute:

@@ -51,64 +51,53 @@ def places(order: np.ndarray) -> np.ndarray:
     return found
 
 
-def farthest_first(points: np.ndarray, centres: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def farthest_first(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """All points in greedy order: each the one that is farthest from the nearest of centres and points before it.
 
     Args:
         points: [N, C] float32. centres: [M, C]; none: the first point is the one farthest from the mean.
-        weights: [N], by which distances are multiplied before they are compared; None: all alike.
 
     Returns:
         int [N], a permutation; ties by position.
     """
-    return _greedy(points, centres, weights)[0]
+    return _greedy(points, centres)[0]
 
 
 def remember(pool: Sequence[Prediction], labelled: Sequence[Prediction]) -> Memory:
-    """What `place` needs of a pool that was ranked."""
-    return greedy_memory(features(pool), features(labelled))
-
-
-def place(later: Prediction, memory: Memory) -> int:
-    """How many of the pool the greedy order takes before an image that was not there yet; 0..N."""
-    return greedy_place(features([later])[0], memory)
-
-
-def greedy_memory(points: np.ndarray, centres: np.ndarray, weights: np.ndarray | None = None) -> Memory:
-    """Of the order of `farthest_first`: points [N, C] and, as each was taken, its weighted distance, reach [N]."""
-    order, reach = _greedy(points, centres, weights)
+    """What `place` needs of a pool that was ranked: points [N, C] in the greedy order, centres [M, C], the labelled
+    images, and reach [N], how far from all of these and the points before it each was when it was taken."""
+    points, centres = features(pool), features(labelled)
+    order, reach = _greedy(points, centres)
     return {"points": points[order], "centres": centres, "reach": reach}
 
 
-def greedy_place(point: np.ndarray, memory: Memory, weight: float = 1.0) -> int:
-    """How many points of a `greedy_memory` come before a further one, [C], which leaves their order as it was."""
+def place(later: Prediction, memory: Memory) -> int:
+    """How many of the pool the greedy order takes before an image that was not there yet, which leaves it as it was."""
+    point = features([later])[0]
     to_points, to_centres = (_distances(memory[name].reshape(-1, len(point)), point) for name in ("points", "centres"))
     # Before each of the N: the nearest of the centres and of what was taken until then.
     nearest = np.minimum.accumulate([min(to_centres, default=np.inf), *to_points], dtype=np.float64)[:-1]
-    beaten = weight * np.sqrt(nearest) > memory["reach"]
+    beaten = np.sqrt(nearest) > memory["reach"]
     return int(np.argmax(beaten)) if beaten.any() else len(beaten)
 
 
-def _greedy(points: np.ndarray, centres: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """The order of `farthest_first` and the weighted distance with which each came; infinite for a first without
-    centres."""
+def _greedy(points: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The order of `farthest_first` and the distance with which each came; infinite for a first without centres."""
     if not len(points):
         return np.zeros(0, dtype=np.int64), np.zeros(0)
-    weights = np.ones(len(points)) if weights is None else weights
     left = np.arange(len(points))
     nearest = np.full(len(points), np.inf)
     for centre in centres:
         nearest = np.minimum(nearest, _distances(points, centre))
     if not len(centres):
-        first = int(np.argmax(weights * np.sqrt(_distances(points, points.mean(axis=0)))))
+        first = int(np.argmax(_distances(points, points.mean(axis=0))))
         nearest = _distances(points, points[first])
         nearest[first] = np.inf
     order, reach = [], []
     while len(left):
-        weighted = weights[left] * np.sqrt(nearest)
-        at = int(np.argmax(weighted))
+        at = int(np.argmax(nearest))
         order.append(left[at])
-        reach.append(weighted[at])
+        reach.append(np.sqrt(nearest[at]))
         nearest = np.minimum(nearest, _distances(points, points[at]))
         # What is taken leaves, so that later rounds look at less.
         left, points, nearest = (np.delete(one, at, axis=0) for one in (left, points, nearest))
