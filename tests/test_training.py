@@ -27,7 +27,7 @@ def discs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(discs):
     labelled = discs.subset(discs.keys[:200])
-    settings = TINY.override({"epochs": 5})
+    settings = TINY.override({"epochs": 8})
     model = initial_model(labelled, settings)
     return model, train(model, labelled, labelled.subset([]), settings, beta=0.01)
 
@@ -172,10 +172,10 @@ def test_the_paper_s_schedule():
     cosine = Settings(schedule="cosine", epochs=2, warmup_iterations=4)
     assert learning_rate_at(0, 10, cosine) == pytest.approx(1e-3 / 4)
     assert learning_rate_at(10, 10, cosine) == pytest.approx(1e-3 / 2)
-    # a third of 30 steps, not 100
+    # a fifth of 30 steps, not 100
     short = Settings(schedule="cosine", epochs=3, warmup_iterations=100)
-    assert learning_rate_at(4, 10, short) == pytest.approx(1e-3 / 2 * 0.5 * (1 + math.cos(math.pi * 4 / 30)))
-    assert learning_rate_at(9, 10, short) == pytest.approx(1e-3 * 0.5 * (1 + math.cos(math.pi * 9 / 30)))
+    assert learning_rate_at(2, 10, short) == pytest.approx(1e-3 / 2 * 0.5 * (1 + math.cos(math.pi * 2 / 30)))
+    assert learning_rate_at(5, 10, short) == pytest.approx(1e-3 * 0.5 * (1 + math.cos(math.pi * 5 / 30)))
 
 
 def test_beta_is_constant_unless_it_is_told_to_fall():

@@ -102,7 +102,7 @@ class Settings:
     weight_decay: float = 1e-4
     schedule: str = "step"
     milestones: tuple[int, ...] = (45, 49)  # epochs after which the step schedule multiplies by 0.1
-    warmup_iterations: int = 0  # linear warm-up, in steps; a third of all at most
+    warmup_iterations: int = 0  # linear warm-up, in steps; a fifth of all at most
     gradient_clip: float = 0.0  # largest gradient norm; 0: not clipped
     augmentation: str = "flip"
     iou_loss_weight: float = 1.0  # lambda of Eq. 1
@@ -182,7 +182,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "schedule": "cosine",
         "gradient_clip": 5.0,
         # With 10, some trainings lose their box scores to a sigmoid that saturates, and half of their AP50 with them.
-        "warmup_iterations": 100,
+        "warmup_iterations": 50,
         "pseudo_box_threshold": 0.8,
         "pseudo_mask_threshold": 0.7,
     },

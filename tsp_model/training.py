@@ -36,10 +36,10 @@ class NonFiniteLossError(RuntimeError):
 def learning_rate_at(step: int, steps_per_epoch: int, settings: Settings) -> float:
     """The learning rate of a step; a function of the step alone, so that a resumed run needs no scheduler state.
 
-    The warm-up takes a third of all steps at most, or a training on a few images would end before its full rate.
+    The warm-up takes a fifth of all steps at most, or a training on a few images would end before its full rate.
     """
     steps = steps_per_epoch * settings.epochs
-    warmup = max(1.0, min(settings.warmup_iterations, steps / 3))
+    warmup = max(1.0, min(settings.warmup_iterations, steps / 5))
     rate = settings.learning_rate * min(1.0, (step + 1) / warmup)
     if settings.schedule == "cosine":
         return rate * 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -46,7 +46,7 @@ TRAINING = {
     "optimizer": "adamw",
     "schedule": "cosine",
     "gradient_clip": 5.0,
-    "warmup_iterations": 100,
+    "warmup_iterations": 50,
     "augmentation": "flip_rot90",
 }
 LEARNING_RATES = {"tiny": 2e-3}  # of the others: 5e-4
