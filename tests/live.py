@@ -28,7 +28,7 @@ CURIOUS = {
     "pseudo_box_threshold": 0.0,
     "pseudo_mask_threshold": 0.0,
     "mask_threshold": 0.3,
-    "detections_per_image": 3,
+    "detections_per_image": 4,
 }
 QUICK = {"TSP_PRESET": "tiny", "TSP_IMAGE_SIZE": "64", "TSP_EPOCHS": "1", "TSP_BATCH_SIZE": "2"}
 

@@ -102,7 +102,7 @@ def test_few_pseudo_labels_are_told(discs, tmp_path, caplog):
     previous = {key: prediction(key, [UNSURE]) for key in pool.keys}
     with caplog.at_level(logging.WARNING):
         train_cycle(discs.subset(discs.keys[:4]), pool, previous, SETTINGS, tmp_path / "M2")
-    assert "only 0 of 8 unlabelled images have a pseudo label" in caplog.text
+    assert "0 of 8 unlabelled images have a pseudo label" in caplog.text
 
 
 def test_every_cycle_starts_from_the_same_weights_unless_it_is_a_warm_start(first, discs):
@@ -215,7 +215,8 @@ def test_what_is_left_out_changes_no_score(first, discs, tmp_path):
     some, every = runs
     assert 0 < sum(map(len, some.values())) < sum(map(len, every.values()))
     for key, entry in some.items():
-        assert entry.image_score == every[key].image_score
+        # How many boxes are pooled at once decides the order of some sums.
+        assert entry.image_score == pytest.approx(every[key].image_score, abs=1e-6)
         assert entry.scores == every[key].above(middle).scores
 
 
