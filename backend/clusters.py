@@ -43,7 +43,7 @@ def keep_clusters(folder: Path, predictions: Iterable[Prediction], count: int, s
     """
     if (folder / CENTRES).is_file():
         return
-    points = features([one for one in predictions if SIGNAL in one.signals])
+    points = features(one for one in predictions if SIGNAL in one.signals)
     if not len(points):
         return
     centres = centres_of(points, count, seed)

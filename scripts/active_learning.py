@@ -13,6 +13,7 @@ from typing import Any
 from scripts.command_line import run
 from scripts.experiment import Experiment
 from scripts.plan import Plan
+from scripts.service import BACKEND_URL
 from scripts.table import table
 from tsp_model.acquisition import STRATEGIES
 from tsp_model.settings import PRESETS
@@ -64,7 +65,7 @@ def parse_arguments() -> Plan:
     add("--ssl", action=argparse.BooleanOptionalAction, default=True, help="pseudo labels (default: on)")
     add("--url", default=None, help="of Label Studio (default: LABEL_STUDIO_URL, else http://localhost:8080)")
     add("--api-key", default=None, help="its token (default: LABEL_STUDIO_API_KEY)")
-    add("--backend-url", default="http://127.0.0.1:9090", help="as Label Studio reaches it (default: %(default)s)")
+    add("--backend-url", default=BACKEND_URL, help="as Label Studio reaches it (default: %(default)s)")
     add("--model-dir", default=None, help="the backend's MODEL_DIR, seen from here (default: MODEL_DIR, else models)")
     add("--out", default="runs/active_learning", help="folder of state and results (default: %(default)s)")
     return Plan.from_arguments(parser.parse_args())

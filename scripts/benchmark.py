@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.command_line import CommandError, run
+from scripts.service import BACKEND_URL
 from tsp_model.files import write_json
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ SUBJECTS = {
 }
 MANY_MINUTES = ("cycle",)
 REPEATS, QUICK_REPEATS = 5, 1
-BACKEND_URL = "http://127.0.0.1:9090"
 
 
 def speed(arguments: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import requests
 from tqdm import tqdm
 
+BACKEND_URL = "http://127.0.0.1:9090"  # where `python -m backend` listens by default
 POLL_SECONDS = 0.5
 COUNTED = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 PATIENCE_SECONDS = 60.0

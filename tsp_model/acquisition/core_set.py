@@ -7,7 +7,7 @@ features are the network's own, so that far means different in its eyes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,8 +39,8 @@ def rank(pool: Sequence[Prediction], labelled: Sequence[Prediction], rng: np.ran
     return places(order)
 
 
-def features(predictions: Sequence[Prediction]) -> np.ndarray:
-    """[len(predictions), C] float32; without C where there are none."""
+def features(predictions: Iterable[Prediction]) -> np.ndarray:
+    """[N, C] float32 of N predictions, of which nothing else is kept; without C where there are none."""
     return np.array([one.signals[SIGNAL] for one in predictions], dtype=np.float32)
 
 

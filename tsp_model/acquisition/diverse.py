@@ -23,36 +23,37 @@ SEED = 0  # of k-means, so that a pool has the same groups whenever it is looked
 
 def rank(pool: Sequence[Prediction], labelled: Sequence[Prediction], rng: np.random.Generator) -> np.ndarray:
     """The score of each image, see above: [len(pool)] in 0..1."""
-    return _scores(remember(pool, labelled)) if pool else np.zeros(0)
+    return remember(pool, labelled)["turns"] if pool else np.zeros(0)
 
 
 def remember(pool: Sequence[Prediction], labelled: Sequence[Prediction]) -> Memory:
     """What `place` needs of a pool that was ranked, at least one image.
 
     centres [K, C] of the groups, K = sqrt(N / 2) of all N images; sizes and labels [K], how many images they have and
-    how many of these are labelled; image_scores and groups [len(pool)], S and
-    group of each image of the pool.
+    how many of these are labelled; image_scores, groups and turns [len(pool)], each image's S, group and score in this
+    strategy.
     """
     points = features([*pool, *labelled])
     centres = centres_of(points, max(1, round(math.sqrt(len(points) / 2))), SEED)
     groups = nearest(points, centres)
-    return {
+    memory = {
         "centres": centres,
         "sizes": np.bincount(groups, minlength=len(centres)),
         "labels": np.bincount(groups[len(pool) :], minlength=len(centres)),
         "image_scores": np.array([one.image_score for one in pool], dtype=np.float64),
         "groups": groups[: len(pool)],
     }
+    return memory | {"turns": _turns(memory)}
 
 
 def place(later: Prediction, memory: Memory) -> int:
     """How many of the pool come before an image that was not there yet; 0..N."""
     (group,) = nearest(features([later]), memory["centres"])
     before = (memory["groups"] == group) & (memory["image_scores"] <= later.image_score)
-    return int((_scores(memory) < _score(memory, group, before.sum())).sum())
+    return int((memory["turns"] < _score(memory, group, before.sum())).sum())
 
 
-def _scores(memory: Memory) -> np.ndarray:
+def _turns(memory: Memory) -> np.ndarray:
     found = np.empty(len(memory["groups"]))
     for group in np.unique(memory["groups"]):
         members = np.flatnonzero(memory["groups"] == group)
