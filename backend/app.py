@@ -172,9 +172,10 @@ def _add_job_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
         asked = request.args.get("job_id") if request.method == "GET" else _body().get("job")
         project = request.args.get("project")
         if project and not asked:  # who pressed "Start training" hears no id from Label Studio
-            asked = jobs.last("train", versions_of(service.model_dir, project).key)
+            key = versions_of(service.model_dir, project).key
+            asked = jobs.last("train", key)
             if asked is None:
-                return jsonify({"error": f"project {project} had no training yet."}), 404
+                return jsonify({"error": f"project {project} had no training yet{_troubles(jobs, key)}."}), 404
         if not isinstance(asked, str) or not asked:
             raise BadRequest('name the job: GET ?job_id=... or ?project=..., or POST {"job": ...}.')
         state = jobs.status(asked)
@@ -182,6 +183,13 @@ def _add_job_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
             # 410 is what Label Studio's client takes for a job that is no more.
             return jsonify({"error": f"there is no job {asked}."}), 404 if request.method == "GET" else 410
         return jsonify(state), 200
+
+
+def _troubles(jobs: Jobs, key: str) -> str:
+    """Why there may have been no training: what failed before one was asked for, perhaps because of the token."""
+    last = (jobs.last(kind, key) for kind in ("connect", "check", "score"))
+    states = [state for job in last if job and (state := jobs.status(job))]
+    return "".join(f"; {one['job_id']} failed: {one['error']}" for one in states if one["status"] == "ERROR")
 
 
 def _webhooks_authorised(versions: Versions, service: ServiceSettings) -> bool:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from backend.versions import Versions
 from tsp_model.files import write_json
-from tsp_model.settings import FIELD_NAMES, PRESETS, Settings, SettingsError
+from tsp_model.settings import CHOICES, FIELD_NAMES, PRESETS, Settings, SettingsError
 
 PREFIX = "TSP_"
 
@@ -122,11 +122,15 @@ def documented_variables() -> list[Variable]:
         Variable(
             PREFIX + field.name.upper(),
             field.default if isinstance(field.default, str) else json.dumps(field.default),
-            "setting of the method, see tsp_model/settings.py",
+            _meaning(field.name, field.metadata["meaning"]),
         )
         for field in fields(Settings)
     ]
     return list(VARIABLES) + [variable for variable in method if variable.name not in taken]
+
+
+def _meaning(name: str, meaning: str) -> str:
+    return f"{meaning}: {', '.join(CHOICES[name])}" if name in CHOICES else meaning
 
 
 def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:

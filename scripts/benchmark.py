@@ -24,6 +24,7 @@ SUBJECTS = {
     "branches": "network",
     "uncertainty": "uncertainty",
     "training": "network",
+    "levers": "levers",
     "codec": "codec",
     "evaluation": "evaluation",
     "predict": "service",

@@ -32,6 +32,9 @@ class FakeJobs:
         self.requests.append((kind, key))
         return f"{kind}-{key}-00001"
 
+    def last(self, kind: str, key: str) -> str | None:
+        return max((job for job in self.states if job.startswith(f"{kind}-{key}-")), default=None)
+
     def status(self, job_id: str) -> dict | None:
         return self.states.get(job_id)
 
@@ -237,6 +240,18 @@ def test_a_port_in_use_is_one_line_and_leaves_nothing_running(tmp_path):
 def test_help_lists_every_variable(tmp_path):
     text = run_backend(tmp_path, "--help").stdout
     assert all(variable.name in text for variable in settings.documented_variables())
+
+
+def test_without_a_training_the_status_tells_what_failed_before(make, jobs, tmp_path):
+    client = make()
+    client.post("/setup", json=setup_request(extra_params={"preset": "tiny"}))
+    assert client.get("/job_status?project=4").get_json() == {"error": "project 4 had no training yet."}
+    refused, fine = f"score-{KEY}-00002", f"check-{KEY}-00001"
+    jobs.states[refused] = {"job_id": refused, "status": "ERROR", "error": "the token is refused"}
+    jobs.states[fine] = {"job_id": fine, "status": "SUCCESS", "error": None}
+    answer = client.get("/job_status?project=4")
+    said = f"project 4 had no training yet; {refused} failed: the token is refused."
+    assert (answer.status_code, answer.get_json()) == (404, {"error": said})
 
 
 def test_job_status_reads_what_the_worker_writes(tmp_path):

@@ -132,7 +132,7 @@ def rows(done: subprocess.CompletedProcess[str], out: Path) -> dict[str, dict[st
 
 def test_the_network_rows_run_and_agree(tmp_path: Path) -> None:
     out, markdown = tmp_path / "speed.json", tmp_path / "speed.md"
-    only = "inference,branches,uncertainty,training,codec,evaluation,start"
+    only = "inference,branches,uncertainty,training,levers,codec,evaluation,start"
     done = speed(out, "--only", only, "--data", str(tmp_path), "--markdown", str(markdown))
     found = rows(done, out)
     measured = {title for title, row in found.items() if row["ratio"] is not None}
@@ -140,7 +140,14 @@ def test_the_network_rows_run_and_agree(tmp_path: Path) -> None:
     excuses = ("give --data", "no AMX", "requirements-benchmark.txt")
     for title in set(found) - measured:
         assert any(excuse in found[title]["note"] for excuse in excuses), found[title]
-    for words in ("batch 2/stock float32", "batch 2/without", "whole passes", "training step", "ragged masks: region"):
+    for words in (
+        "batch 2/stock float32",
+        "batch 2/without",
+        "whole passes",
+        "training step",
+        "norms on their own/as shipped",
+        "ragged",
+    ):
         assert any(words in title for title in measured), words
     assert markdown.read_text() == done.stdout
 

@@ -6,7 +6,7 @@ Importing this module does not import torch, so that a web process can read sett
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 # tsp_model/acquisition
@@ -61,66 +61,73 @@ class SettingsError(ValueError):
     """A setting that cannot be used; the message is one line with cause and remedy."""
 
 
+def _setting(default: Any, meaning: str) -> Any:
+    """A field whose meaning people can ask for."""
+    return field(default=default, metadata={"meaning": meaning})
+
+
 @dataclass(frozen=True)
 class Settings:
     """Network, scores, pseudo labels and training. Section numbers are those of arXiv 2012.04829."""
 
     # Network (section 3.1)
-    backbone: str = "resnet50"
-    weights: str = "auto"  # "auto": ImageNet where it can be had; "none"; or the path of a local file
-    image_size: int = 512  # the longest side in pixels that the network sees
-    dropout: float = 0.0  # share of values dropped in box and mask head, in training and Monte Carlo passes
+    backbone: str = _setting("resnet50", "what the network reads images with")
+    weights: str = _setting("auto", "ImageNet where it can be had; none; or the path of a local file")
+    image_size: int = _setting(512, "the longest side in pixels that the network sees")
+    dropout: float = _setting(0.0, "share of values dropped in box and mask head, in training and Monte Carlo passes")
 
     # Detections: which ones count is part of the method (section 3.1)
-    score_threshold: float = 0.05  # class score below which a detection is dropped for good; what AP sees
-    ranking_score_threshold: float = 0.3  # class score above which a detection counts in S
-    nms_threshold: float = 0.5
-    detections_per_image: int | None = None  # None: from the data, see network.detections_needed
-    proposals: int | None = None  # that reach the box head in testing; None: see network.proposals_needed
-    mask_threshold: float = 0.5  # where masks are cut for annotators, pseudo labels and AP
-    score_parts: str = "cbm"  # of c, b and m, those that Eq. 2 and the pseudo labels look at
-    empty_image: str = "graded"  # S of an image without a detection: "graded" or "zero"
+    score_threshold: float = _setting(0.05, "class score below which a detection is dropped for good; what AP sees")
+    ranking_score_threshold: float = _setting(0.3, "class score above which a detection counts in S")
+    nms_threshold: float = _setting(0.5, "IoU above which the less sure one of two boxes is dropped")
+    detections_per_image: int | None = _setting(None, "most detections an image; null: from the labelled images")
+    proposals: int | None = _setting(None, "boxes that reach the box head when it answers; null: as the network needs")
+    mask_threshold: float = _setting(0.5, "where masks are cut for annotators, pseudo labels and AP")
+    score_parts: str = _setting("cbm", "of c, b and m, those that Eq. 2 and the pseudo labels look at")
+    empty_image: str = _setting("graded", "S of an image without a detection; graded is 1 - its highest c")
 
     # Which images are labelled next (section 4)
-    strategy: str = "tsp"
-    mc_passes: int = 10  # with dropout, of mc_dropout
+    strategy: str = _setting("tsp", "what picks the images that are labelled next")
+    mc_passes: int = _setting(10, "with dropout, of mc_dropout")
 
     # Pseudo labels (section 3.2)
-    ssl: bool = True
-    pseudo_class_threshold: float = 0.9
-    pseudo_box_threshold: float = 0.9
-    pseudo_mask_threshold: float = 0.8
-    pseudo_target_precision: float = 0.0  # the thresholds move together until so many are right; 0: they stay
-    pseudo_rule: str = "all"  # "all": taken when all three are above; "any": Algorithm 1, line 10, to the letter
+    ssl: bool = _setting(True, "train on pseudo labels, too")
+    pseudo_class_threshold: float = _setting(0.9, "sigma of Algorithm 1 for the class score")
+    pseudo_box_threshold: float = _setting(0.9, "sigma for the box score")
+    pseudo_mask_threshold: float = _setting(0.8, "sigma for the mask score")
+    pseudo_target_precision: float = _setting(0.0, "the sigmas move together until so many are right; 0: they stay")
+    pseudo_rule: str = _setting("all", "scores that have to be above sigma; any is Algorithm 1, line 10, to the letter")
 
     # Training (sections 3.2 and 4)
-    epochs: int = 50  # one epoch is one pass over the labelled images
-    batch_size: int = 4  # labelled images a step
-    optimizer: str = "sgd"
-    learning_rate: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    schedule: str = "step"
-    milestones: tuple[int, ...] = (45, 49)  # epochs after which the step schedule multiplies by 0.1
-    warmup_iterations: int = 0  # linear warm-up, in steps; a fifth of all at most
-    gradient_clip: float = 0.0  # largest gradient norm; 0: not clipped
-    augmentation: str = "flip"
-    iou_loss_weight: float = 1.0  # lambda of Eq. 1
-    beta: float = 0.01  # weight of the pseudo-labelled images, Eq. 5
-    beta_schedule: str = "constant"  # "unlabelled_share": beta x the share of images without a label
-    semi_normaliser: str = "sampled"  # N_cls of Eq. 4: every sampled anchor/RoI, or the positive ones
-    pseudo_ratio: float = 1.0  # pseudo-labelled images drawn beside each labelled one
-    warm_start: bool = False  # True: start from the previous model instead of the initial weights
-    seed: int = 0
+    epochs: int = _setting(50, "one epoch is one pass over the labelled images")
+    batch_size: int = _setting(4, "labelled images a step")
+    optimizer: str = _setting("sgd", "what takes the steps")
+    learning_rate: float = _setting(1e-3, "of the first step after the warm-up")
+    momentum: float = _setting(0.9, "of sgd")
+    weight_decay: float = _setting(1e-4, "of the optimizer")
+    schedule: str = _setting("step", "how the learning rate falls")
+    milestones: tuple[int, ...] = _setting((45, 49), "epochs after which the step schedule multiplies by 0.1")
+    warmup_iterations: int = _setting(0, "linear warm-up, in steps; a fifth of all at most")
+    gradient_clip: float = _setting(0.0, "largest gradient norm; 0: not clipped")
+    augmentation: str = _setting("flip", "of training images")
+    iou_loss_weight: float = _setting(1.0, "lambda of Eq. 1")
+    beta: float = _setting(0.01, "weight of the pseudo-labelled images, Eq. 5")
+    beta_schedule: str = _setting("constant", "unlabelled_share is beta x the share of images without a label")
+    semi_normaliser: str = _setting(
+        "sampled", "N_cls of Eq. 4 counts every sampled anchor and RoI, or the positive ones"
+    )
+    pseudo_ratio: float = _setting(1.0, "pseudo-labelled images drawn beside each labelled one")
+    warm_start: bool = _setting(False, "start from the previous model instead of the initial weights")
+    seed: int = _setting(0, "of initial weights, order of images and random picks")
 
     # Execution: how fast, not what; auto is what was measured to be quickest on the machine (tsp_model/execution.py).
     # They belong to the machine: a version answers as the settings say where it answers.
-    precision: str = "auto"  # "bfloat16"; "float32"; "mixed": bfloat16 in mask and score heads only
-    memory_format: str = "auto"  # "channels_last" or "contiguous"
-    roi_align: str = "auto"  # "gather" (tsp_model/roi_align.py) or "torchvision"
-    linear: str = "auto"  # "onednn" or "blas", of a network that answers (tsp_model/frozen.py)
-    fold_norms: bool = True  # of a network that answers, into its convolutions
-    compile: bool = False  # torch.compile; a minute's start, worth it for thousands of images of one size
+    precision: str = _setting("auto", "of the network; mixed is bfloat16 in mask and score heads only")
+    memory_format: str = _setting("auto", "of pixels and channels")
+    roi_align: str = _setting("auto", "gather is tsp_model/roi_align.py")
+    linear: str = _setting("auto", "what multiplies in the linear layers of a network that answers")
+    fold_norms: bool = _setting(True, "batch norms of a network that answers go into the convolutions before them")
+    compile: bool = _setting(False, "torch.compile for backbone and RPN")
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -188,8 +195,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-FIELD_NAMES: tuple[str, ...] = tuple(field.name for field in fields(Settings))
-_TYPES = {field.name: field.type for field in fields(Settings)}
+FIELD_NAMES: tuple[str, ...] = tuple(one.name for one in fields(Settings))
+_TYPES = {one.name: one.type for one in fields(Settings)}
 
 
 def _convert(name: str, value: Any) -> Any:

@@ -1,0 +1,74 @@
+"""What each choice of tsp_model/execution.py brings: the network as shipped beside itself with one made otherwise.
+
+`agreement` adds the levers up on trained weights, to see what they keep; here each stands alone, on the network of the
+other rows, to see what it brings.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Mapping
+
+from scripts.speed.network import answer, our_step
+from scripts.speed.pair import Pair, build_pair, noise
+from scripts.speed.timing import COST, Bench, Comparison
+from tsp_model.execution import Execution
+from tsp_model.inference import BATCH_SIZE
+from tsp_model.network import TSPMaskRCNN
+from tsp_model.settings import Settings
+
+SHIPPED = "as shipped"
+OF_ANSWERS: Mapping[str, Settings] = {
+    "torchvision's RoIAlign": Settings(roi_align="torchvision"),
+    "channels first": Settings(memory_format="contiguous"),
+    "linear layers by BLAS": Settings(linear="blas"),
+    "norms on their own": Settings(fold_norms=False),
+    "float32 everywhere": Settings(precision="float32"),
+    "bfloat16 everywhere": Settings(precision="bfloat16"),
+    "300 proposals": Settings(proposals=300),
+}
+OF_TRAINING: Mapping[str, Settings] = {
+    "torchvision's RoIAlign": Settings(roi_align="torchvision"),
+    "channels first": Settings(memory_format="contiguous"),
+    "float32 everywhere": Settings(precision="float32"),
+    "bfloat16 in mask and score heads only": Settings(precision="mixed"),
+}
+COMPILED = "compiled"
+
+
+def levers(bench: Bench) -> Iterator[Comparison]:
+    """Above 1: it takes so many times as long as what is shipped. The choices that are no default may be quicker."""
+    pair = build_pair(bench)
+    batch = 1 if bench.quick else BATCH_SIZE
+    yield from _answers(bench, pair, batch)
+    contestants = {
+        name: our_step(_training(pair, settings), pair.size)
+        for name, settings in {SHIPPED: Settings(), **OF_TRAINING}.items()
+    }
+    title = f"training step, R50 at {pair.size}"
+    seconds = bench.measure(title, contestants)
+    for name in OF_TRAINING:
+        yield Comparison(f"{title}: {name}", name, SHIPPED, seconds, COST)
+
+
+def _answers(bench: Bench, pair: Pair, batch: int) -> Iterator[Comparison]:
+    images = noise(pair.size, batch, pair.device)
+    contestants = {
+        name: answer(pair.answering(settings), images) for name, settings in {SHIPPED: Settings(), **OF_ANSWERS}.items()
+    }
+    title = f"{batch} images, R50 at {pair.size}"
+    others, note = list(OF_ANSWERS), ""
+    if not bench.quick:  # a minute of compiling
+        contestants[COMPILED] = answer(pair.answering(Settings(compile=True)), images)
+        start = time.perf_counter()
+        contestants[COMPILED]()
+        note = f"its first answer took {time.perf_counter() - start:.0f} s"
+        others.append(COMPILED)
+    seconds = bench.measure(title, contestants)
+    for name in others:
+        yield Comparison(f"{title}: {name}", name, SHIPPED, seconds, COST, note=note if name == COMPILED else "")
+
+
+def _training(pair: Pair, settings: Settings) -> TSPMaskRCNN:
+    return Execution.choose(settings, learning=True).prepare(copy.deepcopy(pair.ours))
