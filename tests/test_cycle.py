@@ -105,6 +105,16 @@ def test_few_pseudo_labels_are_told(discs, tmp_path, caplog):
     assert "0 of 8 unlabelled images have a pseudo label" in caplog.text
 
 
+def test_many_objects_too_small_to_train_are_told(discs, tmp_path, caplog):
+    labelled = discs.subset(discs.keys[:4])
+    settings = SETTINGS.override({"smallest_object": 60, "ssl": False})
+    with caplog.at_level(logging.WARNING):
+        card = train_cycle(labelled, discs.subset(discs.keys[4:]), None, settings, tmp_path / "M1")
+    said = f"{labelled.objects} of {labelled.objects} labelled objects have fewer than 60 pixels in height or width"
+    assert said in caplog.text
+    assert [said in warning for warning in card["warnings"]] == [True]
+
+
 def test_every_cycle_starts_from_the_same_weights_unless_it_is_a_warm_start(first, discs):
     folder, _ = first
     labelled = discs.subset(discs.keys[:4])

@@ -224,6 +224,17 @@ def test_subset_keeps_the_given_order_and_refuses_strangers(tmp_path):
         chosen.subset(["a", "c"])
 
 
+def test_small_objects_are_left_out_by_their_share_of_the_longest_side(tmp_path):
+    whole = small_set(tmp_path)  # in 40 x 30: one of a pixel, one as large as the image; and an image of nothing
+    assert whole.objects == 2
+    assert whole.without_small(0) is whole
+    assert whole.without_small(1 / 40) is whole
+    left = whole.without_small(1.01 / 40)
+    assert (left.keys, left.classes, left.objects) == (whole.keys, whole.classes, 1)
+    assert left[0][1]["labels"].tolist() == [1]
+    assert whole.without_small(0.9).objects == 0
+
+
 def test_a_mask_of_another_size_than_its_image_is_named(tmp_path):
     item = Item(
         "wrong",

@@ -159,6 +159,34 @@ def test_pseudo_images_are_drawn_at_the_ratio_and_the_schedule_counts_labelled_s
     assert metrics["semi_gradient_share"] > 0
 
 
+def test_objects_too_small_for_the_network_do_not_train(discs):
+    """At half their size, discs with a side of less than 10 pixels have less than 5."""
+    labelled, pseudo = discs.subset(discs.keys[:12]), discs.subset(discs.keys[12:20])
+    settings = TINY.override({"epochs": 1, "image_size": SIZE // 2, "smallest_object": 5})
+    model = initial_model(labelled, settings)
+    seen = {False: 0, True: 0}
+    forward = model.forward
+
+    def counting(images, targets, pseudo=False):
+        for target in targets:
+            sides = target["boxes"][:, 2:] - target["boxes"][:, :2]
+            assert (sides >= 10).all()
+            assert len(sides) == len(target["masks"]) == len(target["labels"])
+            seen[pseudo] += len(sides)
+        return forward(images, targets, pseudo)
+
+    model.forward = counting
+    metrics = train(model, labelled, pseudo, settings, 0.01)
+    large = [
+        sum(min(x2 - x1, y2 - y1) >= 10 for i in range(len(part)) for x1, y1, x2, y2 in part[i][1]["boxes"].tolist())
+        for part in (labelled, pseudo)
+    ]
+    assert 0 < large[0] < labelled.objects
+    assert metrics["small_objects"] == labelled.objects - large[0]
+    assert seen[False] == large[0]
+    assert 0 < seen[True] <= 2 * large[1]  # eight pseudo-labelled images are drawn twelve times
+
+
 def test_gradient_share_by_hand():
     supervised = [torch.tensor([3.0, 4.0]), None]
     both = [torch.tensor([3.0, 4.5]), torch.tensor([1.2])]

@@ -43,6 +43,11 @@ FEW_PSEUDO_LABELS = (
     "{} of {} unlabelled images have a pseudo label, which is usual in the first cycles; later lower "
     "pseudo_class_threshold, pseudo_box_threshold or pseudo_mask_threshold if the precision of pseudo labels allows"
 )
+MANY_SMALL_OBJECTS = 0.1  # of the labelled ones; above this share a user should hear of it
+SMALL_OBJECTS = (
+    "{} of {} labelled objects have fewer than {:g} pixels in height or width at image_size={} and did not train; "
+    "raise image_size, or lower smallest_object"
+)
 
 
 def _silent(event: dict[str, Any]) -> None:
@@ -91,6 +96,10 @@ def train_cycle(
         folder / TRAINING_STATE,
         progress,
     )
+    if metrics["small_objects"] > MANY_SMALL_OBJECTS * labelled.objects:
+        counted = (metrics["small_objects"], labelled.objects, settings.smallest_object, settings.image_size)
+        warnings.append(SMALL_OBJECTS.format(*counted))
+        log.warning(warnings[-1])
     return checkpoints.save(
         folder,
         model,
@@ -286,8 +295,8 @@ def initial_model(labelled: ImageSet, settings: Settings, parent: Path | None = 
 def _counts(labelled: ImageSet, unlabelled: ImageSet, pseudo: ImageSet) -> dict[str, int]:
     return {
         "labelled_images": len(labelled),
-        "labelled_objects": sum(len(item.instances) for item in labelled.items),
+        "labelled_objects": labelled.objects,
         "unlabelled_images": len(unlabelled),
         "pseudo_images": len(pseudo),
-        "pseudo_objects": sum(len(item.instances) for item in pseudo.items),
+        "pseudo_objects": pseudo.objects,
     }

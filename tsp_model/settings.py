@@ -43,6 +43,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "weight_decay": (0, 1),
     "warmup_iterations": (0, 1_000_000),
     "gradient_clip": (0, None),
+    "smallest_object": (0, 4096),
     "beta": (0, 100),
     "iou_loss_weight": (0, 100),
     "pseudo_ratio": (0, 100),
@@ -110,6 +111,9 @@ class Settings:
     warmup_iterations: int = _setting(0, "linear warm-up, in steps; a fifth of all at most")
     gradient_clip: float = _setting(0.0, "largest gradient norm; 0: not clipped")
     augmentation: str = _setting("flip", "of training images")
+    smallest_object: float = _setting(
+        0.0, "objects with fewer pixels in height or width, as the network sees them, do not train"
+    )
     iou_loss_weight: float = _setting(1.0, "lambda of Eq. 1")
     beta: float = _setting(0.01, "weight of the pseudo-labelled images, Eq. 5")
     beta_schedule: str = _setting("constant", "unlabelled_share is beta x the share of images without a label")
@@ -190,6 +194,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "gradient_clip": 5.0,
         # With 10, some trainings lose their box scores to a sigmoid that saturates, and half of their AP50 with them.
         "warmup_iterations": 50,
+        # The finest stride. Objects below it have no mask to learn from, yet their box regression is the largest term.
+        "smallest_object": 4.0,
         "pseudo_box_threshold": 0.8,
         "pseudo_mask_threshold": 0.7,
     },

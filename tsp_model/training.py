@@ -77,14 +77,17 @@ def train(
 
     Returns:
         Metrics: loss (mean of the last epoch), its terms, semi_gradient_share (||beta grad L_semi|| / ||grad L_sup||,
-        mean over the first step of each epoch; None without pseudo labels), steps.
+        mean over the first step of each epoch; None without pseudo labels), steps, small_objects (labelled ones below
+        `settings.smallest_object`, which did not take part).
 
     Raises:
         ValueError: nothing labelled. NonFiniteLossError.
     """
     if len(labelled) == 0:
         raise ValueError("there is no labelled image to train on; label at least one.")
-    run = _Run(model, labelled, pseudo, settings, beta)
+    least = settings.smallest_object / settings.image_size
+    large, pseudo = labelled.without_small(least), pseudo.without_small(least)
+    run = _Run(model, large, pseudo, settings, beta)
     first = run.resume(checkpoint) if checkpoint else 0
     reporter = _Reporter(progress, run.steps_per_epoch, settings.epochs, first)
     with torch.random.fork_rng():
@@ -95,7 +98,7 @@ def train(
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
     model.eval()
-    return run.metrics()
+    return run.metrics() | {"small_objects": labelled.objects - large.objects}
 
 
 class _Run:

@@ -48,6 +48,7 @@ TRAINING = {
     "gradient_clip": 5.0,
     "warmup_iterations": 50,
     "augmentation": "flip_rot90",
+    "smallest_object": 4,
 }
 LEARNING_RATES = {"tiny": 2e-3}  # of the others: 5e-4
 

@@ -125,7 +125,8 @@ def _network_alone(folder: Path) -> tuple[float, float]:
     """Seconds of the training's steps and of the pool's forward passes of a version, without a service."""
     snapshot = Snapshot.read(folder)
     settings = Settings.from_dict(dict(snapshot.settings))
-    labelled = Decoded(_items(snapshot.labelled), snapshot.classes)
+    items = ImageSet(_items(snapshot.labelled), snapshot.classes)
+    labelled = Decoded(items.without_small(settings.smallest_object / settings.image_size).items, snapshot.classes)
     pool = [image for image, _ in Decoded(_items(snapshot.unlabelled), snapshot.classes)]
     untrained = Execution.choose(settings, learning=True).prepare(initial_model(labelled, settings))
     trained, _ = checkpoints.load(folder)

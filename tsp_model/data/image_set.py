@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,11 @@ class ImageSet(Dataset):
         """Every image's key, in order."""
         return tuple(item.key for item in self.items)
 
+    @property
+    def objects(self) -> int:
+        """How many there are in all images."""
+        return sum(len(item.instances) for item in self.items)
+
     def __len__(self) -> int:
         return len(self.items)
 
@@ -98,6 +103,15 @@ class ImageSet(Dataset):
         if unknown:
             raise DataError(f"{len(unknown)} keys are not in this set of {len(self)} images: {some(unknown)}")
         return ImageSet([self.items[self._index[key]] for key in wanted], self.classes)
+
+    def without_small(self, share: float) -> ImageSet:
+        """The same images without the objects whose box is narrower or lower than `share` of the image's longest side.
+
+        The set itself if there are none.
+        """
+        items = [replace(item, instances=tuple(_large(item.instances, share))) for item in self.items]
+        small = any(len(new.instances) < len(old.instances) for new, old in zip(items, self.items, strict=True))
+        return ImageSet(items, self.classes) if small else self
 
 
 def read_image(path: Path | str) -> Tensor:
@@ -142,6 +156,11 @@ def image_size(path: Path | str) -> tuple[int, int]:
 def some(names: Sequence[object], most: int = 3) -> str:
     """The first few of ``names``, for a message."""
     return ", ".join(str(name) for name in names[:most]) + (", ..." if len(names) > most else "")
+
+
+def _large(instances: Sequence[Instance], share: float) -> list[Instance]:
+    sides = np.diff(masks.boxes([one.rle for one in instances]).reshape(-1, 2, 2), axis=1).min(axis=(1, 2))
+    return [one for one, side in zip(instances, sides, strict=True) if side >= share * max(one.rle["size"])]
 
 
 def _to_8_bits(samples: np.ndarray) -> np.ndarray:
