@@ -189,7 +189,8 @@ def _troubles(jobs: Jobs, key: str) -> str:
     """Why there may have been no training: what failed before one was asked for, perhaps because of the token."""
     last = (jobs.last(kind, key) for kind in ("connect", "check", "score"))
     states = [state for job in last if job and (state := jobs.status(job))]
-    return "".join(f"; {one['job_id']} failed: {one['error']}" for one in states if one["status"] == "ERROR")
+    failed = (one for one in states if one["status"] == "ERROR")
+    return "".join(f"; {one['job_id']} failed: {one['error'].rstrip('.')}" for one in failed)
 
 
 def _webhooks_authorised(versions: Versions, service: ServiceSettings) -> bool:

@@ -130,7 +130,7 @@ def documented_variables() -> list[Variable]:
 
 
 def _meaning(name: str, meaning: str) -> str:
-    return f"{meaning}: {', '.join(CHOICES[name])}" if name in CHOICES else meaning
+    return f"{meaning} ({', '.join(CHOICES[name])})" if name in CHOICES else meaning
 
 
 def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:

@@ -32,13 +32,13 @@ SUBJECTS = {
     "start": "service",
     "cycle": "cycle",
 }
-MANY_MINUTES = ("cycle",)
+WITH_ALL = ("levers", "cycle")  # half an hour more
 REPEATS, QUICK_REPEATS = 5, 1
 
 
 def speed(arguments: argparse.Namespace) -> None:
     """Run the chosen comparisons; the file is written after each, so that an interrupted run is not lost."""
-    names = _chosen(arguments.only, arguments.cycle)
+    names = _chosen(arguments.only, arguments.all)
     import torch
 
     from scripts.speed import machine, report
@@ -140,10 +140,10 @@ def _sizes(text: str) -> list[int]:
     return [_at_least_1(part) for part in text.split(",")]
 
 
-def _chosen(only: str | None, cycle: bool) -> list[str]:
+def _chosen(only: str | None, everything: bool) -> list[str]:
     """The names to run, in the order of SUBJECTS. Raises CommandError for an unknown one."""
     if only is None:
-        return [name for name in SUBJECTS if cycle or name not in MANY_MINUTES]
+        return [name for name in SUBJECTS if everything or name not in WITH_ALL]
     asked = [name.strip() for name in only.split(",") if name.strip()]
     unknown = [name for name in asked if name not in SUBJECTS]
     if unknown or not asked:
@@ -172,8 +172,8 @@ def main() -> None:
     )
     command.set_defaults(run=speed)
     add = command.add_argument
-    add("--only", metavar="A,B", help=f"of {', '.join(SUBJECTS)} (default: all but {', '.join(MANY_MINUTES)})")
-    add("--cycle", action="store_true", help="with the whole cycle through Label Studio, which takes many minutes")
+    add("--only", metavar="A,B", help=f"of {', '.join(SUBJECTS)} (default: all but {', '.join(WITH_ALL)})")
+    add("--all", action="store_true", help="with the levers one by one and the whole cycle through Label Studio")
     add("--cycle-pool", type=_at_least_1, default=300, metavar="N", help="its pool (default: %(default)s images)")
     add("--quick", action="store_true", help="tiny inputs: proves that everything runs and that results agree")
     add("--repeats", type=_at_least_1, metavar="N", help=f"rounds (default: {REPEATS}, quick: {QUICK_REPEATS})")

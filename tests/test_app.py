@@ -247,7 +247,7 @@ def test_without_a_training_the_status_tells_what_failed_before(make, jobs, tmp_
     client.post("/setup", json=setup_request(extra_params={"preset": "tiny"}))
     assert client.get("/job_status?project=4").get_json() == {"error": "project 4 had no training yet."}
     refused, fine = f"score-{KEY}-00002", f"check-{KEY}-00001"
-    jobs.states[refused] = {"job_id": refused, "status": "ERROR", "error": "the token is refused"}
+    jobs.states[refused] = {"job_id": refused, "status": "ERROR", "error": "the token is refused."}
     jobs.states[fine] = {"job_id": fine, "status": "SUCCESS", "error": None}
     answer = client.get("/job_status?project=4")
     said = f"project 4 had no training yet; {refused} failed: the token is refused."

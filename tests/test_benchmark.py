@@ -97,11 +97,11 @@ def test_what_does_not_agree_is_not_compared() -> None:
 
 
 def test_only_picks_in_the_order_of_the_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert benchmark._chosen("codec, inference", cycle=False) == ["inference", "codec"]
-    assert "cycle" not in benchmark._chosen(None, cycle=False)
-    assert "cycle" in benchmark._chosen(None, cycle=True)
+    assert benchmark._chosen("codec, inference", everything=False) == ["inference", "codec"]
+    assert "cycle" not in benchmark._chosen(None, everything=False)
+    assert "cycle" in benchmark._chosen(None, everything=True)
     with pytest.raises(CommandError, match="known: inference"):
-        benchmark._chosen(",", cycle=False)
+        benchmark._chosen(",", everything=False)
 
 
 def speed(out: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -144,9 +144,10 @@ def test_the_network_rows_run_and_agree(tmp_path: Path) -> None:
         "batch 2/stock float32",
         "batch 2/without",
         "whole passes",
-        "training step",
+        "training step, R50 at 64, batch 2/stock float32",
         "norms on their own/as shipped",
-        "ragged",
+        "ragged masks: COCO RLE to region",
+        "ragged masks: region to COCO RLE",
     ):
         assert any(words in title for title in measured), words
     assert markdown.read_text() == done.stdout

@@ -33,6 +33,9 @@ def test_every_field_of_the_method_has_a_variable_and_the_preset_comes_first():
     names = [variable.name for variable in settings.documented_variables()]
     assert len(names) == len(set(names))
     assert {f"TSP_{field.upper()}" for field in FIELD_NAMES} <= set(names)
+    meanings = {variable.name: variable.meaning for variable in settings.documented_variables()}
+    assert all(len(meaning.split()) >= 2 for meaning in meanings.values())
+    assert meanings["TSP_SCHEDULE"] == "how the learning rate falls (step, cosine)"
     service = settings.load({"TSP_PRESET": "tiny", "TSP_EPOCHS": "7", "TSP_SSL": "false", "TSP_BETA": ""})
     expected = Settings.preset("tiny").to_dict() | {"epochs": 7, "ssl": False}
     assert service.method.to_dict() == expected

@@ -45,8 +45,8 @@ FEW_PSEUDO_LABELS = (
 )
 MANY_SMALL_OBJECTS = 0.1  # of the labelled ones; above this share a user should hear of it
 SMALL_OBJECTS = (
-    "{} of {} labelled objects have fewer than {:g} pixels in height or width at image_size={} and did not train; "
-    "raise image_size, or lower smallest_object"
+    "{} of {} labelled objects have fewer than {:g} pixels in height or width at image_size={} and counted "
+    "as background in training; raise image_size, or lower smallest_object"
 )
 
 

@@ -25,9 +25,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "semi_normaliser": ("sampled", "positive"),
     "beta_schedule": ("constant", "unlabelled_share"),
     "precision": ("auto", "bfloat16", "mixed", "float32"),
-    "memory_format": ("auto", "channels_last", "contiguous"),
-    "roi_align": ("auto", "gather", "torchvision"),
-    "linear": ("auto", "onednn", "blas"),
+    "memory_format": ("auto", "contiguous"),
+    "roi_align": ("auto", "torchvision"),
+    "linear": ("auto", "blas"),
 }
 
 # (lowest, highest) allowed value; None means unbounded on that side.
@@ -79,32 +79,36 @@ class Settings:
 
     # Detections: which ones count is part of the method (section 3.1)
     score_threshold: float = _setting(0.05, "class score below which a detection is dropped for good; what AP sees")
-    ranking_score_threshold: float = _setting(0.3, "class score above which a detection counts in S")
+    ranking_score_threshold: float = _setting(0.3, "class score above which a detection counts in an image's score S")
     nms_threshold: float = _setting(0.5, "IoU above which the less sure one of two boxes is dropped")
     detections_per_image: int | None = _setting(None, "most detections an image; null: from the labelled images")
     proposals: int | None = _setting(None, "boxes that reach the box head when it answers; null: as the network needs")
     mask_threshold: float = _setting(0.5, "where masks are cut for annotators, pseudo labels and AP")
-    score_parts: str = _setting("cbm", "of c, b and m, those that Eq. 2 and the pseudo labels look at")
-    empty_image: str = _setting("graded", "S of an image without a detection; graded is 1 - its highest c")
+    score_parts: str = _setting("cbm", "which of class (c), box (b) and mask score (m) count in S and in pseudo labels")
+    empty_image: str = _setting("graded", "S of an image without a detection; graded is 1 - its highest class score")
 
     # Which images are labelled next (section 4)
     strategy: str = _setting("tsp", "what picks the images that are labelled next")
-    mc_passes: int = _setting(10, "with dropout, of mc_dropout")
+    mc_passes: int = _setting(10, "passes with dropout an image, of strategy mc_dropout")
 
     # Pseudo labels (section 3.2)
     ssl: bool = _setting(True, "train on pseudo labels, too")
-    pseudo_class_threshold: float = _setting(0.9, "sigma of Algorithm 1 for the class score")
-    pseudo_box_threshold: float = _setting(0.9, "sigma for the box score")
-    pseudo_mask_threshold: float = _setting(0.8, "sigma for the mask score")
-    pseudo_target_precision: float = _setting(0.0, "the sigmas move together until so many are right; 0: they stay")
-    pseudo_rule: str = _setting("all", "scores that have to be above sigma; any is Algorithm 1, line 10, to the letter")
+    pseudo_class_threshold: float = _setting(0.9, "class score above which a detection becomes a pseudo label")
+    pseudo_box_threshold: float = _setting(0.9, "the same for its box score")
+    pseudo_mask_threshold: float = _setting(0.8, "the same for its mask score")
+    pseudo_target_precision: float = _setting(
+        0.0, "the three thresholds move together until so many are right; 0: they stay"
+    )
+    pseudo_rule: str = _setting(
+        "all", "how many of the three have to be above; any is Algorithm 1, line 10, to the letter"
+    )
 
     # Training (sections 3.2 and 4)
     epochs: int = _setting(50, "one epoch is one pass over the labelled images")
     batch_size: int = _setting(4, "labelled images a step")
     optimizer: str = _setting("sgd", "what takes the steps")
-    learning_rate: float = _setting(1e-3, "of the first step after the warm-up")
-    momentum: float = _setting(0.9, "of sgd")
+    learning_rate: float = _setting(1e-3, "the highest, before the schedule lowers it")
+    momentum: float = _setting(0.9, "of the optimizer sgd")
     weight_decay: float = _setting(1e-4, "of the optimizer")
     schedule: str = _setting("step", "how the learning rate falls")
     milestones: tuple[int, ...] = _setting((45, 49), "epochs after which the step schedule multiplies by 0.1")
@@ -112,9 +116,9 @@ class Settings:
     gradient_clip: float = _setting(0.0, "largest gradient norm; 0: not clipped")
     augmentation: str = _setting("flip", "of training images")
     smallest_object: float = _setting(
-        0.0, "objects with fewer pixels in height or width, as the network sees them, do not train"
+        0.0, "an object with fewer pixels in height or width, as the network sees it, counts as background in training"
     )
-    iou_loss_weight: float = _setting(1.0, "lambda of Eq. 1")
+    iou_loss_weight: float = _setting(1.0, "weight of the losses of box and mask score, lambda of Eq. 1")
     beta: float = _setting(0.01, "weight of the pseudo-labelled images, Eq. 5")
     beta_schedule: str = _setting("constant", "unlabelled_share is beta x the share of images without a label")
     semi_normaliser: str = _setting(
@@ -127,11 +131,11 @@ class Settings:
     # Execution: how fast, not what; auto is what was measured to be quickest on the machine (tsp_model/execution.py).
     # They belong to the machine: a version answers as the settings say where it answers.
     precision: str = _setting("auto", "of the network; mixed is bfloat16 in mask and score heads only")
-    memory_format: str = _setting("auto", "of pixels and channels")
-    roi_align: str = _setting("auto", "gather is tsp_model/roi_align.py")
-    linear: str = _setting("auto", "what multiplies in the linear layers of a network that answers")
+    memory_format: str = _setting("auto", "of pixels and channels; auto is channels last")
+    roi_align: str = _setting("auto", "auto is one gather, tsp_model/roi_align.py")
+    linear: str = _setting("auto", "library of the linear layers of a network that answers; auto is oneDNN")
     fold_norms: bool = _setting(True, "batch norms of a network that answers go into the convolutions before them")
-    compile: bool = _setting(False, "torch.compile for backbone and RPN")
+    compile: bool = _setting(False, "torch.compile for backbone and RPN; the first answer takes many seconds")
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():

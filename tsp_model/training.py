@@ -53,6 +53,11 @@ def beta_at(labelled: int, unlabelled: int, settings: Settings) -> float:
     return settings.beta
 
 
+def smallest_share(settings: Settings) -> float:
+    """Of an image's longest side, which the network sees as image_size pixels: what an object needs at least."""
+    return settings.smallest_object / settings.image_size
+
+
 def train(
     model: TSPMaskRCNN,
     labelled: ImageSet,
@@ -78,14 +83,14 @@ def train(
     Returns:
         Metrics: loss (mean of the last epoch), its terms, semi_gradient_share (||beta grad L_semi|| / ||grad L_sup||,
         mean over the first step of each epoch; None without pseudo labels), steps, small_objects (labelled ones below
-        `settings.smallest_object`, which did not take part).
+        `settings.smallest_object`, which counted as background).
 
     Raises:
         ValueError: nothing labelled. NonFiniteLossError.
     """
     if len(labelled) == 0:
         raise ValueError("there is no labelled image to train on; label at least one.")
-    least = settings.smallest_object / settings.image_size
+    least = smallest_share(settings)
     large, pseudo = labelled.without_small(least), pseudo.without_small(least)
     run = _Run(model, large, pseudo, settings, beta)
     first = run.resume(checkpoint) if checkpoint else 0

@@ -32,7 +32,7 @@ from tsp_model.execution import Execution, default_device, onednn_multiplies
 from tsp_model.inference import predict
 from tsp_model.network import TSPMaskRCNN, proposals_needed
 from tsp_model.predictions import Prediction
-from tsp_model.settings import Settings
+from tsp_model.settings import PRESETS, Settings
 from tsp_model.training import train
 
 SEED = 0
@@ -40,16 +40,8 @@ ROIS = 96
 FEW_PROPOSALS = 300
 LEAST_SPEARMAN, LEAST_OVERLAP = 0.99, 0.95
 NOISE = 0.02  # of AP50: what another seed changes, see `learning`
-# From nothing, so with norms that train, and the same for every backbone.
-TRAINING = {
-    "weights": "none",
-    "optimizer": "adamw",
-    "schedule": "cosine",
-    "gradient_clip": 5.0,
-    "warmup_iterations": 50,
-    "augmentation": "flip_rot90",
-    "smallest_object": 4,
-}
+# From nothing, and the same for every backbone.
+TRAINING = PRESETS["tiny"] | {"augmentation": "flip_rot90"}
 LEARNING_RATES = {"tiny": 2e-3}  # of the others: 5e-4
 
 
@@ -121,8 +113,7 @@ def compare(case: Case, picked: int) -> dict[str, Any]:
     """One row a lever; the trained network is kept. picked: images that a cycle would label."""
     labelled, pool, test = case.splits()
     version = case.version()
-    if not (version / checkpoints.CARD).exists():
-        train_from_nothing(version, labelled, case)
+    train_from_nothing(version, labelled, case)
     rows: list[dict[str, Any]] = []
     reference: np.ndarray | None = None
     for lever, execution, proposals in levers(case.backbone, default_device()):
@@ -165,7 +156,10 @@ def overlap(first: np.ndarray, second: np.ndarray, count: int) -> float:
 def train_from_nothing(
     folder: Path, labelled: ImageSet, case: Case, seed: int = SEED, execution: Execution | None = None
 ) -> None:
-    """A network in `folder`, with a card. execution: None: as the package trains on this machine."""
+    """A network in `folder`, with a card; one that was trained there before with the same settings stays.
+
+    execution: None: as the package trains on this machine.
+    """
     settings = Settings().override(
         TRAINING
         | {
@@ -176,6 +170,8 @@ def train_from_nothing(
             "seed": seed,
         }
     )
+    if (folder / checkpoints.CARD).exists() and checkpoints.read_card(folder)["settings"] == settings.to_dict():
+        return
     execution = execution or Execution.choose(settings, learning=True)
     model = execution.prepare(initial_model(labelled, settings))
     # A fifth of torchvision's RoIs a step: as good for weights to compare with, and twice as quick.

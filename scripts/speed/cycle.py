@@ -33,10 +33,11 @@ from tsp_model.execution import Execution
 from tsp_model.inference import predict
 from tsp_model.predictions import read_predictions
 from tsp_model.settings import Settings
-from tsp_model.training import train
+from tsp_model.training import smallest_share, train
 
 LABELLED, EPOCHS = 24, 4  # few, so that training does not hide what the service adds
 QUICK_POOL, QUICK_LABELLED, QUICK_EPOCHS = 6, 2, 1
+DETECTIONS = 20
 SIZES = {"resnet50": 512, "tiny": 128}
 AIMS = {"resnet50": 1.15, "tiny": None}
 PARTS = ("pull", "train", "score", "push", "switch")
@@ -60,6 +61,10 @@ def _compare(bench: Bench, there: House, backbone: str, size: int, labelled: int
         "image_size": size,
         "epochs": QUICK_EPOCHS if bench.quick else EPOCHS,
         "ssl": False,  # or the second round would train on more than the first
+        # A network of four epochs is sure of nothing; so each image has DETECTIONS, whose masks are pushed.
+        "score_threshold": 0.0,
+        "ranking_score_threshold": 0.0,
+        "detections_per_image": DETECTIONS,
     }
     project, tasks = there.project(method | {"train_after": 0})
     with suppress(ServiceError):  # nothing is labelled yet: the job fails as soon as the worker is awake
@@ -125,8 +130,9 @@ def _network_alone(folder: Path) -> tuple[float, float]:
     """Seconds of the training's steps and of the pool's forward passes of a version, without a service."""
     snapshot = Snapshot.read(folder)
     settings = Settings.from_dict(dict(snapshot.settings))
-    items = ImageSet(_items(snapshot.labelled), snapshot.classes)
-    labelled = Decoded(items.without_small(settings.smallest_object / settings.image_size).items, snapshot.classes)
+    labelled = ImageSet(_items(snapshot.labelled), snapshot.classes)
+    # What training leaves out is left out before, or training would make a set of its own that is not decoded.
+    decoded = Decoded(labelled.without_small(smallest_share(settings)).items, snapshot.classes)
     pool = [image for image, _ in Decoded(_items(snapshot.unlabelled), snapshot.classes)]
     untrained = Execution.choose(settings, learning=True).prepare(initial_model(labelled, settings))
     trained, _ = checkpoints.load(folder)
@@ -136,7 +142,7 @@ def _network_alone(folder: Path) -> tuple[float, float]:
         counts.extend(len(found["scores"]) for found in predict(trained, pool, paste=False))
 
     times = (
-        _seconds(lambda: train(untrained, labelled, ImageSet([], snapshot.classes), settings, beta=0.0)),
+        _seconds(lambda: train(untrained, decoded, ImageSet([], snapshot.classes), settings, beta=0.0)),
         _seconds(score),
     )
     job = [len(found) for found in read_predictions(folder / PREDICTIONS).values()]

@@ -31,9 +31,7 @@ def compare_learning(case: Case, seeds: Sequence[int]) -> dict[str, Any]:
         row: dict[str, Any] = {"seed": seed}
         for kind in (REFERENCE, QUICK):
             version = case.version(f"seed{seed}", kind)
-            if not (version / checkpoints.CARD).exists():
-                execution = Execution(device=device) if kind == REFERENCE else None
-                train_from_nothing(version, labelled, case, seed, execution)
+            train_from_nothing(version, labelled, case, seed, Execution(device=device) if kind == REFERENCE else None)
             model, card = checkpoints.load(version, Execution(device=device))
             settings = Settings.from_dict(card["settings"])
             found = predictions(model, test, settings, f"{version.name}: test split")

@@ -10,15 +10,13 @@ import copy
 import time
 from collections.abc import Iterator, Mapping
 
-from scripts.speed.network import answer, our_step
-from scripts.speed.pair import Pair, build_pair, noise
-from scripts.speed.timing import COST, Bench, Comparison
+from scripts.speed.network import BATCHES, answer, our_step
+from scripts.speed.pair import DETECTIONS, Pair, build_pair, noise
+from scripts.speed.timing import COST, Bench, Comparison, require_agreement
 from tsp_model.execution import Execution
-from tsp_model.inference import BATCH_SIZE
-from tsp_model.network import TSPMaskRCNN
 from tsp_model.settings import Settings
 
-SHIPPED = "as shipped"
+SHIPPED, COMPILED = "as shipped", "compiled"
 OF_ANSWERS: Mapping[str, Settings] = {
     "torchvision's RoIAlign": Settings(roi_align="torchvision"),
     "channels first": Settings(memory_format="contiguous"),
@@ -34,22 +32,14 @@ OF_TRAINING: Mapping[str, Settings] = {
     "float32 everywhere": Settings(precision="float32"),
     "bfloat16 in mask and score heads only": Settings(precision="mixed"),
 }
-COMPILED = "compiled"
 
 
 def levers(bench: Bench) -> Iterator[Comparison]:
     """Above 1: it takes so many times as long as what is shipped. The choices that are no default may be quicker."""
     pair = build_pair(bench)
-    batch = 1 if bench.quick else BATCH_SIZE
-    yield from _answers(bench, pair, batch)
-    contestants = {
-        name: our_step(_training(pair, settings), pair.size)
-        for name, settings in {SHIPPED: Settings(), **OF_TRAINING}.items()
-    }
-    title = f"training step, R50 at {pair.size}"
-    seconds = bench.measure(title, contestants)
-    for name in OF_TRAINING:
-        yield Comparison(f"{title}: {name}", name, SHIPPED, seconds, COST)
+    for batch in BATCHES[:1] if bench.quick else BATCHES:
+        yield from _answers(bench, pair, batch)
+    yield from _steps(bench, pair)
 
 
 def _answers(bench: Bench, pair: Pair, batch: int) -> Iterator[Comparison]:
@@ -57,18 +47,29 @@ def _answers(bench: Bench, pair: Pair, batch: int) -> Iterator[Comparison]:
     contestants = {
         name: answer(pair.answering(settings), images) for name, settings in {SHIPPED: Settings(), **OF_ANSWERS}.items()
     }
-    title = f"{batch} images, R50 at {pair.size}"
-    others, note = list(OF_ANSWERS), ""
-    if not bench.quick:  # a minute of compiling
+    notes = {}
+    if not bench.quick:  # compiling takes long
         contestants[COMPILED] = answer(pair.answering(Settings(compile=True)), images)
         start = time.perf_counter()
         contestants[COMPILED]()
-        note = f"its first answer took {time.perf_counter() - start:.0f} s"
-        others.append(COMPILED)
-    seconds = bench.measure(title, contestants)
-    for name in others:
-        yield Comparison(f"{title}: {name}", name, SHIPPED, seconds, COST, note=note if name == COMPILED else "")
+        notes[COMPILED] = f"its first answer took {time.perf_counter() - start:.0f} s"
+    counts = {name: run() for name, run in contestants.items()}
+    require_agreement(
+        all(count == [DETECTIONS] * batch for count in counts.values()), f"numbers of detections {counts}"
+    )
+    title = f"inference, R50 at {pair.size}, batch {batch}"
+    seconds = bench.measure(f"{title}, levers", contestants)
+    for name in contestants:
+        if name != SHIPPED:
+            yield Comparison(f"{title}: {name}", name, SHIPPED, seconds, COST, note=notes.get(name, ""))
 
 
-def _training(pair: Pair, settings: Settings) -> TSPMaskRCNN:
-    return Execution.choose(settings, learning=True).prepare(copy.deepcopy(pair.ours))
+def _steps(bench: Bench, pair: Pair) -> Iterator[Comparison]:
+    contestants = {
+        name: our_step(Execution.choose(settings, learning=True).prepare(copy.deepcopy(pair.ours)), pair.size)
+        for name, settings in {SHIPPED: Settings(), **OF_TRAINING}.items()
+    }
+    title = f"training step, R50 at {pair.size}"
+    seconds = bench.measure(f"{title}, levers", contestants)
+    for name in OF_TRAINING:
+        yield Comparison(f"{title}: {name}", name, SHIPPED, seconds, COST)
