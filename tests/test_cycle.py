@@ -3,13 +3,14 @@
 import json
 import logging
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.builders import SIZE, disc_set, prediction, truth_told
+from tests.builders import SIZE, disc_set, prediction, square, truth_told
 from tsp_model import checkpoints, pseudo_labels
 from tsp_model.acquisition import STRATEGIES, pick
 from tsp_model.checkpoints import CheckpointError
@@ -22,9 +23,9 @@ from tsp_model.cycle import (
     score_pool,
     train_cycle,
 )
-from tsp_model.data import DataError
+from tsp_model.data import DataError, masks
 from tsp_model.data.coco import load_coco
-from tsp_model.data.image_set import ImageSet, Item
+from tsp_model.data.image_set import ImageSet, Instance, Item
 from tsp_model.evaluation import average_precision
 from tsp_model.inference import predict
 from tsp_model.predictions import Prediction, read_predictions
@@ -113,6 +114,11 @@ def test_many_objects_too_small_to_train_are_told(discs, tmp_path, caplog):
     said = f"{labelled.objects} of {labelled.objects} labelled objects have fewer than 60 pixels in height or width"
     assert said in caplog.text
     assert [said in warning for warning in card["warnings"]] == [True]
+    (dot,) = masks.encode(square(5, 5, 2)[None])
+    first, *others = discs.items
+    one_small = ImageSet([replace(first, instances=(*first.instances, Instance(1, dot))), *others], discs.classes)
+    card = train_cycle(one_small, discs.subset([]), None, SETTINGS, tmp_path / "few")
+    assert (card["metrics"]["small_objects"], card["warnings"]) == (1, [])
 
 
 def test_every_cycle_starts_from_the_same_weights_unless_it_is_a_warm_start(first, discs):
