@@ -172,10 +172,9 @@ def _add_job_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
         asked = request.args.get("job_id") if request.method == "GET" else _body().get("job")
         project = request.args.get("project")
         if project and not asked:  # who pressed "Start training" hears no id from Label Studio
-            key = versions_of(service.model_dir, project).key
-            asked = jobs.last("train", key)
+            asked = jobs.last("train", project)
             if asked is None:
-                return jsonify({"error": f"project {project} had no training yet{_troubles(jobs, key)}."}), 404
+                return jsonify({"error": f"project {project} had no training here yet{_troubles(jobs, project)}."}), 404
         if not isinstance(asked, str) or not asked:
             raise BadRequest('name the job: GET ?job_id=... or ?project=..., or POST {"job": ...}.')
         state = jobs.status(asked)
@@ -185,9 +184,9 @@ def _add_job_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
         return jsonify(state), 200
 
 
-def _troubles(jobs: Jobs, key: str) -> str:
+def _troubles(jobs: Jobs, project: str) -> str:
     """Why there may have been no training: what failed before one was asked for, perhaps because of the token."""
-    last = (jobs.last(kind, key) for kind in ("connect", "check", "score"))
+    last = (jobs.last(kind, project) for kind in ("connect", "check", "score"))
     states = [state for job in last if job and (state := jobs.status(job))]
     failed = (one for one in states if one["status"] == "ERROR")
     return "".join(f"; {one['job_id']} failed: {one['error'].rstrip('.')}" for one in failed)

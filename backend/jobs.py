@@ -91,10 +91,14 @@ class Jobs:
             }
             return client.enqueue(options, key).get_workflow_id()
 
-    def last(self, kind: str, key: str) -> str | None:
-        """The id of the newest job of `kind` for project `key`, whatever became of it; None if there never was one."""
+    def last(self, kind: str, project: str) -> str | None:
+        """The id of the newest job of `kind` for a project, whatever became of it; None if there never was one.
+
+        project: its key or, as people know it, its bare id.
+        """
+        prefix = f"{kind}-{project}-" if "." in project else f"{kind}-{project}."
         rows = self._connected().list_workflows(
-            workflow_id_prefix=f"{kind}-{key}-", sort_desc=True, limit=1, load_input=False, load_output=False
+            workflow_id_prefix=prefix, sort_desc=True, limit=1, load_input=False, load_output=False
         )
         return rows[0].workflow_id if rows else None
 

@@ -56,6 +56,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 def parse_arguments() -> Plan:
     parser = argparse.ArgumentParser(
+        prog="python -m scripts.active_learning",
         description=(__doc__ or "").split("\n\n")[0],
         epilog="example: python -m scripts.active_learning --data synthetic --cycles 3 --per-cycle 8 --out runs/tsp",
     )

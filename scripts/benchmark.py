@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.command_line import CommandError, run
+from scripts.grid import spec
 from scripts.service import BACKEND_URL
 from tsp_model.files import write_json
 
@@ -162,7 +163,7 @@ def _at_least_1(text: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser(
         "speed",
@@ -244,10 +245,12 @@ def _run_command(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "run",
         help="a grid of experiments: strategies, with and without pseudo labels, seeds",
-        description="Run the cells of a grid that are not finished. Killed, or beside other processes with the same "
-        "--out, it goes on where it was and shares the work. In memory, unless --label-studio sends every cycle "
+        description="Run the cells of a grid that are not finished. Killed, or beside other processes with the same\n"
+        "--out, it goes on where it was and shares the work. In memory, unless --label-studio sends every cycle\n"
         "through the server of LABEL_STUDIO_URL, LABEL_STUDIO_API_KEY and the backend of MODEL_DIR.",
-        epilog="example: python -m scripts.benchmark run scripts/experiments/synthetic.toml --out runs/synthetic",
+        epilog="example: python -m scripts.benchmark run scripts/experiments/synthetic.toml --out runs/synthetic\n\n"
+        + (spec.__doc__ or ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.set_defaults(run=grid)
     add = command.add_argument

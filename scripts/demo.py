@@ -95,7 +95,9 @@ def _port(wanted: int | None, usual: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog="example: scripts/demo.sh --once --per-cycle 12 --folder runs/mine"
+        prog="scripts/demo.sh",
+        description=__doc__,
+        epilog="example: scripts/demo.sh --once --per-cycle 12 --folder runs/mine",
     )
     add_plan_arguments(parser)
     # Long enough to learn something from 24 synthetic images, short enough to watch.

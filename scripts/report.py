@@ -81,6 +81,7 @@ def _not_negative(text: str) -> float:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
+        prog="python -m scripts.report",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  python -m scripts.benchmark run scripts/experiments/synthetic.toml --out runs/synthetic\n"

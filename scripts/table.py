@@ -44,14 +44,15 @@ def markdown(cells: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(row: dict[str, Any], key: str, form: str) -> str:
-    if key == "strategy":
-        return row["strategy"] + (" + SSL" if row["ssl"] else "")
+    if key == "strategy":  # a grid names its cells, such as "beta 0.05" or "full data"
+        return row.get("cell") or row["strategy"] + (" + SSL" if row["ssl"] else "")
     value = row["seconds"].get(key.removesuffix("_seconds")) if key.endswith("_seconds") else row.get(key)
     return "-" if value is None else form.format(value)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
+        prog="python -m scripts.table",
         description="Result lines of runs as one Markdown table.",
         epilog="example: python -m scripts.table runs/tsp/results.jsonl runs/random/results.jsonl",
     )

@@ -32,8 +32,8 @@ class FakeJobs:
         self.requests.append((kind, key))
         return f"{kind}-{key}-00001"
 
-    def last(self, kind: str, key: str) -> str | None:
-        return max((job for job in self.states if job.startswith(f"{kind}-{key}-")), default=None)
+    def last(self, kind: str, project: str) -> str | None:
+        return max((job for job in self.states if job.startswith(f"{kind}-{project}.")), default=None)
 
     def status(self, job_id: str) -> dict | None:
         return self.states.get(job_id)
@@ -244,13 +244,12 @@ def test_help_lists_every_variable(tmp_path):
 
 def test_without_a_training_the_status_tells_what_failed_before(make, jobs, tmp_path):
     client = make()
-    client.post("/setup", json=setup_request(extra_params={"preset": "tiny"}))
-    assert client.get("/job_status?project=4").get_json() == {"error": "project 4 had no training yet."}
+    assert client.get("/job_status?project=4").get_json() == {"error": "project 4 had no training here yet."}
     refused, fine = f"score-{KEY}-00002", f"check-{KEY}-00001"
     jobs.states[refused] = {"job_id": refused, "status": "ERROR", "error": "the token is refused."}
     jobs.states[fine] = {"job_id": fine, "status": "SUCCESS", "error": None}
     answer = client.get("/job_status?project=4")
-    said = f"project 4 had no training yet; {refused} failed: the token is refused."
+    said = f"project 4 had no training here yet; {refused} failed: the token is refused."
     assert (answer.status_code, answer.get_json()) == (404, {"error": said})
 
 

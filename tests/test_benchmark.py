@@ -86,8 +86,8 @@ def test_the_table_shows_medians_ratio_spread_and_aim() -> None:
         Comparison("cost", "ours", "alone", {"ours": [0.003], "alone": [0.002]}, COST, aim=1.2),
     ]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in report.table(rows).splitlines()]
-    assert cells[2] == ["speed", "ours 1.5 s", "stock 4 s", "3.00x", "2.00 to 4.00", "at least 2x", "yes"]
-    assert cells[3] == ["cost", "ours 3 ms", "alone 2 ms", "1.50x", "1.50 to 1.50", "at most 1.2x", "no"]
+    assert cells[2] == ["speed", "ours 1.5 s", "stock 4 s", "3.00x as fast", "2.00 to 4.00", "at least 2x", "yes"]
+    assert cells[3] == ["cost", "ours 3 ms", "alone 2 ms", "1.50x as long", "1.50 to 1.50", "at most 1.2x", "no"]
 
 
 def test_what_does_not_agree_is_not_compared() -> None:

@@ -113,6 +113,15 @@ def test_projects_whose_keys_share_a_beginning_do_not_share_jobs(bench):
     assert bench.jobs.request("train", "4.1") == "train-4.1-00001"
 
 
+def test_the_last_job_is_found_by_key_and_by_bare_id(bench):
+    bench.jobs.request("train", "4.17")
+    newer = bench.jobs.request("train", "4.18")
+    bench.jobs.request("train", "41.17")
+    assert bench.jobs.last("train", "4") == newer
+    assert bench.jobs.last("train", "4.17") == "train-4.17-00001"
+    assert [bench.jobs.last("train", "5"), bench.jobs.last("score", "4"), bench.jobs.last("train", "4.1")] == [None] * 3
+
+
 def test_unknown_jobs_and_paths_are_not_answered(bench):
     assert bench.jobs.status("train-4.1700000000-00009") is None
     assert bench.jobs.status("../../etc/passwd") is None

@@ -48,6 +48,7 @@ def gflops(model: TSPMaskRCNN, height: int, width: int, proposals: int, detectio
 
 def main() -> None:
     parser = argparse.ArgumentParser(
+        prog="python -m tsp_model.complexity",
         description="Parameters and GFLOPs of the network beside the paper's.",
         epilog="example: python -m tsp_model.complexity --backbone resnet50 --classes 10",
     )

@@ -1,4 +1,4 @@
-"""What a grid is made of, read from a small TOML file; `python -m scripts.benchmark run --help` shows one.
+"""A grid is a small TOML file:
 
 data = "../shared/data/dsb2018"     # "synthetic", a COCO folder or an OCT folder
 cycles = 6

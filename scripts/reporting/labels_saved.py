@@ -42,8 +42,8 @@ def _sentences(context: Context) -> list[str]:
     if last is not None and grid.ceiling_ap50 is not None:
         said.append(
             f"After {grid.budget} of {grid.identity['train_images']} labels {method.title} stands at an AP50 "
-            f"of {words.spread(last)}, {words.share(last.mean / grid.ceiling_ap50)} of what all labels give: "
-            f"{grid.ceiling_in_words}."
+            f"of {words.spread(last)}; all labels give {grid.ceiling_in_words}"
+            + (f", of which that is {words.share(last.mean / grid.ceiling_ap50)}." if grid.ceiling_ap50 else ".")
         )
     return [sentence for sentence in said if sentence]
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from scripts.speed.machine import in_words
-from scripts.speed.timing import SPEED_UP, Comparison
+from scripts.speed.timing import COST, SPEED_UP, Comparison
 from scripts.table import markdown
 from tsp_model.files import write_json
 
-TITLES = ("comparison", "ours", "against", "ratio", "spread", "aim", "met")
+TITLES = ("comparison", "what", "against", "ratio", "spread", "aim", "met")
+WORDS = {SPEED_UP: "as fast", COST: "as long"}
 
 
 def table(rows: Sequence[Comparison]) -> str:
@@ -36,7 +37,7 @@ def line(row: Comparison) -> str:
     cells = dict(zip(TITLES, _cells(row), strict=True))
     if row.ratio is None:
         return f"{row.title}: {row.note}"
-    return f"{row.title}: {row.measure} {cells['ratio']} ({cells['spread']}), {row.ours} against {row.against}"
+    return f"{row.title}: {cells['ratio']} ({cells['spread']}), {row.ours} against {row.against}"
 
 
 def _cells(row: Comparison) -> list[str]:
@@ -47,7 +48,7 @@ def _cells(row: Comparison) -> list[str]:
         row.title,
         f"{row.ours} {duration(row.median(row.ours))}",
         f"{row.against} {duration(row.median(row.against))}",
-        f"{row.ratio:.2f}x",
+        f"{row.ratio:.2f}x {WORDS[row.measure]}",
         f"{low:.2f} to {high:.2f}",
         _aim(row),
         {None: "", True: "yes", False: "no"}[row.met],
