@@ -28,6 +28,7 @@ from tsp_model.data.coco import load_coco
 from tsp_model.data.image_set import ImageSet, Instance, Item
 from tsp_model.evaluation import average_precision
 from tsp_model.inference import predict
+from tsp_model.network import tsp_mask_rcnn
 from tsp_model.predictions import Prediction, read_predictions
 from tsp_model.settings import Settings, SettingsError
 
@@ -104,6 +105,13 @@ def test_few_pseudo_labels_are_told(discs, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         train_cycle(discs.subset(discs.keys[:4]), pool, previous, SETTINGS, tmp_path / "M2")
     assert "0 of 8 unlabelled images have a pseudo label" in caplog.text
+
+
+def test_a_version_remembers_how_it_sees_intensities(discs):
+    for asked in ("absolute", "relative"):
+        model = initial_model(discs, SETTINGS.override({"intensities": asked}))
+        again = tsp_mask_rcnn(weights="none", **model.architecture)
+        assert [one.transform.relative for one in (model, again)] == [asked == "relative"] * 2
 
 
 def test_many_objects_too_small_to_train_are_told(discs, tmp_path, caplog):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from tsp_model.backbones import resnet_fpn
+from tsp_model.backbones import TinyBackbone, resnet_fpn
 from tsp_model.frozen import NORMS, OneDNNLinear, fold_norms, onednn_linears
 
 
@@ -25,10 +25,12 @@ def settled(trunk: nn.Module) -> nn.Module:
     return trunk.eval().requires_grad_(False)
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize(
+    ("name", "frozen"),
+    [("tiny", False), *((name, frozen) for name in ("resnet18", "resnet50") for frozen in (False, True))],
+)
 def test_folded_norms_are_gone_and_change_rounding_only(name: str, frozen: bool) -> None:
-    trunk = settled(resnet_fpn(name, "none", frozen)[0])
+    trunk = settled(TinyBackbone() if name == "tiny" else resnet_fpn(name, "none", frozen)[0])
     kind = FrozenBatchNorm2d if frozen else nn.BatchNorm2d
     assert any(isinstance(module, kind) for module in trunk.modules())
     images = torch.rand(2, 3, 64, 96)

@@ -1,4 +1,4 @@
-"""Masks at the network's size are torchvision's to the last pixel."""
+"""Images and masks as the network gets them: torchvision's to the last pixel, unless intensities are relative."""
 
 import pytest
 import torch
@@ -26,3 +26,13 @@ def test_masks_and_boxes_are_torchvisions(size: tuple[int, int], count: int) -> 
     assert all(torch.equal(ours[1][0][name], value) for name, value in theirs[1][0].items())
     assert ours[1][0]["masks"].dtype == torch.uint8
     assert "masks" in target and target["masks"].shape[1:] == size, "the caller's stay as they are"
+
+
+def test_relative_intensities_forget_brightness_and_contrast() -> None:
+    resize = Resize(min_size=64, max_size=64, image_mean=[0.5] * 3, image_std=[0.5] * 3, relative=True)
+    image = torch.rand(3, 40, 60, generator=torch.Generator().manual_seed(0))
+    seen, dim = (resize.normalize(one) for one in (image, 0.1 * image + 0.3))
+    assert float(seen.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(seen.std(correction=0)) == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(seen, dim, atol=1e-4, rtol=0)
+    assert float(resize.normalize(torch.full((3, 8, 8), 0.7)).abs().max()) < 1e-3, "one colour is nothing"

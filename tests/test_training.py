@@ -187,6 +187,28 @@ def test_objects_too_small_for_the_network_do_not_train(discs):
     assert 0 < seen[True] <= 2 * large[1]  # eight pseudo-labelled images are drawn twelve times
 
 
+def test_norms_keep_their_statistics_after_three_fifths_of_the_epochs(discs):
+    labelled = discs.subset(discs.keys[:4])
+    settings = TINY.override({"epochs": 5})
+    model = initial_model(labelled, settings)
+    norm = model.backbone.stem[0][1]
+    seen = []
+    forward = model.forward
+
+    def watching(*arguments, **named):
+        seen.append((norm.training, norm.running_mean.clone(), norm.weight.detach().clone()))
+        return forward(*arguments, **named)
+
+    model.forward = watching
+    train(model, labelled, labelled.subset([]), settings, 0.01)
+    assert [learns for learns, *_ in seen] == [True, True, True, False, False]
+    means, weights = ([entry[i] for entry in seen] for i in (1, 2))
+    assert not torch.equal(means[1], means[2])
+    assert torch.equal(means[3], means[4])
+    assert torch.equal(means[4], norm.running_mean)
+    assert not torch.equal(weights[3], weights[4]), "what is learned of a norm goes on learning"
+
+
 def test_gradient_share_by_hand():
     supervised = [torch.tensor([3.0, 4.0]), None]
     both = [torch.tensor([3.0, 4.5]), torch.tensor([1.2])]

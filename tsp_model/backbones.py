@@ -23,14 +23,10 @@ from tsp_model.settings import SettingsError
 
 log = logging.getLogger(__name__)
 DOWNLOAD_TIMEOUT_S = 20
-GROUPS = 8  # of the tiny network's norms; its widths are multiples
 
 
 class TinyBackbone(nn.Module):
     """Residual network with an FPN of three levels (strides 4, 8, 16).
-
-    Its norms look at one image at a time (Wu & He, "Group Normalization", arXiv 1803.08494): it trains from nothing on
-    batches of four, and images that are picked for being unlike the rest give each batch other statistics than all.
 
     forward: images [B, 3, H, W] -> {"0", "1", "2"}: [B, out_channels, H / stride, W / stride].
     """
@@ -61,12 +57,12 @@ class _ResidualBlock(nn.Module):
         self.residual = nn.Sequential(
             _convolution(inputs, outputs, stride=stride),
             nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
-            nn.GroupNorm(GROUPS, outputs),
+            nn.BatchNorm2d(outputs),
         )
         self.shortcut = (
             nn.Identity()
             if inputs == outputs and stride == 1
-            else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.GroupNorm(GROUPS, outputs))
+            else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,7 +72,7 @@ class _ResidualBlock(nn.Module):
 def _convolution(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
-        nn.GroupNorm(GROUPS, outputs),
+        nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
     )
 

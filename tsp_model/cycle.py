@@ -282,6 +282,7 @@ def initial_model(labelled: ImageSet, settings: Settings, parent: Path | None = 
             proposals=settings.proposals,
             dropout=settings.dropout,
             learning_loss=settings.strategy == "learning_loss",
+            intensities=settings.intensities,
         )
     if settings.warm_start and parent is not None:
         warm, card = checkpoints.read(parent)

@@ -213,6 +213,7 @@ def tsp_mask_rcnn(
     proposals: int | None = None,
     dropout: float = 0.0,
     learning_loss: bool = False,
+    intensities: str = "absolute",
 ) -> TSPMaskRCNN:
     """The network, in training mode, with random heads.
 
@@ -226,6 +227,7 @@ def tsp_mask_rcnn(
         proposals: that reach the box head in testing, see proposals_needed.
         dropout: of box and mask head, 0..1.
         learning_loss: with a LossHead.
+        intensities: "absolute", or "relative" to the image's own mean and deviation.
     """
     if backbone not in BACKBONES:
         raise SettingsError(f"backbone={backbone!r} is unknown; use one of {', '.join(BACKBONES)}.")
@@ -233,7 +235,13 @@ def tsp_mask_rcnn(
         trunk, frozen = TinyBackbone(), False
     else:
         trunk, frozen = resnet_fpn(backbone, weights, frozen_norms)
-    transform = Resize(min_size=image_size, max_size=image_size, image_mean=IMAGE_MEAN, image_std=IMAGE_STD)
+    transform = Resize(
+        min_size=image_size,
+        max_size=image_size,
+        image_mean=IMAGE_MEAN,
+        image_std=IMAGE_STD,
+        relative=intensities == "relative",
+    )
     sizes = _sizes(backbone)
     proposals = proposals_needed(backbone, detections_per_image, proposals)
     rpn = _build_rpn(trunk.out_channels, sizes, semi_normaliser, proposals)
@@ -258,6 +266,7 @@ def tsp_mask_rcnn(
         "proposals": proposals,
         "dropout": dropout,
         "learning_loss": learning_loss,
+        "intensities": intensities,
     }
     return model
 

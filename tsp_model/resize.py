@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+FLAT = 1 / 255  # the deviation that an image of one colour is taken to have
 
 
 class Resize(GeneralizedRCNNTransform):
     """torchvision's, but masks stay bytes: the same pixels in a ninth of the time that its detour by floats takes.
 
     Crowded images are those that gain: a step on hundreds of small objects spends an eighth of its time there.
+
+    Args:
+        relative: intensities are relative to the image's own mean and deviation, not to ImageNet's.
     """
+
+    def __init__(self, *args: Any, relative: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.relative = relative
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """image: [3, H, W] float in 0..1."""
+        if not self.relative:
+            return super().normalize(image)
+        return (image - image.mean()) / image.std(correction=0).clamp(min=FLAT)
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
         """image: [3, H, W] float. target: its boxes [N, 4] and masks [N, H, W] uint8; None: nothing to resize."""

@@ -17,6 +17,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "backbone": BACKBONES,
     "strategy": STRATEGY_NAMES,
     "score_parts": ("cbm", "cm", "cb", "c"),
+    "intensities": ("absolute", "relative"),
     "empty_image": ("graded", "zero"),
     "pseudo_rule": ("all", "any"),
     "optimizer": ("sgd", "adamw"),
@@ -75,6 +76,9 @@ class Settings:
     backbone: str = _setting("resnet50", "what the network reads images with")
     weights: str = _setting("auto", "ImageNet where it can be had; none; or the path of a local file")
     image_size: int = _setting(512, "the longest side in pixels that the network sees")
+    intensities: str = _setting(
+        "absolute", "of pixels; relative to each image's own mean and deviation for mixed sources"
+    )
     dropout: float = _setting(0.0, "share of values dropped in box and mask head, in training and Monte Carlo passes")
 
     # Detections: which ones count is part of the method (section 3.1)

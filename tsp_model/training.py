@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tsp_model.ahead import ahead
 from tsp_model.data.augmentation import augment
@@ -25,6 +25,8 @@ Progress = Callable[[dict[str, Any]], None]
 Example = tuple[Tensor, dict[str, Any]]
 Batch = tuple[list[Tensor], list[dict[str, Tensor]], list[str]]
 
+# Of the epochs; then batch norms keep their statistics, so that the network learns to answer with those it will have.
+NORMS_LEARN = 0.6
 LOSS_REACHES_BACKBONE = 0.6  # of the epochs; then the ranking loss trains its head only (arXiv 1905.03677, 4.1)
 AHEAD = 2  # steps whose images are read before their turn
 
@@ -125,6 +127,9 @@ class _Run:
         generator = torch.Generator().manual_seed(self.settings.seed * 100_003 + epoch)
         torch.manual_seed(self.settings.seed * 100_003 + epoch)
         self.model.train()
+        if epoch >= NORMS_LEARN * self.settings.epochs:
+            for norm in (module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)):
+                norm.eval()
         if self.model.loss_head is not None:
             self.model.loss_head.detached = epoch >= LOSS_REACHES_BACKBONE * self.settings.epochs
         sums: dict[str, float] = defaultdict(float)
