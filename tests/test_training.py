@@ -56,8 +56,9 @@ def test_predicted_ious_follow_the_true_ones_on_unseen_images(trained, discs):
     model, _ = trained
     b, box_iou, m, mask_iou = matched_detections(model, discs.subset(discs.keys[200:]))
     assert len(b) >= 100
-    assert np.corrcoef(b, box_iou)[0, 1] > 0.3
-    assert np.corrcoef(m, mask_iou)[0, 1] > 0.5
+    # Seeds 0 to 3 give 0.50 to 0.59 and 0.46 to 0.56; heads that learn nothing give about 0.
+    assert np.corrcoef(b, box_iou)[0, 1] > 0.35
+    assert np.corrcoef(m, mask_iou)[0, 1] > 0.35
     # better than the best constant, even one that knows the answers' mean
     assert np.mean((m - mask_iou) ** 2) < np.var(mask_iou)
     assert np.mean((b - box_iou) ** 2) < np.var(box_iou)
