@@ -56,8 +56,7 @@ def judge_pseudo_labels(pool: ImageSet, pseudo_labels: Mapping[str, Prediction])
     """
     found = pseudo_label_precision(pool, pseudo_labels)
     beside = sum(len(item.instances) for item in pool.items if item.key in pseudo_labels)
-    objects = sum(len(item.instances) for item in pool.items)
-    return PseudoLabels(found["taken"], found["correct"], beside, objects)
+    return PseudoLabels(found["taken"], found["correct"], beside, pool.objects)
 
 
 @dataclass(frozen=True)
