@@ -3,7 +3,7 @@
 import json
 import logging
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -110,7 +110,7 @@ def test_few_pseudo_labels_are_told(discs, tmp_path, caplog):
 def test_a_version_remembers_how_it_sees_intensities(discs):
     for asked in ("absolute", "relative"):
         model = initial_model(discs, SETTINGS.override({"intensities": asked}))
-        again = tsp_mask_rcnn(weights="none", **model.architecture)
+        again = tsp_mask_rcnn(weights="none", **asdict(model.architecture))
         assert [one.transform.relative for one in (model, again)] == [asked == "relative"] * 2
 
 

@@ -108,6 +108,9 @@ def test_methods_are_judged() -> None:
     assert judged["test_mean_absolute_error"] == pytest.approx((0.4 + 0.1 + 0.1 + 0.0) / 4)
     errors = [line.split("|")[7].strip() for line in tables(rows).splitlines()[2:6]]
     assert errors == ["-0.100", "+0.100", "+0.200", "+0.000"]
+    assert "no estimate" not in tables(rows)
+    without_ours = rows + [one | {"method": "naive"} for one in rows] + [row("b", 2, 0.5, 0.5) | {"method": "naive"}]
+    assert "1 of 5 pools have no estimate: fewer than" in tables(without_ours)
 
 
 def test_the_command_writes_all_methods(grid: Path, tmp_path: Path, monkeypatch, capsys) -> None:

@@ -198,4 +198,4 @@ def test_proposals_leave_room_for_the_detections() -> None:
     model = tsp_mask_rcnn(3, "tiny", image_size=96, detections_per_image=450)
     assert model.rpn.post_nms_top_n() == 300  # training keeps its own
     assert model.eval().rpn.post_nms_top_n() == 900
-    assert tsp_mask_rcnn(weights="none", **model.architecture).eval().rpn.post_nms_top_n() == 900
+    assert tsp_mask_rcnn(weights="none", **dataclasses.asdict(model.architecture)).eval().rpn.post_nms_top_n() == 900

@@ -32,7 +32,7 @@ def new_version(folder: Path, key: str, number: int = 1) -> str:
     name = f"tsp-{number:04d}-20260101T000000"
     with torch.random.fork_rng():
         torch.manual_seed(number)
-        network = tsp_mask_rcnn(3, "tiny", "none", 64, detections_per_image=5, score_threshold=0.0)
+        network = tsp_mask_rcnn(3, "tiny", image_size=64, detections_per_image=5, score_threshold=0.0)
     checkpoints.save(versions.folder(name), network, {"classes": ["PED", "SRF"], "settings": SETTINGS.to_dict()})
     versions.activate(name)
     return name

@@ -12,7 +12,7 @@ from tsp_model.data import masks
 from tsp_model.inference import predict
 from tsp_model.losses import paired_box_iou, semi_supervised_loss, supervised_loss
 from tsp_model.settings import Settings
-from tsp_model.training import NonFiniteLossError, beta_at, gradient_share, learning_rate_at, train
+from tsp_model.training import NonFiniteLossError, beta_at, gradient_share, learning_rate_at, stretched, train
 
 TINY = Settings.preset("tiny").override({"image_size": SIZE, "epochs": 2})
 
@@ -107,6 +107,30 @@ def test_a_non_finite_loss_stops_and_names_the_images(discs):
         train(model, labelled, labelled.subset([]), TINY, 0.01)
     weight = "roi_heads.box_predictor.bbox_pred.weight"
     assert torch.equal(dict(model.named_parameters())[weight], before[weight])
+
+
+def test_few_labels_get_more_epochs_until_the_least_steps_are_there():
+    """10 images are 3 steps an epoch; 34 of these are the first that make 100 steps."""
+    settings = Settings.from_dict({"epochs": 20, "milestones": [10, 19], "batch_size": 4, "least_steps": 100})
+    few = stretched(settings, 10)
+    assert (few.epochs, few.milestones) == (34, (17, 32))
+    assert stretched(settings, 20) == settings  # 5 steps an epoch: 100 in 20 epochs
+
+
+def test_a_training_takes_the_least_steps(discs):
+    labelled = discs.subset(discs.keys[:6])
+    settings = TINY.override({"epochs": 1, "least_steps": 5})
+    last_epochs = []
+    metrics = train(
+        initial_model(labelled, settings),
+        labelled,
+        labelled.subset([]),
+        settings,
+        0.01,
+        progress=lambda event: last_epochs.append((event["epoch"], event["epochs"], event["total"])),
+    )
+    assert metrics["steps"] == 6
+    assert last_epochs[-1] == (3, 3, 6)
 
 
 def test_a_step_follows_the_weighted_sum_of_both_gradients(discs):

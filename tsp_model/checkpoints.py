@@ -7,6 +7,7 @@ counts, metrics and the parent version.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def save(folder: Path, model: TSPMaskRCNN, card: dict[str, Any]) -> dict[str, An
     """Write weights and card; returns the card as written, with the network's `architecture` in it."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     write_atomically(folder / WEIGHTS, lambda path: safetensors.torch.save_file(state, path))
-    card = card | {"architecture": model.architecture}
+    card = card | {"architecture": asdict(model.architecture)}
     write_json(folder / CARD, card)
     return card
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,12 +50,12 @@ class TSPMaskRCNN(GeneralizedRCNN):
     """Mask R-CNN whose detections carry a box score and a mask score.
 
     Attributes:
-        architecture: the arguments of `tsp_mask_rcnn` that rebuild this network without any download.
+        architecture: what rebuilds this network, with random weights.
         execution: how it runs; set by `Execution.prepare`.
         loss_head: of a network that learns its own loss.
     """
 
-    architecture: dict[str, Any]
+    architecture: Architecture
     execution = Execution()
     loss_head: LossHead | None
 
@@ -200,78 +200,74 @@ def _sizes(backbone: str) -> _Sizes:
     return _TINY if backbone == "tiny" else _RESNET
 
 
-def tsp_mask_rcnn(
-    num_classes: int,
-    backbone: str = "resnet50",
-    weights: str = "auto",
-    image_size: int = 512,
-    detections_per_image: int = MIN_DETECTIONS,
-    score_threshold: float = 0.05,
-    nms_threshold: float = 0.5,
-    semi_normaliser: str = "sampled",
-    frozen_norms: bool | None = None,
-    proposals: int | None = None,
-    dropout: float = 0.0,
-    learning_loss: bool = False,
-    intensities: str = "absolute",
-) -> TSPMaskRCNN:
-    """The network, in training mode, with random heads.
+@dataclass(frozen=True)
+class Architecture:
+    """What a network is, apart from its weights: kept in a version's card, it rebuilds the network without a download.
 
-    Args:
+    Attributes:
         num_classes: with background, as torchvision counts.
         backbone: one of settings.BACKBONES.
-        weights, frozen_norms: see backbones.resnet_fpn.
         image_size: images are resized so that their longest side has this many pixels.
         detections_per_image, score_threshold, nms_threshold: what counts as a detection; see detections_needed.
         semi_normaliser: N_cls of Eq. 4, see losses.classification_normaliser.
-        proposals: that reach the box head in testing, see proposals_needed.
+        frozen_norms: see backbones.resnet_fpn; None: as its weights want it.
+        proposals: that reach the box head in testing; None: as many as proposals_needed says.
         dropout: of box and mask head, 0..1.
         learning_loss: with a LossHead.
         intensities: "absolute", or "relative" to the image's own mean and deviation.
+
+    Raises SettingsError for an unknown backbone.
     """
-    if backbone not in BACKBONES:
-        raise SettingsError(f"backbone={backbone!r} is unknown; use one of {', '.join(BACKBONES)}.")
+
+    num_classes: int
+    backbone: str = "resnet50"
+    image_size: int = 512
+    detections_per_image: int = MIN_DETECTIONS
+    score_threshold: float = 0.05
+    nms_threshold: float = 0.5
+    semi_normaliser: str = "sampled"
+    frozen_norms: bool | None = None
+    proposals: int | None = None
+    dropout: float = 0.0
+    learning_loss: bool = False
+    intensities: str = "absolute"
+
+    def __post_init__(self) -> None:
+        if self.backbone not in BACKBONES:
+            raise SettingsError(f"backbone={self.backbone!r} is unknown; use one of {', '.join(BACKBONES)}.")
+
+
+def tsp_mask_rcnn(num_classes: int, backbone: str = "resnet50", weights: str = "auto", **choices: Any) -> TSPMaskRCNN:
+    """The network, in training mode, with random heads.
+
+    Args:
+        weights: of a ResNet, see backbones.resnet_fpn.
+        num_classes, backbone, choices: the fields of Architecture.
+    """
+    asked = Architecture(num_classes, backbone, **choices)
     if backbone == "tiny":
         trunk, frozen = TinyBackbone(), False
     else:
-        trunk, frozen = resnet_fpn(backbone, weights, frozen_norms)
+        trunk, frozen = resnet_fpn(backbone, weights, asked.frozen_norms)
+    proposals = proposals_needed(backbone, asked.detections_per_image, asked.proposals)
+    built = replace(asked, frozen_norms=frozen, proposals=proposals)
     transform = Resize(
-        min_size=image_size,
-        max_size=image_size,
+        min_size=built.image_size,
+        max_size=built.image_size,
         image_mean=IMAGE_MEAN,
         image_std=IMAGE_STD,
-        relative=intensities == "relative",
+        relative=built.intensities == "relative",
     )
     sizes = _sizes(backbone)
-    proposals = proposals_needed(backbone, detections_per_image, proposals)
-    rpn = _build_rpn(trunk.out_channels, sizes, semi_normaliser, proposals)
-    detection = {
-        "score_thresh": score_threshold,
-        "nms_thresh": nms_threshold,
-        "detections_per_img": detections_per_image,
-    }
-    roi_heads = _build_roi_heads(trunk.out_channels, num_classes, sizes, semi_normaliser, dropout, **detection)
+    rpn, roi_heads = _build_rpn(trunk.out_channels, sizes, built), _build_roi_heads(trunk.out_channels, sizes, built)
     model = TSPMaskRCNN(trunk, rpn, roi_heads, transform)
     # Last, so that the other weights begin as they do without it.
-    model.loss_head = LossHead(trunk.out_channels, sizes.roi_levels) if learning_loss else None
-    model.architecture = {
-        "num_classes": num_classes,
-        "backbone": backbone,
-        "image_size": image_size,
-        "detections_per_image": detections_per_image,
-        "score_threshold": score_threshold,
-        "nms_threshold": nms_threshold,
-        "semi_normaliser": semi_normaliser,
-        "frozen_norms": frozen,
-        "proposals": proposals,
-        "dropout": dropout,
-        "learning_loss": learning_loss,
-        "intensities": intensities,
-    }
+    model.loss_head = LossHead(trunk.out_channels, sizes.roi_levels) if built.learning_loss else None
+    model.architecture = built
     return model
 
 
-def _build_rpn(channels: int, sizes: _Sizes, semi_normaliser: str, proposals: int) -> TSPRegionProposalNetwork:
+def _build_rpn(channels: int, sizes: _Sizes, built: Architecture) -> TSPRegionProposalNetwork:
     anchors = AnchorGenerator(
         tuple((size,) for size in sizes.anchor_sizes), ((0.5, 1.0, 2.0),) * len(sizes.anchor_sizes)
     )
@@ -283,15 +279,13 @@ def _build_rpn(channels: int, sizes: _Sizes, semi_normaliser: str, proposals: in
         batch_size_per_image=sizes.rpn_samples,
         positive_fraction=0.5,
         nms_thresh=0.7,
-        semi_normaliser=semi_normaliser,
+        semi_normaliser=built.semi_normaliser,
         pre_nms_top_n=dict(zip(("training", "testing"), sizes.proposals[:2], strict=True)),
-        post_nms_top_n={"training": sizes.proposals[2], "testing": proposals},
+        post_nms_top_n={"training": sizes.proposals[2], "testing": built.proposals},
     )
 
 
-def _build_roi_heads(
-    channels: int, num_classes: int, sizes: _Sizes, semi_normaliser: str, dropout: float, **detection: Any
-) -> TSPRoIHeads:
+def _build_roi_heads(channels: int, sizes: _Sizes, built: Architecture) -> TSPRoIHeads:
     def pool(output_size: int) -> GatherRoIAlign:
         return GatherRoIAlign(
             list(sizes.roi_levels), output_size, sizes.sampling_ratio, canonical_scale=sizes.canonical_scale
@@ -299,8 +293,8 @@ def _build_roi_heads(
 
     return TSPRoIHeads(
         box_roi_pool=pool(7),  # torchvision's sizes; the paper names none
-        box_head=DropoutMLPHead(channels * 7**2, sizes.box_width, dropout),
-        box_predictor=FastRCNNPredictor(sizes.box_width, num_classes),
+        box_head=DropoutMLPHead(channels * 7**2, sizes.box_width, built.dropout),
+        box_predictor=FastRCNNPredictor(sizes.box_width, built.num_classes),
         fg_iou_thresh=0.5,
         bg_iou_thresh=0.5,
         batch_size_per_image=sizes.roi_samples,
@@ -308,10 +302,12 @@ def _build_roi_heads(
         bbox_reg_weights=None,
         mask_roi_pool=pool(14),
         mask_head=MaskRCNNHeads(channels, sizes.mask_widths, 1),
-        mask_predictor=MaskRCNNPredictor(sizes.mask_widths[-1], sizes.mask_widths[-1], num_classes),
+        mask_predictor=MaskRCNNPredictor(sizes.mask_widths[-1], sizes.mask_widths[-1], built.num_classes),
         box_iou_head=IoUHead(channels),
         mask_iou_head=IoUHead(channels),
-        semi_normaliser=semi_normaliser,
-        dropout=dropout,
-        **detection,
+        semi_normaliser=built.semi_normaliser,
+        dropout=built.dropout,
+        score_thresh=built.score_threshold,
+        nms_thresh=built.nms_threshold,
+        detections_per_img=built.detections_per_image,
     )

@@ -38,6 +38,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "proposals": (1, 10_000),
     "mc_passes": (2, 1000),
     "epochs": (1, 100_000),
+    "least_steps": (0, 10_000_000),
     "batch_size": (1, 1024),
     "learning_rate": (1e-8, 10),
     "momentum": (0, 1),
@@ -109,6 +110,7 @@ class Settings:
 
     # Training (sections 3.2 and 4)
     epochs: int = _setting(50, "one epoch is one pass over the labelled images")
+    least_steps: int = _setting(0, "few labelled images get more epochs, until a training has so many steps")
     batch_size: int = _setting(4, "labelled images a step")
     optimizer: str = _setting("sgd", "what takes the steps")
     learning_rate: float = _setting(1e-3, "the highest, before the schedule lowers it")

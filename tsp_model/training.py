@@ -6,6 +6,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,13 @@ AHEAD = 2  # steps whose images are read before their turn
 
 class NonFiniteLossError(RuntimeError):
     """The loss is no number any more; the message names the images of the step and the terms."""
+
+
+def stretched(settings: Settings, labelled: int) -> Settings:
+    """With as many epochs as `least_steps` wants for so many labelled images, the milestones later to match."""
+    epochs = max(settings.epochs, math.ceil(settings.least_steps / math.ceil(labelled / settings.batch_size)))
+    milestones = tuple(round(milestone * epochs / settings.epochs) for milestone in settings.milestones)
+    return replace(settings, epochs=epochs, milestones=milestones)
 
 
 def learning_rate_at(step: int, steps_per_epoch: int, settings: Settings) -> float:
@@ -71,8 +79,9 @@ def train(
 ) -> dict[str, Any]:
     """Train `model` in place with Eq. 5; left in evaluation mode.
 
-    An epoch is one pass over `labelled`. Beside each labelled batch, pseudo-labelled images are drawn at the ratio
-    `settings.pseudo_ratio`; they take part as a forward pass of their own, so each group keeps its own normalisers.
+    An epoch is one pass over `labelled`; few images get more of them, see `stretched`. Beside each labelled batch,
+    pseudo-labelled images are drawn at the ratio `settings.pseudo_ratio`; they take part as a forward pass of their
+    own, so each group keeps its own normalisers.
 
     Args:
         labelled: at least one image; an image without objects teaches background.
@@ -92,7 +101,7 @@ def train(
     """
     if len(labelled) == 0:
         raise ValueError("there is no labelled image to train on; label at least one.")
-    least = smallest_share(settings)
+    settings, least = stretched(settings, len(labelled)), smallest_share(settings)
     large, pseudo = labelled.without_small(least), pseudo.without_small(least)
     run = _Run(model, large, pseudo, settings, beta)
     first = run.resume(checkpoint) if checkpoint else 0

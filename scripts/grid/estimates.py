@@ -27,7 +27,7 @@ from scripts.stats import spearman
 from scripts.table import markdown
 from tsp_model.cycle import PREDICTIONS
 from tsp_model.data.image_set import ImageSet
-from tsp_model.estimate import LEVEL, Checked, EstimateError, expected_ap, pool_ap50
+from tsp_model.estimate import LEAST_IMAGES, LEAST_OBJECTS, LEVEL, Checked, EstimateError, expected_ap, pool_ap50
 from tsp_model.evaluation import average_precision, check
 from tsp_model.predictions import Prediction, read_predictions
 
@@ -97,6 +97,7 @@ def _mean_ap(predictions: Sequence[Prediction], right: Sequence[np.ndarray], mis
     return float(np.mean(values)) if values else 0.0
 
 
+TOO_LITTLE = f"fewer than {LEAST_IMAGES} images or {LEAST_OBJECTS} objects were labelled last, too little to learn from"
 OURS, ON_THE_PICKS = "calibrated", "AP50 of the picks"
 METHODS: dict[str, Callable[[Known], dict[str, float]]] = {
     OURS: calibrated,
@@ -219,7 +220,7 @@ def _in_order(rows: Sequence[dict[str, Any]], name: str) -> list[Any]:
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> str:
-    """Two Markdown tables: the calibrated estimate by cell and cycle, and all methods."""
+    """Two Markdown tables: the calibrated estimate by cell and cycle, and all methods; and what has no estimate."""
     titles = ["cell", "cycle", "labels", "estimate", f"{LEVEL:.0%} interval", "truth", "error", "inside", "test AP50"]
     cells = [titles]
     for row in (row for row in rows if row["method"] == OURS):
@@ -230,7 +231,11 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
         cells.append([*known, f"{row['truth']:.3f}", error, inside, f"{row['test_ap50']:.3f}"])
     judged = [["method", "pools", "mean error", "bias", "rank correlation", "coverage", "width", "mean error to test"]]
     forms = ("{}", "{}", "{:.3f}", "{:+.3f}", "{:.2f}", "{:.0%}", "{:.3f}", "{:.3f}")
-    for line in summary(rows):
+    methods = summary(rows)
+    for line in methods:
         values = zip(forms, line.values(), strict=True)
         judged.append(["-" if value is None else form.format(value) for form, value in values])
-    return f"{markdown(cells)}\n\n{markdown(judged)}"
+    pools = max(line["pools"] for line in methods)
+    left_out = pools - len(cells[1:])
+    missing = f"\n\n{left_out} of {pools} pools have no estimate: {TOO_LITTLE}." if left_out else ""
+    return f"{markdown(cells)}\n\n{markdown(judged)}{missing}"

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
-from scripts.grid.estimates import ON_THE_PICKS, OURS, rows_of_cell, summary
+from scripts.grid.estimates import ON_THE_PICKS, OURS, TOO_LITTLE, rows_of_cell, summary
 from scripts.reporting import plots, words
 from scripts.reporting.context import Context
 from scripts.reporting.lines import Line
@@ -17,13 +17,12 @@ from scripts.reporting.page import Absent, Figure, Part, Section, Sentences, Tab
 from scripts.stats import binomial_tail
 from tsp_model.data import DataError
 from tsp_model.data.image_set import ImageSet
-from tsp_model.estimate import LEAST_IMAGES, LEAST_OBJECTS, LEVEL
+from tsp_model.estimate import LEVEL
 
 Row = Mapping[str, Any]  # of scripts.grid.estimates
 MOST_SEEDS = 3  # columns of the picture over the cycles
 ENOUGH = 10  # pools; fewer tell little of how often an interval holds the truth
 UNLIKELY = 0.05
-TOO_LITTLE = f"fewer than {LEAST_IMAGES} images or {LEAST_OBJECTS} objects were labelled last, too little to learn from"
 NO_POOL = "no cell with the common settings has two finished cycles yet, and the last one predicts no pool"
 INSTEAD = "label a small random set, keep it aside and watch its AP50 instead"
 HOW = (

@@ -37,7 +37,7 @@ def observer(settings: Settings) -> Observe:
         with monte_carlo.dropping(model), torch.random.fork_rng(devices):
             torch.manual_seed(settings.seed)
             passes = [model.detect(proposed, settings.ranking_score_threshold) for _ in range(settings.mc_passes)]
-        highest = math.log(model.architecture["num_classes"])
+        highest = math.log(model.architecture.num_classes)
         return [{SIGNAL: certainty(runs, highest, settings.mask_threshold)} for runs in zip(*passes, strict=True)]
 
     return observe
