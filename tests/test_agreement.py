@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from scripts.speed.agreement import agrees, levers, overlap
+from scripts.speed.learning import QUICK, REFERENCE, differences
+from scripts.speed.learning import table as learning_table
 from scripts.stats import spearman
 from tsp_model import execution
 from tsp_model.execution import Execution
@@ -70,13 +72,29 @@ def test_the_comparisons_on_trained_weights_run(module: str, tmp_path: Path) -> 
         str(tmp_path),
     ]
     command += ["--labels", "8", "--epochs", "1", "--size", "64", "--threads", "1", "--pool", "12", "--test", "6"]
+    results = []
     for _ in range(2):  # the second time with the networks of the first
         done = subprocess.run([sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
         (result,) = json.loads((tmp_path / f"{module}.json").read_text())["results"]
+        results.append(result)
         assert len(result["rows"]) == (5 if module == "agreement" else 3)
         assert "synthetic, tiny at 64 px, 8 labels, 1 epochs" in done.stdout
     if module == "agreement":
         assert all(row["agrees"] for row in result["rows"][:3]), "only the order of sums differs"
     else:
-        assert all(row["quick"]["mask_ap50"] >= 0 for row in result["rows"])
+        assert results[0] == results[1], "seconds of training included: nothing was trained again"
+
+
+def test_learning_is_compared_seed_by_seed() -> None:
+    rows = [
+        {"seed": seed} | {way: {"mask_ap50": value, "box_ap50": 0.2, "train_seconds": 1.0} for way, value in found}
+        for seed, found in enumerate(
+            zip((REFERENCE, QUICK), pair, strict=True) for pair in ((0.5, 0.52), (0.4, 0.38), (0.3, 0.36))
+        )
+    ]
+    assert differences(rows, "mask_ap50") == pytest.approx([0.02, -0.02, 0.06])
+    # deviations with N - 1: sqrt((0 + 0.04^2 + 0.04^2) / 2) of the differences, 0.1 of 0.5, 0.4, 0.3
+    said = learning_table([{"case": "hand-made", "rows": rows}])
+    assert "mask_ap50 +0.020 ± 0.040, box_ap50 +0.000 ± 0.000" in said
+    assert "float32 over the seeds: mask_ap50 ± 0.100" in said

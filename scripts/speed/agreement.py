@@ -120,8 +120,7 @@ def compare(case: Case, picked: int) -> dict[str, Any]:
         model, card = checkpoints.load(version, execution)
         settings = Settings.from_dict(card["settings"])
         if proposals is not None:
-            detections = card["architecture"]["detections_per_image"]
-            model.rpn.proposals = max(proposals, 2 * detections)
+            model.rpn.proposals = proposals
         shipped = proposals is None and execution == Execution.choose(settings)
         start = time.perf_counter()
         found = predictions(model, pool, settings, f"{case.data}, {case.backbone}: {lever}")

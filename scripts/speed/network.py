@@ -86,11 +86,12 @@ def _stock_answers(size: int, batch: int) -> dict[str, Callable[[], list[int]]]:
 
 def answer(model: nn.Module, images: list[Tensor]) -> Callable[[], list[int]]:
     """A contestant; it tells how many objects it found on each image."""
-    return synchronised(lambda: [len(found["scores"]) for found in _detections(model, images)], images[0].device)
+    return synchronised(lambda: [len(found["scores"]) for found in detections(model, images)], images[0].device)
 
 
 @torch.inference_mode()
-def _detections(model: nn.Module, images: list[Tensor]) -> list[dict[str, Tensor]]:
+def detections(model: nn.Module, images: list[Tensor]) -> list[dict[str, Tensor]]:
+    """What the network says of each image."""
     return model(images)
 
 
@@ -123,7 +124,7 @@ def branches(bench: Bench) -> Iterator[Comparison]:
     plain = without_branches(ours)
     for batch in _batches(bench):
         images = noise(pair.size, batch, pair.device)
-        with_scores, without = _detections(ours, images), _detections(plain, images)
+        with_scores, without = detections(ours, images), detections(plain, images)
         same = all(torch.equal(a["masks"], b["masks"]) for a, b in zip(with_scores, without, strict=True))
         require_agreement(same, "masks with and without the score branches")
         title = f"the two score branches, batch {batch}"

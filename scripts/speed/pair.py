@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from scripts.speed.timing import Bench, require_agreement
-from tsp_model.execution import Execution
+from tsp_model.execution import CPU, Execution, onednn_multiplies
 from tsp_model.network import TSPMaskRCNN, proposals_needed, tsp_mask_rcnn
 from tsp_model.settings import Settings
 
@@ -146,20 +146,30 @@ def share_weights(source: nn.Module, target: nn.Module) -> None:
     require_agreement(not strangers, f"the weights {', '.join(strangers[:3])} are in one network only")
 
 
+def require_same_objects(ours: list[dict[str, Tensor]], theirs: list[dict[str, Tensor]], what: str) -> None:
+    """CommandError unless both found the same objects on each image, but for rounding in float32."""
+    for found, expected in zip(ours, theirs, strict=True):
+        for name, tolerance in {"boxes": 1e-2, "labels": 0, "scores": 1e-4}.items():
+            one, other = found[name], expected[name]
+            same = one.shape == other.shape and torch.allclose(one, other, atol=tolerance)
+            require_agreement(same, f"{name}, {what}")
+
+
 @torch.inference_mode()
 def _require_same_network(ours: TSPMaskRCNN, stock: nn.Module, size: int) -> None:
-    """In float32 and with as many proposals, ours must find what stock finds."""
-    twin = copy.deepcopy(ours).eval()
-    twin.rpn.proposals = STOCK_PROPOSALS
-    Execution(channels_last=True, gather=True).prepare(twin)
+    """In float32 and with as many proposals, ours must find what stock finds: as it trains, and as it answers."""
+    twin, answering = copy.deepcopy(ours).eval(), copy.deepcopy(ours)
+    execution = Execution(channels_last=True, gather=True, folded=True, onednn_linear=onednn_multiplies(CPU))
+    execution.prepare(twin)
+    execution.freeze(answering)
     image = torch.rand(3, size, size, generator=torch.Generator().manual_seed(3))
-    stock.eval()
-    (theirs,), (found,) = stock([image]), twin([image])
-    for name, tolerance in {"boxes": 1e-2, "labels": 0, "scores": 1e-4}.items():
-        same = found[name].shape == theirs[name].shape and torch.allclose(found[name], theirs[name], atol=tolerance)
-        require_agreement(same, f"{name} in float32")
-    # Pasting cuts coordinates to whole pixels, where the last digit of a box may move its mask by one.
-    require_agreement(float((found["masks"] - theirs["masks"]).abs().mean()) < 1e-3, "masks in float32")
+    (theirs,) = stock.eval()([image])
+    for network in (twin, answering):
+        network.rpn.proposals = STOCK_PROPOSALS
+        (found,) = network([image])
+        require_same_objects([found], [theirs], "float32")
+        # Pasting cuts coordinates to whole pixels, where the last digit of a box may move its mask by one.
+        require_agreement(float((found["masks"] - theirs["masks"]).abs().mean()) < 1e-3, "masks in float32")
     features = stock.backbone(image[None])
     boxes = [torch.tensor([[4.0, 8.0, size / 2, size / 3], [-3.0, 0.0, 11.5, size + 2.0]])]
     pooled = [network.roi_heads.box_roi_pool(features, boxes, [(size, size)]) for network in (twin, stock)]
