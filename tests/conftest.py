@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 from label_studio_sdk import LabelStudio
 
 from scripts.label_studio import LabelStudioServer
+from tests.builders import disc_set
+from tests.web import Server
+from tsp_model.data.image_set import ImageSet
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -37,3 +41,26 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images: {folder} is not there; set TSP_DATA to a folder of COCO data sets")
     return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    """Images that have an object, so that an annotation of one differs from an empty one."""
+    found = disc_set(tmp_path_factory.mktemp("images"), 16)
+    return found.subset([item.key for item in found.items if item.instances][:8])
+
+
+@pytest.fixture
+def backend(client: LabelStudio):
+    """A service that connects and names whatever version `answers` holds; it predicts nothing."""
+    server = Server()
+    server.answers = "untrained"
+    server.pages["/health"] = (200, {"Content-Type": "application/json"}, b'{"status": "UP", "model_class": "T"}')
+    server.pages["/setup"] = lambda _: (
+        200,
+        {"Content-Type": "application/json"},
+        json.dumps({"model_version": server.answers}).encode(),
+    )
+    server.pages["/webhook"] = (200, {"Content-Type": "application/json"}, b"{}")
+    yield server
+    server.close()

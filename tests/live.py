@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import requests
@@ -15,10 +16,13 @@ from backend.regions import to_region
 from backend.versions import Versions
 from scripts.backend_process import BackendProcess
 from scripts.project_setup import label_config
+from tests.builders import prediction
 from tsp_model.data.image_set import ImageSet, Item
+from tsp_model.predictions import Prediction
 
 CLASSES = ("disc", "box")
 LIMIT_SECONDS = 120.0
+OLD, NEW = "tsp-0001-20260101T000000", "tsp-0002-20260102T000000"
 # A network of one epoch is sure of nothing: every detection counts, is shown and may become a pseudo label.
 CURIOUS = {
     "score_threshold": 0.0,
@@ -164,3 +168,12 @@ def add_broken_task(project: LabelStudioProject) -> int:
     path = f"api/projects/{project.project_id}/import"
     body = [{"data": {"image": "/data/upload/1/not-there.png"}}]
     return call(project.client, "POST", path, params={"return_task_ids": "true"}, json=body)["task_ids"][0]
+
+
+def scored(task_id: int, score: float) -> Prediction:
+    """A prediction with two instances, one of them too unsure to be shown, and the score given."""
+    return replace(prediction(str(task_id), [(0.9, 0.8, 0.7), (0.2, 0.5, 0.5)]), image_score=score)
+
+
+def push(project: LabelStudioProject, scores: dict[int, float], version: str = OLD, a_call: int = 100) -> int:
+    return project.push((scored(*pair) for pair in scores.items()), version, CLASSES, 0.3, a_call)

@@ -1,10 +1,8 @@
-"""backend.project against the real server: what trains, what is pushed, which version orders the tasks."""
+"""backend.project against the real server: what trains, what is pushed, what cannot be reached."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,56 +16,22 @@ from backend.images import fetch_image
 from backend.project import LabelStudioProject
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port
-from tests.builders import disc_set, prediction
 from tests.live import (
     CLASSES,
-    connect_backend,
+    NEW,
+    OLD,
     filled_project,
     new_project,
     predictions_of,
-    project_values,
+    push,
     regions,
+    scored,
     until,
 )
 from tests.web import Server
 from tsp_model.data import masks
 from tsp_model.data.image_set import ImageSet
 from tsp_model.predictions import Prediction, PredictionFile
-
-OLD, NEW = "tsp-0001-20260101T000000", "tsp-0002-20260102T000000"
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
-    """Images that have an object, so that an annotation of one differs from an empty one."""
-    found = disc_set(tmp_path_factory.mktemp("images"), 16)
-    return found.subset([item.key for item in found.items if item.instances][:8])
-
-
-def scored(task_id: int, score: float) -> module.Prediction:
-    """A prediction with two instances, one of them too unsure to be shown, and the score given."""
-    return replace(prediction(str(task_id), [(0.9, 0.8, 0.7), (0.2, 0.5, 0.5)]), image_score=score)
-
-
-def push(project: LabelStudioProject, scores: dict[int, float], version: str = OLD, a_call: int = 100) -> int:
-    return project.push((scored(*pair) for pair in scores.items()), version, CLASSES, 0.3, a_call)
-
-
-@pytest.fixture
-def backend(client: LabelStudio):
-    """A service that connects and names whatever version `answers` holds; it predicts nothing."""
-    server = Server()
-    server.answers = "untrained"
-    server.pages["/health"] = (200, {"Content-Type": "application/json"}, b'{"status": "UP", "model_class": "T"}')
-    server.pages["/setup"] = lambda _: (
-        200,
-        {"Content-Type": "application/json"},
-        json.dumps({"model_version": server.answers}).encode(),
-    )
-    server.pages["/webhook"] = (200, {"Content-Type": "application/json"}, b"{}")
-    yield server
-    server.close()
-
 
 # What trains
 
@@ -320,113 +284,6 @@ def test_what_the_server_drops_in_silence_is_noticed_and_made_good_by_a_repetiti
             push(project, dict.fromkeys(tasks, 0.5))
     assert push(project, dict.fromkeys(tasks, 0.5)) == 1
     assert [len(predictions_of(project, task)) for task in tasks] == [1, 1, 1]
-
-
-# Version and order
-
-
-def test_a_connected_project_follows_the_switch_and_serves_the_lowest_score_next(
-    client: LabelStudio, images: ImageSet, backend: Server
-) -> None:
-    project, tasks = filled_project(client, images.subset(images.keys[:6]))
-    connect_backend(project, backend.url)
-    # The old order would be the tasks' own; the new one is neither that nor its reverse.
-    push(project, {task: 0.1 * index for index, task in enumerate(tasks)})
-    backend.answers = OLD
-    project.switch(OLD)
-    new = dict(zip(tasks, (0.61, 0.05, 0.93, 0.3, 0.07, 0.31), strict=True))
-    push(project, new, NEW)
-    assert project.scores() == pytest.approx({task: 0.1 * index for index, task in enumerate(tasks)})
-    backend.answers = NEW
-    project.switch(NEW)
-    assert project_values(project)["model_version"] == project.connection()["title"] == NEW
-    assert project.scores() == pytest.approx(new)
-    assert list(project.scores()) == sorted(new, key=new.get)
-    served = []
-    while (task := project.next_task()) is not None:
-        served.append(task)
-        project.submit_annotation(task, [])
-        assert len(served) <= len(tasks)
-    assert served == sorted(new, key=new.get)
-
-
-def test_tasks_without_a_prediction_of_the_version_have_no_score(
-    client: LabelStudio, images: ImageSet, backend: Server
-) -> None:
-    project, tasks = filled_project(client, images.subset(images.keys[:3]))
-    connect_backend(project, backend.url)
-    push(project, dict.fromkeys(tasks, 0.5))
-    push(project, {tasks[1]: 0.25}, NEW)
-    project.switch(NEW)
-    assert project.scores() == {tasks[1]: 0.25}
-    assert project.next_task() == tasks[1]
-
-
-def test_a_version_chosen_by_hand_does_not_stop_the_next_switch(
-    client: LabelStudio, images: ImageSet, backend: Server
-) -> None:
-    """Then the project does not follow the title by itself."""
-    project, tasks = filled_project(client, images.subset(images.keys[:2]))
-    connect_backend(project, backend.url)
-    push(project, dict.fromkeys(tasks, 0.5))
-    call(client, "PATCH", f"api/projects/{project.project_id}", json={"model_version": OLD})
-    push(project, dict.fromkeys(tasks, 0.4), NEW)
-    project.switch(NEW)
-    assert project_values(project)["model_version"] == NEW
-
-
-def test_a_switch_keeps_the_password_that_the_connection_sends(
-    client: LabelStudio, images: ImageSet, backend: Server
-) -> None:
-    project, tasks = filled_project(client, images.subset(images.keys[:1]))
-    connect_backend(project, backend.url, auth_method="BASIC_AUTH", basic_auth_user="ann", basic_auth_pass="secret")
-    push(project, {tasks[0]: 0.5})
-    backend.asked.clear()
-    project.switch(OLD)
-    sent = [request.headers.get("Authorization") for request in backend.asked]
-    assert sent and set(sent) == {"Basic YW5uOnNlY3JldA=="}
-    assert project.connection()["auth_method"] == "BASIC_AUTH"
-
-
-def test_extra_params_come_back_as_they_were_given(client: LabelStudio, backend: Server) -> None:
-    project = new_project(client)
-    connect_backend(project, backend.url, extra_params={"epochs": 3, "ssl": False})
-    assert project.extra_params() == {"epochs": 3, "ssl": False}
-
-
-def test_ours_among_several_connections_is_the_one_titled_so(client: LabelStudio, backend: Server) -> None:
-    project = new_project(client)
-    with pytest.raises(ProjectError, match="has 0 model connections"):
-        project.connection()
-    other = Server()
-    other.pages = backend.pages
-    try:
-        connect_backend(project, other.url, title="somebody else's")
-        mine = connect_backend(project, backend.url, title="Tsp of ours")
-        assert project.connection()["id"] == mine["id"]
-        call(client, "DELETE", f"api/ml/{mine['id']}")
-        assert project.connection()["title"] == "somebody else's", "a lone one may have any title"
-    finally:
-        other.close()
-
-
-def test_next_task_is_none_when_all_is_done(client: LabelStudio, images: ImageSet) -> None:
-    project, tasks = filled_project(client, images.subset(images.keys[:1]))
-    assert project.next_task() == tasks[0]
-    project.submit_annotation(tasks[0], [])
-    assert project.next_task() is None
-
-
-def test_a_personal_access_token_serves_like_a_legacy_one(
-    label_studio: LabelStudioServer, client: LabelStudio, images: ImageSet, tmp_path: Path
-) -> None:
-    both = {"api_tokens_enabled": True, "legacy_api_tokens_enabled": True}
-    call(client, "POST", "api/jwt/settings", json=both)
-    personal = connect(label_studio.url, call(client, "POST", "api/token/", json={})["token"])
-    project, tasks = filled_project(personal, images.subset(images.keys[:1]))
-    (task,) = project.tasks()
-    assert task.id == tasks[0]
-    assert fetch_image(task.image_url, personal, tmp_path).read_bytes() == images.items[0].path.read_bytes()
 
 
 # What cannot be reached
