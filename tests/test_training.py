@@ -21,7 +21,7 @@ SGD = TINY.to_dict() | {"epochs": 1, "augmentation": "none", "warmup_iterations"
 
 @pytest.fixture(scope="module")
 def discs(tmp_path_factory):
-    return disc_set(tmp_path_factory.mktemp("discs"), 300)
+    return disc_set(tmp_path_factory.mktemp("discs"), 500)
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +55,11 @@ def matched_detections(model, images):
 def test_predicted_ious_follow_the_true_ones_on_unseen_images(trained, discs):
     model, _ = trained
     b, box_iou, m, mask_iou = matched_detections(model, discs.subset(discs.keys[200:]))
-    assert len(b) >= 100
-    # Seeds 0 to 3 give 0.50 to 0.59 and 0.46 to 0.56; heads that learn nothing give about 0.
-    assert np.corrcoef(b, box_iou)[0, 1] > 0.35
-    assert np.corrcoef(m, mask_iou)[0, 1] > 0.35
+    assert len(b) >= 300
+    # Seeds 0 to 3 give 0.60 to 0.65 and 0.61 to 0.62; heads that learn nothing give about 0. 300 images, since over
+    # 100 of them luck alone moves a correlation by 0.1.
+    assert np.corrcoef(b, box_iou)[0, 1] > 0.5
+    assert np.corrcoef(m, mask_iou)[0, 1] > 0.5
     # better than the best constant, even one that knows the answers' mean
     assert np.mean((m - mask_iou) ** 2) < np.var(mask_iou)
     assert np.mean((b - box_iou) ** 2) < np.var(box_iou)
