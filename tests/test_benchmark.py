@@ -146,6 +146,7 @@ def test_the_network_rows_run_and_agree(tmp_path: Path) -> None:
         "whole passes",
         "training step, R50 at 64, batch 2/stock float32",
         "norms on their own/as shipped",
+        "freed memory goes back to the kernel/as shipped",
         "ragged masks: COCO RLE to region",
         "ragged masks: region to COCO RLE",
     ):
