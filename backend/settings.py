@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from backend.versions import Versions
 from tsp_model.files import write_json
-from tsp_model.settings import CHOICES, FIELD_NAMES, PRESETS, Settings, SettingsError
+from tsp_model.settings import CHOICES, FIELD_NAMES, PRESETS, Settings, SettingsError, meant
 
 PREFIX = "TSP_"
 
@@ -195,10 +195,8 @@ def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None
     given = dict(extra_params or {})
     unknown = sorted(set(given) - set(PROJECT_KEYS) - set(FIELD_NAMES))
     if unknown:
-        allowed = ", ".join((*PROJECT_KEYS, *FIELD_NAMES))
-        raise SettingsError(
-            f"extra_params of the connection has the unknown key {', '.join(unknown)}; known: {allowed}."
-        )
+        remedy = meant(unknown, (*PROJECT_KEYS, *FIELD_NAMES))
+        raise SettingsError(f"extra_params of the connection has the unknown key {', '.join(unknown)}; {remedy}")
     train_after = given.pop("train_after", service.train_after)
     show_threshold = given.pop("show_threshold", service.show_threshold)
     clusters = given.pop("clusters", service.clusters)
@@ -220,9 +218,9 @@ def _refuse_misspelt(environ: Mapping[str, str]) -> None:
     """A misspelt TSP_ name would be ignored without a word, and its run measured with the default."""
     known = [variable.name for variable in documented_variables()]
     for name in sorted(environ):
-        meant = get_close_matches(name, known, 1, cutoff=0.85) if name.startswith(PREFIX) else []
-        if meant and name not in known:
-            raise SettingsError(f"{name} is no setting; did you mean {meant[0]}?")
+        like = get_close_matches(name, known, 1, cutoff=0.85) if name.startswith(PREFIX) else []
+        if like and name not in known:
+            raise SettingsError(f"{name} is no setting; did you mean {like[0]}?")
 
 
 def _method(preset: str, overrides: Mapping[str, str]) -> Settings:

@@ -57,10 +57,10 @@ def test_cells_are_strategies_with_and_without_ssl_then_variants_seed_by_seed(tm
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("cycles = 2", "cycle = 2", "unknown key cycle"),
+        ("cycles = 2", "cycle = 2", "unknown key cycle; did you mean cycles\\?"),
         ("seeds = [0]", "", "seeds is missing"),
         ("cycles = 2", "cycles = 0", "cycles=0"),
-        ("epochs = 1", "epoch = 1", "unknown key epoch"),
+        ("epochs = 1", "epoch = 1", "unknown key epoch; did you mean epochs\\?"),
         ("epochs = 1", "epochs = 0", "epochs=0 is out of range"),
         ("epochs = 1", "seed = 1", "unknown key seed"),
         ('["tsp_diverse"]', '["tps"]', "tps"),
@@ -72,6 +72,11 @@ def test_a_wrong_file_is_one_line(tmp_path: Path, old: str, new: str, said: str)
     with pytest.raises(CommandError, match=said) as caught:
         read_grid(write(tmp_path, **{old: new}))
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_file_that_is_not_there_is_told_where_examples_are(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="no file .*none.toml; scripts/experiments/ has examples"):
+        read_grid(tmp_path / "none.toml")
 
 
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "scripts" / "experiments").glob("*.toml")), ids=lambda p: p.stem)

@@ -57,6 +57,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="height and width in pixels (default: %(default)s)")
     parser.add_argument("--detections", type=int, default=20, help="default: %(default)s")
     arguments = parser.parse_args()
+    if arguments.classes < 2 or arguments.size < 1 or arguments.detections < 1:
+        parser.error("--classes counts background, so give 2 or more; --size and --detections 1 or more")
     model = tsp_mask_rcnn(arguments.classes, arguments.backbone, weights="none", image_size=arguments.size)
     print(f"parameters: {parameters(model):.2f} M (paper: {PAPER_PARAMETERS_M} M)")
     for proposals in (300, 1000):

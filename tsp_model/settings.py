@@ -6,7 +6,9 @@ Importing this module does not import torch, so that a web process can read sett
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
 from typing import Any
 
 # tsp_model/acquisition
@@ -62,6 +64,12 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
 
 class SettingsError(ValueError):
     """A setting that cannot be used; the message is one line with cause and remedy."""
+
+
+def meant(unknown: Sequence[str], known: Sequence[str]) -> str:
+    """The remedy for unknown names: the known one that each is like, or else all that are known."""
+    like = [match for name in unknown for match in get_close_matches(name, known, 1, cutoff=0.7)]
+    return f"did you mean {', '.join(like)}?" if len(like) == len(unknown) else f"known are {', '.join(known)}."
 
 
 def _setting(default: Any, meaning: str) -> Any:
@@ -172,7 +180,7 @@ class Settings:
         """
         unknown = sorted(set(values) - set(FIELD_NAMES))
         if unknown:
-            raise SettingsError(f"unknown setting {', '.join(unknown)}; known are {', '.join(FIELD_NAMES)}.")
+            raise SettingsError(f"unknown setting {', '.join(unknown)}; {meant(unknown, FIELD_NAMES)}")
         return replace(self, **{name: _convert(name, value) for name, value in values.items()})
 
     @staticmethod

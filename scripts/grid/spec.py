@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.command_line import CommandError
-from tsp_model.settings import FIELD_NAMES, STRATEGY_NAMES, Settings, SettingsError
+from tsp_model.settings import FIELD_NAMES, STRATEGY_NAMES, Settings, SettingsError, meant
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -92,6 +92,8 @@ def read_grid(path: Path) -> Grid:
     """The grid of a file. Raises CommandError, one line, for what is missing, unknown or wrong."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CommandError(f"there is no file {path}; scripts/experiments/ has examples.") from None
     except (OSError, ValueError) as error:
         raise CommandError(f"{path} cannot be read ({error}); correct it.") from None
     _check(path, values)
@@ -111,7 +113,7 @@ def read_grid(path: Path) -> Grid:
 def _check(path: Path, values: Mapping[str, Any]) -> None:
     unknown = sorted(set(values) - set(REQUIRED) - set(OPTIONAL))
     if unknown:
-        raise CommandError(f"{path}: unknown key {', '.join(unknown)}; known: {', '.join((*REQUIRED, *OPTIONAL))}.")
+        raise CommandError(f"{path}: unknown key {', '.join(unknown)}; {meant(unknown, (*REQUIRED, *OPTIONAL))}")
     for name, kind in REQUIRED.items():
         if name not in values:
             raise CommandError(f"{path}: {name} is missing.")
@@ -131,7 +133,8 @@ def _check(path: Path, values: Mapping[str, Any]) -> None:
         known = {*FIELD_NAMES, "preset"} - (set(OF_A_CELL) if title == "settings" else {"seed"})
         unknown = sorted(set(table) - known) if isinstance(table, dict) else [title]
         if unknown:
-            raise CommandError(f"{path}: [{title}] has the unknown key {', '.join(unknown)}.")
+            remedy = meant(unknown, sorted(known)) if isinstance(table, dict) else "give it a table of settings."
+            raise CommandError(f"{path}: [{title}] has the unknown key {', '.join(unknown)}; {remedy}")
 
 
 def _cells(values: Mapping[str, Any]) -> list[Cell]:
