@@ -162,6 +162,13 @@ def _at_least_1(text: str) -> int:
     return int(text)
 
 
+def _folder(text: str) -> Path:
+    """One that was asked for has to be there; without the default one, rows of real images are left out."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text}")
+    return Path(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.benchmark", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -179,7 +186,7 @@ def main() -> None:
     add("--quick", action="store_true", help="tiny inputs: proves that everything runs and that results agree")
     add("--repeats", type=_at_least_1, metavar="N", help=f"rounds (default: {REPEATS}, quick: {QUICK_REPEATS})")
     add("--threads", type=_at_least_1, metavar="N", help="of torch (default: as torch has it)")
-    add("--data", type=Path, default=Path("../shared/data"), help="folder of COCO folders (default: %(default)s)")
+    add("--data", type=_folder, default=Path("../shared/data"), help="folder of COCO folders (default: %(default)s)")
     add("--out", type=Path, default=Path("runs/speed.json"), help="every round as JSON (default: %(default)s)")
     add("--markdown", type=Path, metavar="FILE", help="write the table there, too")
     _agreement_command(commands)
@@ -218,7 +225,7 @@ def _learning_command(commands: argparse._SubParsersAction) -> None:
 def _add_trained_weights(command: argparse.ArgumentParser, backbones: str) -> None:
     add = command.add_argument
     add("--folder", type=Path, default=Path("runs/agreement"), help="trained networks, results (default: %(default)s)")
-    add("--data", type=Path, default=Path("../shared/data"), help="folder of COCO folders (default: %(default)s)")
+    add("--data", type=_folder, default=Path("../shared/data"), help="folder of COCO folders (default: %(default)s)")
     add("--sets", default="synthetic,dsb2018", help="'synthetic' and names in --data (default: %(default)s)")
     add("--backbones", default=backbones, help="default: %(default)s")
     add("--labels", type=_at_least_1, default=64, help="images to train on (default: %(default)s)")

@@ -119,6 +119,17 @@ def test_an_unknown_comparison_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "speed.json").exists()
 
 
+def test_a_folder_of_data_that_was_asked_for_has_to_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("speed", "agreement"):
+        monkeypatch.setattr(sys, "argv", ["benchmark", command, "--data", str(tmp_path / "none")])
+        with pytest.raises(SystemExit) as left:
+            benchmark.main()
+        assert left.value.code == 2
+        assert f"--data: there is no folder {tmp_path / 'none'}" in capsys.readouterr().err
+
+
 def rows(done: subprocess.CompletedProcess[str], out: Path) -> dict[str, dict[str, Any]]:
     """The rows of a run that ended well, by title and opponent; each also stands in the table."""
     assert done.returncode == 0, done.stderr[-3000:]
