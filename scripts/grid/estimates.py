@@ -236,6 +236,6 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
         values = zip(forms, line.values(), strict=True)
         judged.append(["-" if value is None else form.format(value) for form, value in values])
     pools = max(line["pools"] for line in methods)
-    left_out = pools - len(cells[1:])
+    left_out = pools - (len(cells) - 1)
     missing = f"\n\n{left_out} of {pools} pools have no estimate: {TOO_LITTLE}." if left_out else ""
     return f"{markdown(cells)}\n\n{markdown(judged)}{missing}"

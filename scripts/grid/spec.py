@@ -131,9 +131,10 @@ def _check(path: Path, values: Mapping[str, Any]) -> None:
         raise CommandError(f"{path}: seeds={values['seeds']}; give whole numbers.")
     for title, table in (("settings", values.get("settings", {})), *values.get("variants", {}).items()):
         known = {*FIELD_NAMES, "preset"} - (set(OF_A_CELL) if title == "settings" else {"seed"})
-        unknown = sorted(set(table) - known) if isinstance(table, dict) else [title]
-        if unknown:
-            remedy = meant(unknown, sorted(known)) if isinstance(table, dict) else "give it a table of settings."
+        if not isinstance(table, dict):
+            raise CommandError(f"{path}: {title}={table!r} is no table of settings.")
+        if unknown := sorted(set(table) - known):
+            remedy = meant(unknown, sorted(known))
             raise CommandError(f"{path}: [{title}] has the unknown key {', '.join(unknown)}; {remedy}")
 
 

@@ -19,7 +19,7 @@ from scripts.command_line import CommandError
 from scripts.speed import roofline
 from scripts.speed.elsewhere import elsewhere
 from scripts.speed.machine import ONEDNN_LIMIT, WITHOUT_AMX, has_amx
-from scripts.speed.pair import DETECTIONS, Pair, build_pair, build_stock, ellipses, noise, synchronised
+from scripts.speed.pair import Pair, build_pair, build_stock, ellipses, noise, require_all_found, synchronised
 from scripts.speed.timing import COST, Bench, Comparison, require_agreement
 from tsp_model.execution import default_device
 from tsp_model.losses import supervised_loss
@@ -60,10 +60,7 @@ def _inference(bench: Bench, pair: Pair, batch: int) -> Iterator[Comparison]:
     title = f"inference, R50 at {pair.size}, batch {batch}"
     with elsewhere(_stock_answers, pair.size, batch, threads=bench.threads) as stock:
         contestants |= stock
-        counts = {name: run() for name, run in contestants.items()}
-        require_agreement(
-            all(count == [DETECTIONS] * batch for count in counts.values()), f"numbers of detections {counts}"
-        )
+        require_all_found({name: run() for name, run in contestants.items()}, batch)
         seconds = bench.measure(title, contestants)
     aim = AIMS_WITH_AMX.get(batch) if has_amx() else AIM_WITHOUT_AMX
     yield Comparison(title, "ours", STOCK, seconds, aim=AIM_ON_GPU if pair.device.type == "cuda" else aim)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -146,13 +146,21 @@ def share_weights(source: nn.Module, target: nn.Module) -> None:
     require_agreement(not strangers, f"the weights {', '.join(strangers[:3])} are in one network only")
 
 
-def require_same_objects(ours: list[dict[str, Tensor]], theirs: list[dict[str, Tensor]], what: str) -> None:
-    """CommandError unless both found the same objects on each image, but for rounding: a twentieth of a pixel."""
+def require_same_objects(
+    ours: list[dict[str, Tensor]], theirs: list[dict[str, Tensor]], what: str, pixels: float = 1e-2
+) -> None:
+    """CommandError unless both found the same objects on each image, but for rounding. pixels: for boxes."""
     for found, expected in zip(ours, theirs, strict=True):
-        for name, tolerance in {"boxes": 5e-2, "labels": 0, "scores": 1e-4}.items():
+        for name, tolerance in {"boxes": pixels, "labels": 0, "scores": 1e-4}.items():
             one, other = found[name], expected[name]
             same = one.shape == other.shape and torch.allclose(one, other, atol=tolerance)
             require_agreement(same, f"{name}, {what}")
+
+
+def require_all_found(counts: Mapping[str, list[int]], batch: int) -> None:
+    """CommandError unless every contestant found as many objects as there may be on each image of the batch."""
+    full = all(count == [DETECTIONS] * batch for count in counts.values())
+    require_agreement(full, f"numbers of detections {counts}")
 
 
 @torch.inference_mode()
