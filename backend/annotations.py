@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+from backend.label_config import LabelConfig
 from backend.regions import RLE, to_instances
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def training_annotation(annotations: Iterable[Mapping[str, Any]]) -> Mapping[str
 
 
 def instances_of(
-    annotation: Mapping[str, Any], labels: Iterable[str], task_id: int
+    annotation: Mapping[str, Any], config: LabelConfig, task_id: int
 ) -> tuple[tuple[str, RLE], ...] | None:
     """The labelled masks of an annotation; what cannot be used goes to the log with the task's number.
 
@@ -41,11 +42,11 @@ def instances_of(
 
     Args:
         annotation: with ``id`` and ``result``.
-        labels: the label values of the configuration.
+        config: the labeling configuration.
     """
-    known = set(labels)
+    known = set(config.labels)
     try:
-        found = to_instances(annotation.get("result") or [])
+        found = to_instances(annotation.get("result") or [], boxed=config.boxed)
     except ValueError as error:
         logger.warning("task %s, annotation %s is not used: %s", task_id, annotation.get("id"), error)
         return None

@@ -1,20 +1,22 @@
-"""Which tag of a labeling configuration the backend answers, and under which label names.
+"""Which tags of a labeling configuration the backend answers, and under which label names.
 
-Usable is exactly one ``<BrushLabels>`` or ``<PolygonLabels>`` on exactly one ``<Image>``. Other tags
-(choices, text areas, rectangles) may stand beside it and are left alone.
+Usable are ``<BrushLabels>``, ``<BitmaskLabels>``, ``<PolygonLabels>`` and ``<RectangleLabels>``, one or several, on
+exactly one ``<Image>``. Other tags (choices, text areas, key points) may stand beside them and are left alone.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from label_studio_sdk.label_interface import LabelInterface
 
-KINDS = {"brushlabels": "brush", "polygonlabels": "polygon"}
-REMEDY = "use one <BrushLabels> or one <PolygonLabels> on one <Image>"
+# What shows an object best comes first: it answers for a label that several tags have.
+KINDS = {"brushlabels": "brush", "bitmasklabels": "bitmask", "polygonlabels": "polygon", "rectanglelabels": "rectangle"}
+REMEDY = "use <BrushLabels>, <BitmaskLabels>, <PolygonLabels> or <RectangleLabels> on one <Image>"
 
 
 class LabelConfigError(ValueError):
@@ -23,24 +25,42 @@ class LabelConfigError(ValueError):
 
 @dataclass(frozen=True)
 class LabelTag:
-    """The control tag that carries the instances.
-
-    ``kind`` is "brush" or "polygon"; ``image_key`` the field of a task's data that holds the image ("image"
-    for ``value="$image"``); ``labels`` the label values in the order of the configuration; ``aliases`` maps a
-    name in a label's ``predicted_values`` to its label value.
-    """
+    """A control tag that carries instances; ``kind`` is "brush", "bitmask", "polygon" or "rectangle"."""
 
     kind: str
     from_name: str
     to_name: str
-    image_key: str
-    labels: tuple[str, ...]
-    aliases: dict[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def region_type(self) -> str:
         """``type`` of this tag's regions, which is also the key of their labels: "brushlabels"…"""
         return f"{self.kind}labels"
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """What a labeling configuration asks for.
+
+    Attributes:
+        image_key: the field of a task's data that holds the image ("image" for ``value="$image"``).
+        tags: the tag that answers for each label value, in the order of the configuration.
+        aliases: the label value of each name in ``predicted_values``.
+    """
+
+    image_key: str
+    tags: Mapping[str, LabelTag]
+    aliases: Mapping[str, str]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label values, in the order of the configuration."""
+        return tuple(self.tags)
+
+    @property
+    def boxed(self) -> frozenset[str]:
+        """The labels that only a rectangle can carry: there the rectangle is the object. Elsewhere it is a hint, as
+        tools that segment inside of a box want it, and no mask."""
+        return frozenset(label for label, tag in self.tags.items() if tag.kind == "rectangle")
 
     def label_for(self, class_name: str) -> str | None:
         """The label value for a model's class: by ``predicted_values``, exact name, then lower case.
@@ -49,43 +69,37 @@ class LabelTag:
         """
         if class_name in self.aliases:
             return self.aliases[class_name]
-        if class_name in self.labels:
+        if class_name in self.tags:
             return class_name
         wanted = class_name.lower()
-        found = {label for label in self.labels if label.lower() == wanted}
+        found = {label for label in self.tags if label.lower() == wanted}
         found |= {label for name, label in self.aliases.items() if name.lower() == wanted}
         return found.pop() if len(found) == 1 else None
 
 
-def parse_label_config(xml: str) -> LabelTag:
-    """Find the usable tag of a labeling configuration.
+def parse_label_config(xml: str) -> LabelConfig:
+    """Find the usable tags of a labeling configuration.
 
     Raises:
-        LabelConfigError: invalid XML; no usable tag or several; no image or several; no labels; one name in the
-            ``predicted_values`` of two labels.
+        LabelConfigError: invalid XML; no usable tag; a tag without labels or on something else than the image; no
+            image or several; one name in the ``predicted_values`` of two labels.
     """
     interface = _read(xml)
-    control = _only_control(interface)
+    controls = _controls(interface)
     image = _only_image(interface)
-    if list(control.to_name) != [image.name]:
-        raise LabelConfigError(
-            f'<{control.tag} name="{control.name}"> has toName="{",".join(control.to_name)}", which is not '
-            f'the one image "{image.name}": {REMEDY}'
-        )
-    labels = tuple(control.labels_attrs or {})
-    if not labels:
-        raise LabelConfigError(
-            f'<{control.tag} name="{control.name}"> has no labels of its own (labels that come with each '
-            'task are not supported): write <Label value="…"/> into it'
-        )
-    return LabelTag(
-        kind=KINDS[control.tag.lower()],
-        from_name=control.name,
-        to_name=image.name,
-        image_key=_image_key(image),
-        labels=labels,
-        aliases=_aliases(control.labels_attrs),
-    )
+    for control in controls:
+        _check(control, image)
+    tags: dict[str, LabelTag] = {}
+    for control in controls:
+        made = LabelTag(KINDS[control.tag.lower()], control.name, image.name)
+        for label in control.labels_attrs:
+            if label not in tags or _rank(made) < _rank(tags[label]):
+                tags[label] = made
+    return LabelConfig(_image_key(image), tags, _aliases(controls))
+
+
+def _rank(tag: LabelTag) -> int:
+    return list(KINDS.values()).index(tag.kind)
 
 
 def _read(xml: str) -> LabelInterface:
@@ -100,15 +114,25 @@ def _read(xml: str) -> LabelInterface:
         raise LabelConfigError(f"the labeling configuration is not valid ({cause}): correct its XML") from error
 
 
-def _only_control(interface: LabelInterface) -> Any:
+def _controls(interface: LabelInterface) -> list[Any]:
     controls = [control for control in interface.controls or () if control.tag.lower() in KINDS]
     if not controls:
         present = ", ".join(sorted({f"<{control.tag}>" for control in interface.controls or ()})) or "no control tag"
-        raise LabelConfigError(f"the labeling configuration has no tag for masks (it has {present}): {REMEDY}")
-    if len(controls) > 1:
-        names = ", ".join(f'<{control.tag} name="{control.name}">' for control in controls)
-        raise LabelConfigError(f"the labeling configuration has several tags for masks ({names}): {REMEDY}")
-    return controls[0]
+        raise LabelConfigError(f"the labeling configuration has no tag for objects (it has {present}): {REMEDY}")
+    return controls
+
+
+def _check(control: Any, image: Any) -> None:
+    if list(control.to_name) != [image.name]:
+        raise LabelConfigError(
+            f'<{control.tag} name="{control.name}"> has toName="{",".join(control.to_name)}", which is not '
+            f'the one image "{image.name}": {REMEDY}'
+        )
+    if not control.labels_attrs:
+        raise LabelConfigError(
+            f'<{control.tag} name="{control.name}"> has no labels of its own (labels that come with each '
+            'task are not supported): write <Label value="…"/> into it'
+        )
 
 
 def _only_image(interface: LabelInterface) -> Any:
@@ -136,14 +160,15 @@ def _image_key(image: Any) -> str:
     return match.group(1)
 
 
-def _aliases(labels: dict[str, Any]) -> dict[str, str]:
-    pairs = [
+def _aliases(controls: list[Any]) -> dict[str, str]:
+    pairs = {
         (name.strip(), label)
-        for label, tag in labels.items()
+        for control in controls
+        for label, tag in control.labels_attrs.items()
         for name in (tag.attr.get("predicted_values") or "").split(",")
         if name.strip()
-    ]
-    repeated = [name for name, count in Counter(name for name, _ in set(pairs)).items() if count > 1]
+    }
+    repeated = sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
     if repeated:
         raise LabelConfigError(
             f'"{repeated[0]}" is among the predicted_values of several labels: keep it with one of them'

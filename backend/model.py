@@ -27,7 +27,7 @@ from backend.connection import ProjectError, connect
 from backend.events import handle
 from backend.images import ImageError, fetch_image
 from backend.jobs import Jobs
-from backend.label_config import LabelConfigError, LabelTag, parse_label_config
+from backend.label_config import LabelConfig, LabelConfigError, parse_label_config
 from backend.ordering import ScoreOf, score_of
 from backend.project import LabelStudioProject
 from backend.regions import to_regions
@@ -168,16 +168,16 @@ class TSPBackend(LabelStudioMLBase):
     def _client(self) -> LabelStudio:
         return _connected(self._service.label_studio_url, self._service.label_studio_api_key)
 
-    def _tag(self, tasks: Sequence[Mapping[str, Any]]) -> LabelTag:
+    def _asked(self, tasks: Sequence[Mapping[str, Any]]) -> LabelConfig:
         """1.0.9 keeps one model for all projects, whose configuration may be another project's: ask Label
         Studio."""
         if self._project and self._config:
             return parse_label_config(self._config)
-        return LabelStudioProject(self._client(), int(tasks[0]["project"])).tag
+        return LabelStudioProject(self._client(), int(tasks[0]["project"])).config
 
     def _answers(self, tasks: Sequence[Mapping[str, Any]], key: str, version: str) -> Iterator[Any]:
         deadline = time.monotonic() + self._service.predict_seconds
-        tag = self._tag(tasks)
+        config = self._asked(tasks)
         versions = Versions(self._service.model_dir, key)
         project = settings.for_project(self._service, settings.remembered_extra_params(self._service.model_dir, key))
         shown = project.show_threshold
@@ -192,7 +192,7 @@ class TSPBackend(LabelStudioMLBase):
                 yield from ([] for _ in range(left))
                 return
             batch = tasks[start : start + BATCH_SIZE]
-            images = [self._image(task, tag, versions.root / "images") for task in batch]
+            images = [self._image(task, config, versions.root / "images") for task in batch]
             found = iter(_detect(model, [image for image in images if image is not None], above, observe))
             for task, image in zip(batch, images, strict=True):
                 if image is None:
@@ -200,16 +200,16 @@ class TSPBackend(LabelStudioMLBase):
                     continue
                 prediction = Prediction.from_detections(str(task.get("id")), next(found), method)
                 yield {
-                    "result": to_regions(prediction, card["classes"], tag, shown),
+                    "result": to_regions(prediction, card["classes"], config, shown),
                     "score": score(prediction),
                     "model_version": version,
                 }
 
-    def _image(self, task: Mapping[str, Any], tag: LabelTag, cache: Path) -> torch.Tensor | None:
-        url = (task.get("data") or {}).get(tag.image_key)
+    def _image(self, task: Mapping[str, Any], config: LabelConfig, cache: Path) -> torch.Tensor | None:
+        url = (task.get("data") or {}).get(config.image_key)
         try:
             if not isinstance(url, str) or not url:
-                raise ImageError(f"its data has no image under {tag.image_key!r}.")
+                raise ImageError(f"its data has no image under {config.image_key!r}.")
             return read_image(fetch_image(url, self._client(), cache))
         except (ImageError, DataError) as error:
             logger.warning("task %s is left unanswered: %s", task.get("id"), error)

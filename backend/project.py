@@ -54,7 +54,7 @@ class LabelStudioProject:
 
     Attributes:
         key: "<id>.<seconds of creation>", as Label Studio's own /setup names the project.
-        tag: the usable tag of the labeling configuration; classes: its label values.
+        label_config: the labeling configuration, as text; config: what it asks for; classes: its label values.
         task_count: tasks in the project.
 
     Raises:
@@ -65,9 +65,9 @@ class LabelStudioProject:
         self.client, self.project_id = client, project_id
         project = self._project()
         self.key = project_key(project["id"], project["created_at"])
-        self.config: str = project["label_config"]
-        self.tag = parse_label_config(self.config)
-        self.classes = self.tag.labels
+        self.label_config: str = project["label_config"]
+        self.config = parse_label_config(self.label_config)
+        self.classes = self.config.labels
         self.task_count: int = project.get("task_number") or 0
 
     def tasks(self) -> Iterator[Task]:
@@ -76,7 +76,7 @@ class LabelStudioProject:
         for raw in self._pages(ANNOTATED_A_PAGE, [HAS_ANNOTATION], fields="all", omit="predictions"):
             seen.add(raw["id"])
             annotation = training_annotation(raw["annotations"])
-            instances = None if annotation is None else instances_of(annotation, self.classes, raw["id"])
+            instances = None if annotation is None else instances_of(annotation, self.config, raw["id"])
             yield Task(raw["id"], self._image_url(raw), annotation, instances, _name(raw))
         for raw in self._pages(TASKS_A_PAGE, include="id,data,total_annotations"):
             # One that was annotated since the first listing is no image to guess at, and trains next time.
@@ -138,11 +138,11 @@ class LabelStudioProject:
     ) -> Iterator[str]:
         """The predictions that `push` has to send, checked, as the JSON that Label Studio imports."""
         waiting = {raw["id"] for raw in self._pages(TASKS_A_PAGE, [_lacks_version(version)], include="id")}
-        interface = LabelInterface(self.config)
+        interface = LabelInterface(self.label_config)
         for prediction in predictions:
             if int(prediction.key) not in waiting:
                 continue
-            regions = to_regions(prediction, classes, self.tag, show_threshold)
+            regions = to_regions(prediction, classes, self.config, show_threshold)
             entry = {"model_version": version, "score": score_of(prediction), "result": regions}
             wrong = interface.validate_prediction(entry, return_errors=True)
             if wrong:
@@ -240,7 +240,7 @@ class LabelStudioProject:
             )
             stored = {entry["id"]: entry["file"] for entry in listed}
             tasks = [
-                {"data": {self.tag.image_key: f"{root}data/{stored[number]}", "name": name}}
+                {"data": {self.config.image_key: f"{root}data/{stored[number]}", "name": name}}
                 for number, (name, _) in zip(ids, chunk, strict=True)
             ]
             done = call(
@@ -263,7 +263,7 @@ class LabelStudioProject:
             raise
 
     def _image_url(self, raw: Mapping[str, Any]) -> str:
-        return str(raw["data"].get(self.tag.image_key) or "")
+        return str(raw["data"].get(self.config.image_key) or "")
 
     def _pages(self, size: int, filters: Sequence[Mapping[str, Any]] = (), **chosen: str) -> Iterator[dict[str, Any]]:
         """The project's tasks in the order of their ids, a page in memory at a time.

@@ -1,20 +1,23 @@
 """Predictions to Label Studio regions, and the results of annotations back to labelled masks.
 
-Brush regions carry Label Studio's own run-length code of an RGBA image whose alpha channel is the mask (`brush`).
-Polygon regions carry points in percent of the image.
+Brush regions carry Label Studio's own run-length code of an RGBA image whose alpha channel is the mask (`brush`),
+bitmask regions a PNG (`bitmask`), polygons (`polygons`) and rectangles numbers in percent of the image. All of them
+are those of the image as it lies in its file, however an annotator turned the view: the editor's own
+`image_rotation` says how it was looked at, and nothing else.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from backend import brush, polygons, settings
-from backend.label_config import KINDS, LabelTag
+from backend import bitmask, brush, polygons, settings
+from backend.label_config import KINDS, LabelConfig, LabelTag
 from tsp_model.data import masks
 from tsp_model.predictions import Prediction
 
@@ -24,27 +27,28 @@ RLE = dict[str, Any]
 
 
 def to_regions(
-    prediction: Prediction, classes: Sequence[str], tag: LabelTag, show_threshold: float = 0.0
+    prediction: Prediction, classes: Sequence[str], config: LabelConfig, show_threshold: float = 0.0
 ) -> list[dict[str, Any]]:
     """The regions of a pre-annotation, for detections with a class score above ``show_threshold``.
 
     A region's ``score`` is s_ij of Eq. 2; class, box and mask score stand in its ``meta``, the text of which
-    the editor shows. Detections of a class without a label in ``tag`` and empty masks are left out. The same
-    prediction always gives the same region ids.
+    the editor shows. Detections of a class without a label in ``config`` and empty masks are left out. A rectangle
+    is the detection's box. The same prediction always gives the same region ids.
 
     Args:
         prediction: one image's; its labels are 1..C.
         classes: the C class names of the model.
-        tag: of the project's labeling configuration.
+        config: the project's labeling configuration.
     """
     shown = prediction.above(show_threshold)
     regions = []
     for index, rle in enumerate(shown.rles):
-        label = tag.label_for(classes[shown.labels[index] - 1])
+        label = config.label_for(classes[shown.labels[index] - 1])
         if label is None:
             continue
         identity = f"{shown.key}/{index}/{shown.labels[index]}/{rle['counts']}"
-        region = _region(label, rle, tag, hashlib.blake2s(identity.encode(), digest_size=5).hexdigest())
+        region_id = hashlib.blake2s(identity.encode(), digest_size=5).hexdigest()
+        region = _region(label, rle, config.tags[label], region_id, shown.boxes[index])
         if region is None:
             continue
         scores = {
@@ -65,32 +69,27 @@ def to_regions(
     return regions
 
 
-def to_region(label: str, rle: RLE, tag: LabelTag, region_id: str) -> dict[str, Any]:
-    """One mask as a region of the project's tag; a polygon has the mask's largest piece only (`polygons`).
+def to_region(label: str, rle: RLE, config: LabelConfig, region_id: str) -> dict[str, Any]:
+    """One mask as a region of the tag that answers for its label; a polygon has the mask's largest piece only
+    (`polygons`), a rectangle is the box around it.
 
     Raises:
         ValueError: the mask is empty, so that there is nothing to draw.
     """
-    region = _region(label, rle, tag, region_id)
+    region = _region(label, rle, config.tags[label], region_id)
     if region is None:
         raise ValueError(f"region {region_id}: the mask is empty; leave it out")
     return region
 
 
-def _region(label: str, rle: RLE, tag: LabelTag, region_id: str) -> dict[str, Any] | None:
-    """As `to_region`; None for an empty mask."""
+def _region(
+    label: str, rle: RLE, tag: LabelTag, region_id: str, box: Sequence[float] | None = None
+) -> dict[str, Any] | None:
+    """As `to_region`; None for an empty mask. `box`: [x1, y1, x2, y2], of a rectangle; None: the mask's own."""
     height, width = rle["size"]
-    if tag.kind == "brush":
-        ends = masks.row_ends(rle)
-        if not len(ends):
-            return None
-        value = {"format": "rle", "rle": _codec().encode(ends, height * width)}
-    else:
-        window, top, left = masks.decode_window(rle)
-        if not window.size:
-            return None
-        percent = (polygons.outline(window) + np.array([left, top])) * (100.0 / width, 100.0 / height)
-        value = {"points": percent.clip(0, 100).tolist(), "closed": True}
+    value = _brush(rle) if tag.kind == "brush" else _drawn(rle, tag.kind, box)
+    if value is None:
+        return None
     return {
         "id": region_id,
         "from_name": tag.from_name,
@@ -103,18 +102,45 @@ def _region(label: str, rle: RLE, tag: LabelTag, region_id: str) -> dict[str, An
     }
 
 
-def to_instances(result: Sequence[Mapping[str, Any]], size: tuple[int, int] | None = None) -> list[tuple[str, RLE]]:
+def _brush(rle: RLE) -> dict[str, Any] | None:
+    height, width = rle["size"]
+    ends = masks.row_ends(rle)
+    return {"format": "rle", "rle": _codec().encode(ends, height * width)} if len(ends) else None
+
+
+def _drawn(rle: RLE, kind: str, box: Sequence[float] | None) -> dict[str, Any] | None:
+    height, width = rle["size"]
+    window, top, left = masks.decode_window(rle)
+    if not window.size:
+        return None
+    if kind == "bitmask":
+        return {"imageDataURL": bitmask.to_address(window, top, left, height, width)}
+    percent = np.array([100.0 / width, 100.0 / height])
+    if kind == "polygon":
+        points = (polygons.outline(window) + np.array([left, top])) * percent
+        return {"points": points.clip(0, 100).tolist(), "closed": True}
+    rows, columns = window.shape
+    corners = np.array(box or [left, top, left + columns, top + rows], dtype=np.float64).reshape(2, 2)
+    (x, y), (right, bottom) = (corners * percent).clip(0, 100).tolist()
+    return {"x": x, "y": y, "width": right - x, "height": bottom - y, "rotation": 0}
+
+
+def to_instances(
+    result: Sequence[Mapping[str, Any]], size: tuple[int, int] | None = None, boxed: Collection[str] = ()
+) -> list[tuple[str, RLE]]:
     """The labelled masks of an annotation's (or prediction's) result, in the order of its regions.
 
-    Brush and polygon regions count, whatever tag made them: annotations outlive a change of the
+    Brush, bitmask and polygon regions count, whatever tag made them: annotations outlive a change of the
     configuration, and a mask that was passed over would teach the model that nothing is there. Everything
-    else (relations, choices, boxes) is ignored, and so are regions without a label or without a pixel.
-    Results with the same id are one instance. A polygon that was left open is closed by a straight line.
+    else (relations, choices) is ignored, and so are regions without a label or without a pixel.
+    Results with the same id are one instance. A polygon that was left open is closed by a straight line; where one
+    crosses itself, its loops are inside and what they share is outside.
 
     Args:
         result: the list of an annotation.
         size: (H, W) of the image in pixels; each region's own ``original_height`` and ``original_width`` if
         None.
+        boxed: labels of which a rectangle is the object (`LabelConfig.boxed`); other rectangles are ignored.
 
     Raises:
         ValueError: a region is malformed, or was drawn on an image of another size. The message names the
@@ -128,7 +154,7 @@ def to_instances(result: Sequence[Mapping[str, Any]], size: tuple[int, int] | No
         name = region.get("id") or f"number {index + 1}"
         try:
             label = _label(region, name)
-            if label is None:
+            if label is None or (kind == "rectangle" and label not in boxed):
                 continue
             rle = _mask(region, kind, size)
         # What a broken region makes the codecs raise: index, type and value errors (DataError is one of them), and
@@ -157,19 +183,34 @@ def _mask(region: Mapping[str, Any], kind: str, size: tuple[int, int] | None) ->
     """None if no pixel is drawn."""
     drawn = (_pixels(region, "original_height"), _pixels(region, "original_width"))
     value = region["value"]
-    if kind == "polygon":
+    if kind in ("polygon", "rectangle"):
         height, width = size or drawn
-        ring = [(x / 100 * width, y / 100 * height) for x, y in value["points"]]
-        rle = polygons.to_mask([ring], height, width)
+        points = value["points"] if kind == "polygon" else _corners(value, height, width)
+        rle = polygons.to_mask([[(x / 100 * width, y / 100 * height) for x, y in points]], height, width)
         return rle if masks.area([rle])[0] else None
     if size is not None and tuple(size) != drawn:
         raise ValueError(
             f"it was drawn on an image of {drawn[1]} x {drawn[0]} pixels, this one has "
             f"{size[1]} x {size[0]}: was the image replaced?"
         )
+    if kind == "bitmask":
+        pixels = bitmask.from_address(value["imageDataURL"], *drawn)
+        return masks.encode(pixels[None])[0] if pixels.any() else None
     if value.get("format") != "rle":
         raise ValueError(f"its format is {value.get('format')!r}; only 'rle' is known")
     return _decode_brush(value["rle"], *drawn)
+
+
+def _corners(value: Mapping[str, Any], height: int, width: int) -> list[tuple[float, float]]:
+    """The corners of a rectangle in percent. It turns about its first one, clockwise, in pixels."""
+    angle = math.radians(value.get("rotation") or 0)
+    x, y = value["x"] / 100 * width, value["y"] / 100 * height
+    along, down = value["width"] / 100 * width, value["height"] / 100 * height
+    turned = [
+        (x + right * math.cos(angle) - below * math.sin(angle), y + right * math.sin(angle) + below * math.cos(angle))
+        for right, below in ((0, 0), (along, 0), (along, down), (0, down))
+    ]
+    return [(right / width * 100, below / height * 100) for right, below in turned]
 
 
 def _pixels(region: Mapping[str, Any], key: str) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 from scripts.command_line import run
 from scripts.experiment import Experiment
 from scripts.plan import Plan
+from scripts.project_setup import LABEL_TAGS
 from scripts.service import BACKEND_URL
 from scripts.table import table
 from tsp_model.acquisition import STRATEGIES
@@ -47,7 +48,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cycles", type=int, default=3, help="K (default: %(default)s)")
     add("--per-cycle", type=int, default=8, help="b, images labelled a cycle (default: %(default)s)")
     add("--seed", type=int, default=0, help="of data, initial weights and picks (default: %(default)s)")
-    add("--label-tag", choices=("brush", "polygon"), default="brush", help="default: %(default)s")
+    add("--label-tag", choices=LABEL_TAGS, default="brush", help="default: %(default)s")
     add("--train-images", type=int, default=None, help="size of the pool (default: all; synthetic: 120)")
     add("--test-images", type=int, default=None, help="images to evaluate on (default: all; synthetic: 60)")
     add("--preset", choices=sorted(PRESETS), default="tiny", help="settings to start from (default: %(default)s)")

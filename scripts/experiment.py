@@ -142,7 +142,7 @@ class Experiment:
 
     def _annotate(self, item: Any) -> None:
         regions = [
-            to_region(self.train_set.classes[instance.label - 1], instance.rle, self.project.tag, f"truth{index}")
+            to_region(self.train_set.classes[instance.label - 1], instance.rle, self.project.config, f"truth{index}")
             for index, instance in enumerate(item.instances)
         ]
         self.project.submit_annotation(self.task_of[item.key], regions)

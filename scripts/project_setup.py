@@ -16,12 +16,18 @@ from tsp_model.data.image_set import ImageSet
 if TYPE_CHECKING:
     from scripts.plan import Plan
 
+LABEL_TAGS = {
+    "brush": "BrushLabels",
+    "bitmask": "BitmaskLabels",
+    "polygon": "PolygonLabels",
+    "rectangle": "RectangleLabels",
+}
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#fabed4", "#469990")
 
 
 def label_config(classes: Sequence[str], tag: str) -> str:
-    """A labeling configuration with one image and one `tag` ("brush" or "polygon") control."""
-    control = {"brush": "BrushLabels", "polygon": "PolygonLabels"}[tag]
+    """A labeling configuration with one image and one control, `tag` as in LABEL_TAGS."""
+    control = LABEL_TAGS[tag]
     labels = "".join(
         f"<Label value={quoteattr(name)} background={quoteattr(COLOURS[i % len(COLOURS)])}/>"
         for i, name in enumerate(classes)

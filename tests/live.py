@@ -15,7 +15,7 @@ from backend.project import LabelStudioProject
 from backend.regions import to_region
 from backend.versions import Versions
 from scripts.backend_process import BackendProcess
-from scripts.project_setup import label_config
+from scripts.project_setup import LABEL_TAGS, label_config
 from tests.builders import prediction
 from tsp_model.data.image_set import ImageSet, Item
 from tsp_model.predictions import Prediction
@@ -38,10 +38,10 @@ QUICK = {"TSP_PRESET": "tiny", "TSP_IMAGE_SIZE": "64", "TSP_EPOCHS": "1", "TSP_B
 
 
 def new_project(client: LabelStudio, tag: str = "brush", classes: Sequence[str] = CLASSES) -> LabelStudioProject:
-    """An empty project in uncertainty order."""
+    """An empty project in uncertainty order; `tag` is one of LABEL_TAGS or a whole labeling configuration."""
     values = {
         "title": "a test's project",
-        "label_config": label_config(classes, tag),
+        "label_config": label_config(classes, tag) if tag in LABEL_TAGS else tag,
         "sampling": "Uncertainty sampling",
     }
     return LabelStudioProject(client, call(client, "POST", "api/projects", json=values)["id"])
@@ -63,7 +63,7 @@ def connect_backend(project: LabelStudioProject, url: str, **values: Any) -> dic
 def regions(project: LabelStudioProject, item: Item) -> list[dict[str, Any]]:
     """The ground truth of an image as an annotator would draw it."""
     return [
-        to_region(project.classes[one.label - 1], one.rle, project.tag, f"truth{index}")
+        to_region(project.classes[one.label - 1], one.rle, project.config, f"truth{index}")
         for index, one in enumerate(item.instances)
     ]
 
@@ -102,14 +102,14 @@ class Loop:
     def setup(self) -> str:
         """The version that the service tells Label Studio."""
         extra = self.project.extra_params()
-        body = {"project": self.project.key, "schema": self.project.config, "extra_params": extra}
+        body = {"project": self.project.key, "schema": self.project.label_config, "extra_params": extra}
         return self.post("/setup", body).json()["model_version"]
 
     def predict(self, tasks: list[int]) -> dict[str, Any]:
         """A live prediction, as Label Studio asks for it."""
         found = [call(self.project.client, "GET", f"api/tasks/{task}/") for task in tasks]
         data = [{"id": task["id"], "data": task["data"]} for task in found]
-        body = {"tasks": data, "project": self.project.key, "label_config": self.project.config, "params": {}}
+        body = {"tasks": data, "project": self.project.key, "label_config": self.project.label_config, "params": {}}
         return self.post("/predict", body).json()
 
     def status(self, **asked: str) -> dict[str, Any] | None:
@@ -144,7 +144,7 @@ class Loop:
     def labels_shown(self, task: int, version: str) -> set[str]:
         found = [one for one in predictions_of(self.project, task) if one["model_version"] == version]
         assert len(found) == 1
-        return {label for region in found[0]["result"] for label in region["value"][self.project.tag.region_type]}
+        return {label for region in found[0]["result"] for label in region["value"][region["type"]]}
 
 
 def retrieve_predictions(project: LabelStudioProject, tasks: list[int]) -> None:

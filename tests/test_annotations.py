@@ -7,12 +7,12 @@ import logging
 import pytest
 
 from backend.annotations import instances_of, training_annotation
-from backend.label_config import LabelTag
+from backend.label_config import LabelConfig, LabelTag
 from backend.regions import to_region
 from tests.builders import square
 from tsp_model.data import masks
 
-TAG = LabelTag("polygon", "label", "image", "image", ("disc", "box"))
+CONFIG = LabelConfig("image", dict.fromkeys(("disc", "box"), LabelTag("polygon", "label", "image")), {})
 
 
 def annotation(number: int, changed: str | None = "2026-01-01T00:00:00Z", **values: object) -> dict:
@@ -25,7 +25,9 @@ def chosen(*annotations: dict) -> int | None:
 
 
 def region(label: str, left: int = 4) -> dict:
-    return to_region(label, masks.encode(square(left, 4, 8)[None].numpy())[0], TAG, f"{label}{left}")
+    made = to_region("disc", masks.encode(square(left, 4, 8)[None].numpy())[0], CONFIG, f"{label}{left}")
+    made["value"]["polygonlabels"] = [label]
+    return made
 
 
 def test_skipped_annotations_never_train():
@@ -56,13 +58,13 @@ def test_ground_truth_wins_over_later_ones_and_the_latest_of_several():
 
 
 def test_no_region_is_an_image_without_objects():
-    assert instances_of(annotation(1, result=[]), TAG.labels, 7) == ()
-    assert instances_of(annotation(1, result=None), TAG.labels, 7) == ()
+    assert instances_of(annotation(1, result=[]), CONFIG, 7) == ()
+    assert instances_of(annotation(1, result=None), CONFIG, 7) == ()
 
 
 def test_labels_that_are_gone_are_left_out_and_said(caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING):
-        found = instances_of(annotation(5, result=[region("ring"), region("box", 20)]), TAG.labels, 7)
+        found = instances_of(annotation(5, result=[region("ring"), region("box", 20)]), CONFIG, 7)
     assert [label for label, _ in found] == ["box"]
     assert "task 7, annotation 5" in caplog.text and "ring" in caplog.text
 
@@ -70,5 +72,5 @@ def test_labels_that_are_gone_are_left_out_and_said(caplog: pytest.LogCaptureFix
 def test_one_malformed_region_costs_the_whole_annotation(caplog: pytest.LogCaptureFixture):
     broken = region("disc") | {"original_width": None}
     with caplog.at_level(logging.WARNING):
-        assert instances_of(annotation(5, result=[region("box"), broken]), TAG.labels, 7) is None
+        assert instances_of(annotation(5, result=[region("box"), broken]), CONFIG, 7) is None
     assert "task 7, annotation 5 is not used" in caplog.text and "original_width" in caplog.text

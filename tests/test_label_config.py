@@ -2,7 +2,7 @@
 
 import pytest
 
-from backend.label_config import LabelConfigError, parse_label_config
+from backend.label_config import LabelConfigError, LabelTag, parse_label_config
 
 
 def config(labels='<Label value="REA"/><Label value="PED"/>', tag="BrushLabels", extra="", image='value="$image"'):
@@ -11,19 +11,55 @@ def config(labels='<Label value="REA"/><Label value="PED"/>', tag="BrushLabels",
 
 @pytest.mark.parametrize(
     ("tag", "kind", "region_type"),
-    [("BrushLabels", "brush", "brushlabels"), ("PolygonLabels", "polygon", "polygonlabels")],
+    [
+        ("BrushLabels", "brush", "brushlabels"),
+        ("BitmaskLabels", "bitmask", "bitmasklabels"),
+        ("PolygonLabels", "polygon", "polygonlabels"),
+        ("RectangleLabels", "rectangle", "rectanglelabels"),
+    ],
 )
 def test_finds_the_tag_its_image_and_its_labels(tag, kind, region_type):
     found = parse_label_config(config(tag=tag, image='value="$oct"'))
-    assert (found.kind, found.region_type) == (kind, region_type)
-    assert (found.from_name, found.to_name, found.image_key) == ("masks", "img", "oct")
-    assert found.labels == ("REA", "PED")
+    assert (found.labels, found.image_key) == (("REA", "PED"), "oct")
+    assert set(found.tags.values()) == {LabelTag(kind, "masks", "img")}
+    assert found.tags["REA"].region_type == region_type
+    assert found.boxed == (set(found.labels) if kind == "rectangle" else set())
+
+
+def control(tag, name, *labels):
+    inner = "".join(f'<Label value="{label}"/>' for label in labels)
+    return f'<{tag} name="{name}" toName="img">{inner}</{tag}>'
+
+
+def test_of_two_tags_each_answers_for_its_own_labels():
+    found = parse_label_config(config(extra=control("RectangleLabels", "boxes", "macula", "disc")))
+    assert found.labels == ("macula", "disc", "REA", "PED")
+    assert [tag.kind for tag in found.tags.values()] == ["rectangle", "rectangle", "brush", "brush"]
+    assert found.boxed == {"macula", "disc"}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_label_of_two_tags_is_drawn_with_the_one_that_shows_it_best(order):
+    tags = [control("PolygonLabels", "polygons", "REA", "PED"), control("RectangleLabels", "boxes", "REA", "cyst")]
+    found = parse_label_config(f'<View><Image name="img" value="$image"/>{"".join(tags[::order])}</View>')
+    kinds = {label: tag.kind for label, tag in found.tags.items()}
+    assert kinds == {"REA": "polygon", "PED": "polygon", "cyst": "rectangle"}
+    assert found.boxed == {"cyst"}
+
+
+def test_of_two_tags_of_one_kind_the_first_answers_for_a_label_of_both():
+    extra = control("BrushLabels", "first", "REA", "macula")
+    found = parse_label_config(config(extra=extra))
+    assert {label: tag.from_name for label, tag in found.tags.items()} == {
+        "REA": "first", "macula": "first", "PED": "masks",
+    }  # fmt: skip
 
 
 def test_other_tags_comments_and_a_declaration_do_not_disturb():
     extra = (
         '<!-- a note --><Header value="x"/><Choices name="q" toName="img"><Choice value="good"/></Choices>'
-        '<RectangleLabels name="boxes" toName="img"><Label value="macula"/></RectangleLabels>'
+        '<KeyPointLabels name="points" toName="img" smart="true"><Label value="macula"/></KeyPointLabels>'
+        '<Rectangle name="frame" toName="img"/>'
     )
     found = parse_label_config('<?xml version="1.0" encoding="utf-8"?>\n' + config(extra=extra))
     assert found.labels == ("REA", "PED")
@@ -58,11 +94,22 @@ def test_names_that_differ_in_case_only_matter_only_where_they_are_ambiguous():
         ("", "is empty"),
         ("<View>", "not valid"),
         ("nonsense", "not valid"),
-        ("<View/>", "no tag for masks"),
-        (config(tag="RectangleLabels"), "it has <RectangleLabels>"),
+        ("<View/>", "no tag for objects"),
+        (config(tag="EllipseLabels"), "it has <EllipseLabels>"),
         (
-            config(extra='<PolygonLabels name="p" toName="img"><Label value="a"/></PolygonLabels>'),
-            "several tags for masks",
+            config(extra='<PolygonLabels name="p" toName="text"><Label value="a"/></PolygonLabels>'),
+            'name="p"> has toName="text"',
+        ),
+        (
+            config(extra='<PolygonLabels name="p" toName="img"/>'),
+            'name="p"> has no labels',
+        ),
+        (
+            config(
+                '<Label value="a" predicted_values="x"/>',
+                extra='<PolygonLabels name="p" toName="img"><Label value="b" predicted_values="x"/></PolygonLabels>',
+            ),
+            '"x" is among',
         ),
         (config(extra='<Image name="second" value="$second"/>'), "several images"),
         (config(image='valueList="$images"'), "a list of images"),

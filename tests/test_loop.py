@@ -112,7 +112,7 @@ def check_version(loop: Loop, version: str, pool: set[int]) -> None:
         assert held["score"] == pytest.approx(scored[str(task)].image_score) and 0 <= held["score"] <= 1
         for region in held["result"]:
             shown += 1
-            assert region["type"] == project.tag.region_type and 0 <= region["score"] <= 1
+            assert region["type"] == project.config.tags[project.classes[0]].region_type and 0 <= region["score"] <= 1
             c, b, m = (region["meta"][f"{name}_score"] for name in ("class", "box", "mask"))
             assert re.fullmatch(r"class \d\.\d\d, box \d\.\d\d, mask \d\.\d\d", *region["meta"]["text"])
             triplet = (torch.tensor([value]) for value in (c, b, m))

@@ -52,7 +52,7 @@ def service(tmp_path, monkeypatch):
     class Project:
         def __init__(self, client: object, project_id: int) -> None:
             self.key = f"{project_id}.1700000000"
-            self.tag = parse_label_config(CONFIG)
+            self.config = parse_label_config(CONFIG)
 
     monkeypatch.setattr(backend_model, "fetch_image", fetch)
     monkeypatch.setattr(backend_model, "LabelStudioProject", Project)

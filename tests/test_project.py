@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from label_studio_sdk import LabelStudio
 from label_studio_sdk.label_interface import LabelInterface
@@ -16,6 +17,7 @@ from backend.images import fetch_image
 from backend.project import LabelStudioProject
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port
+from scripts.project_setup import LABEL_TAGS, label_config
 from tests.live import (
     CLASSES,
     NEW,
@@ -69,14 +71,33 @@ def test_what_trains_of_what_the_api_can_hold(client: LabelStudio, images: Image
     assert project.annotated_task_ids() == {submitted, empty, several, changed, marked, beside}
 
 
-def test_masks_come_back_as_they_were_drawn(client: LabelStudio, images: ImageSet) -> None:
-    project, tasks = filled_project(client, images.subset(images.keys[:1]))
-    item = images.items[0]
-    project.submit_annotation(tasks[0], regions(project, item))
-    (task,) = project.tasks()
-    assert [label for label, _ in task.instances] == [images.classes[one.label - 1] for one in item.instances]
-    drawn = masks.decode([one.rle for one in item.instances])
-    assert (masks.decode([rle for _, rle in task.instances]) == drawn).all()
+PAIR = (
+    '<View><Image name="image" value="$image"/>'
+    '<RectangleLabels name="boxes" toName="image"><Label value="disc"/></RectangleLabels>'
+    '<BitmaskLabels name="masks" toName="image"><Label value="box"/></BitmaskLabels></View>'
+)
+
+
+CONFIGS = {tag: label_config(CLASSES, tag) for tag in LABEL_TAGS} | {"pair": PAIR}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_masks_come_back_as_they_were_drawn(client: LabelStudio, images: ImageSet, config: str) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:2]), config)
+    for task, item in zip(tasks, images.items[:2], strict=True):
+        project.submit_annotation(task, regions(project, item))
+    for task, item in zip(project.tasks(), images.items[:2], strict=True):
+        assert [label for label, _ in task.instances] == [CLASSES[one.label - 1] for one in item.instances]
+        for (label, rle), drawn in zip(task.instances, item.instances, strict=True):
+            kind = project.config.tags[label].kind
+            wanted = boxed(drawn.rle) if kind == "rectangle" else drawn.rle
+            assert masks.iou([rle], [wanted])[0, 0] >= (0.95 if kind == "polygon" else 1)
+
+
+def boxed(rle: masks.RLE) -> masks.RLE:
+    """The box around a mask as a mask."""
+    window, top, left = masks.decode_window(rle)
+    return masks.encode_window(np.ones_like(window), top, left, *rle["size"])
 
 
 def test_an_annotation_with_a_malformed_region_trains_nothing_and_hides_nothing(

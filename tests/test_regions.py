@@ -1,5 +1,7 @@
 """Masks to Label Studio regions and back."""
 
+import base64
+import io
 import json
 import logging
 
@@ -9,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_studio_sdk.converter import brush
 from label_studio_sdk.label_interface import LabelInterface
+from PIL import Image
 
+from backend import bitmask, polygons
 from backend import brush as our_brush
-from backend import polygons
 from backend import settings as environment
 from backend.label_config import parse_label_config
 from backend.regions import to_instances, to_region, to_regions
@@ -22,8 +25,14 @@ CONFIG = (
     '<View><Image name="img" value="$image"/><{tag} name="m" toName="img">'
     '<Label value="Fluid" predicted_values="SRF"/><Label value="rea"/></{tag}></View>'
 )
-BRUSH = parse_label_config(CONFIG.format(tag="BrushLabels"))
-POLYGON = parse_label_config(CONFIG.format(tag="PolygonLabels"))
+CONTROLS = {
+    "brush": "BrushLabels",
+    "bitmask": "BitmaskLabels",
+    "polygon": "PolygonLabels",
+    "rectangle": "RectangleLabels",
+}
+CONFIGS = {kind: parse_label_config(CONFIG.format(tag=tag)) for kind, tag in CONTROLS.items()}
+BRUSH, BITMASK, POLYGON, RECTANGLE = CONFIGS.values()
 
 
 def prediction(stack, labels=None, **changes):
@@ -59,13 +68,27 @@ def corner_cases():
     }
 
 
+@pytest.mark.parametrize("kind", ["brush", "bitmask"])
 @pytest.mark.parametrize("name", corner_cases())
-def test_brush_round_trip_is_exact(name):
+def test_brush_and_bitmask_round_trips_are_exact(name, kind):
     mask = corner_cases()[name].astype(np.uint8)
-    regions = to_regions(prediction(mask[None]), ["SRF"], BRUSH)
+    regions = to_regions(prediction(mask[None]), ["SRF"], CONFIGS[kind])
     [(label, rle)] = to_instances(json.loads(json.dumps(regions)), size=mask.shape)
     assert label == "Fluid"
     np.testing.assert_array_equal(masks.decode([rle])[0], mask)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("size", [(3000, 4000), (4000, 17)])
+def test_large_and_narrow_images_survive_every_tag(kind, size):
+    mask = disc(size, min(size) / 2 - 1)
+    made = json.loads(json.dumps(region(mask, tag=CONFIGS[kind])))
+    [(_, rle)] = to_instances([made], size=size, boxed={"rea"})
+    top, left = np.argwhere(mask).min(axis=0)
+    bottom, right = np.argwhere(mask).max(axis=0) + 1
+    if kind == "rectangle":
+        mask[top:bottom, left:right] = 1
+    assert masks.iou([rle], masks.encode(mask[None]))[0, 0] >= (0.95 if kind == "polygon" else 1)
 
 
 def test_regions_are_the_same_with_either_codec(monkeypatch):
@@ -144,16 +167,17 @@ def test_a_polygon_is_the_largest_piece_with_its_holes_filled():
     assert len(ring) == 4
 
 
-@pytest.mark.parametrize("tag", [BRUSH, POLYGON], ids=["brush", "polygon"])
-def test_regions_are_valid_scored_unique_and_stable(tag):
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_regions_are_valid_scored_unique_and_stable(kind):
+    config, region_type = CONFIGS[kind], f"{kind}labels"
     same = disc((40, 50), 6)
     stack = np.stack([same, same, disc((40, 50), 3, (30, 40))])
     made = prediction(stack, [1, 1, 2], instance_scores=[0.7, 0.6, 0.5], scores=[0.934, 0.9, 0.9])
-    regions = to_regions(made, ["SRF", "REA"], tag)
-    xml = CONFIG.format(tag={"brush": "BrushLabels", "polygon": "PolygonLabels"}[tag.kind])
+    regions = to_regions(made, ["SRF", "REA"], config)
+    xml = CONFIG.format(tag=CONTROLS[kind])
     assert LabelInterface(xml).validate_prediction({"result": regions, "score": 0.5}, return_errors=True) == []
     assert [region["score"] for region in regions] == [0.7, 0.6, 0.5]
-    assert [region["value"][tag.region_type] for region in regions] == [["Fluid"], ["Fluid"], ["rea"]]
+    assert [region["value"][region_type] for region in regions] == [["Fluid"], ["Fluid"], ["rea"]]
     assert regions[0]["meta"] == {
         "text": ["class 0.93, box 0.80, mask 0.70"],
         "class_score": 0.934,
@@ -163,7 +187,7 @@ def test_regions_are_valid_scored_unique_and_stable(tag):
     assert (regions[0]["original_width"], regions[0]["original_height"]) == (50, 40)
     ids = [region["id"] for region in regions]
     assert len(set(ids)) == 3
-    assert ids == [region["id"] for region in to_regions(made, ["SRF", "REA"], tag)]
+    assert ids == [region["id"] for region in to_regions(made, ["SRF", "REA"], config)]
 
 
 def test_unsure_unknown_and_empty_detections_are_left_out():
@@ -174,8 +198,61 @@ def test_unsure_unknown_and_empty_detections_are_left_out():
 
 def region(mask, region_id="a", labels=("rea",), tag=BRUSH):
     made = to_region("rea", masks.encode(np.asarray(mask, dtype=np.uint8)[None])[0], tag, region_id)
-    made["value"][tag.region_type] = list(labels)
+    made["value"][made["type"]] = list(labels)
     return made
+
+
+def test_a_rectangle_is_the_box_that_the_network_found():
+    made = prediction(disc((40, 50), 6)[None], boxes=[[0.0, 8.5, 30.0, 44.0]])
+    [region] = to_regions(made, ["SRF"], RECTANGLE)
+    xml = CONFIG.format(tag=CONTROLS["rectangle"])
+    assert LabelInterface(xml).validate_prediction({"result": [region], "score": 0.5}, return_errors=True) == []
+    found = {name: value for name, value in region["value"].items() if name != "rectanglelabels"}
+    # In percent of 50 x 40 pixels; what lies beyond the image is cut off.
+    assert found == pytest.approx({"x": 0, "y": 21.25, "width": 60, "height": 78.75, "rotation": 0})
+
+
+@pytest.mark.parametrize(
+    ("rotation", "rows", "columns"), [(0, (20, 24), (30, 40)), (90, (20, 30), (26, 30)), (180, (16, 20), (20, 30))]
+)
+def test_a_rectangle_turns_clockwise_about_its_first_corner_in_pixels(rotation, rows, columns):
+    turned = region(np.ones((60, 90)), tag=RECTANGLE)
+    turned["value"] |= {"x": 100 / 3, "y": 100 / 3, "width": 100 / 9, "height": 100 / 15, "rotation": rotation}
+    [(_, rle)] = to_instances([turned], boxed={"rea"})
+    expected = np.zeros((60, 90), dtype=np.uint8)
+    expected[slice(*rows), slice(*columns)] = 1
+    np.testing.assert_array_equal(masks.decode([rle])[0], expected)
+
+
+def test_a_rectangle_is_an_object_only_where_no_other_tag_could_carry_its_label():
+    box, mask = region(np.ones((8, 8)), "box", tag=RECTANGLE), region(np.eye(8), "mask")
+    other = region(np.ones((8, 8)), "other", labels=["Fluid"], tag=RECTANGLE)
+    found = to_instances([box, mask, other], boxed={"Fluid"})
+    assert [(label, masks.area([rle])[0]) for label, rle in found] == [("rea", 8), ("Fluid", 64)]
+
+
+def test_the_editors_view_of_an_image_does_not_turn_what_was_drawn():
+    for kind, config in CONFIGS.items():
+        drawn = region(disc((30, 50), 8, (10, 20)), tag=config)
+        turned = json.loads(json.dumps(drawn)) | {"image_rotation": 90}
+        assert to_instances([turned], boxed={"rea"}) == to_instances([drawn], boxed={"rea"}), kind
+
+
+def test_each_label_is_drawn_with_the_tag_that_answers_for_it():
+    mixed = parse_label_config(
+        '<View><Image name="img" value="$image"/>'
+        '<PolygonLabels name="p" toName="img"><Label value="a"/><Label value="b"/></PolygonLabels>'
+        '<BrushLabels name="m" toName="img"><Label value="b"/></BrushLabels>'
+        '<RectangleLabels name="r" toName="img"><Label value="c"/></RectangleLabels></View>'
+    )
+    stack = np.stack([disc((40, 50), 6)] * 3)
+    regions = to_regions(prediction(stack, [1, 2, 3]), ["a", "b", "c"], mixed)
+    assert [(one["from_name"], one["type"]) for one in regions] == [
+        ("p", "polygonlabels"),
+        ("m", "brushlabels"),
+        ("r", "rectanglelabels"),
+    ]
+    assert [label for label, _ in to_instances(regions, boxed=mixed.boxed)] == ["a", "b", "c"]
 
 
 def test_strokes_of_one_region_are_one_instance_and_others_stay_apart():
@@ -190,6 +267,64 @@ def test_soft_edges_count_where_the_stroke_covers_half_of_the_pixel():
     made["value"]["rle"] = brush.encode_rle(alpha.repeat(4))
     [(_, rle)] = to_instances([made])
     assert masks.decode([rle])[0].tolist() == [[0, 0, 0], [1, 1, 1]]
+
+
+def test_a_bitmask_counts_where_it_is_half_opaque_whatever_its_colours():
+    pixels = np.full((2, 3, 4), 77, dtype=np.uint8)
+    pixels[..., 3] = [[0, 60, 127], [128, 200, 255]]
+    made = region(np.ones((2, 3)), tag=BITMASK)
+    made["value"]["imageDataURL"] = png(Image.fromarray(pixels))
+    [(_, rle)] = to_instances([made])
+    assert masks.decode([rle])[0].tolist() == [[0, 0, 0], [1, 1, 1]]
+    made["value"]["imageDataURL"] = png(Image.new("RGBA", (3, 2)))
+    assert to_instances([made]) == []
+
+
+def png(image):
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return bitmask.PREFIX + base64.b64encode(file.getvalue()).decode()
+
+
+@pytest.mark.parametrize(
+    ("address", "cause"),
+    [
+        (None, "does not begin with"),
+        ("https://example.org/mask.png", "does not begin with"),
+        (bitmask.PREFIX + "%%%", "is no base64"),
+        (bitmask.PREFIX + "aGVsbG8=", "is no whole PNG"),
+        (png(Image.new("RGBA", (12, 9)))[:-40], "is no whole PNG"),
+        # Many megapixels in a few kilobytes: refused by the header, before anything is unpacked.
+        (png(Image.new("1", (9000, 9000))), "has 9000 x 9000 pixels, not 12 x 9"),
+        (png(Image.new("1", (20000, 20000))), "DecompressionBomb"),
+    ],
+)
+def test_a_broken_bitmask_is_refused_by_its_name_in_one_line(address, cause):
+    made = region(np.ones((9, 12)), tag=BITMASK)
+    made["value"]["imageDataURL"] = address
+    with pytest.raises(ValueError, match="region a: ") as caught:
+        to_instances([made])
+    assert cause in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_polygon_that_crosses_itself_is_its_loops():
+    crossed = region(np.ones((20, 20)), tag=POLYGON)
+    crossed["value"]["points"] = [[0, 0], [100, 100], [100, 0], [0, 100]]
+    [(_, rle)] = to_instances([crossed])
+    found = masks.decode([rle])[0]
+    assert abs(int(found.sum()) - 200) <= 20  # left and right triangle, half of the image
+    assert found[10, 1] and found[10, 18] and not found[1, 10] and not found[18, 10]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("x", None), ("width", "wide"), ("height", float("nan")), ("rotation", [90]), ("y", 1e400)]
+)
+def test_broken_rectangles_are_refused(name, value):
+    made = region(np.ones((9, 9)), tag=RECTANGLE)
+    made["value"][name] = value
+    with pytest.raises(ValueError, match="region a: "):
+        to_instances([made], boxed={"rea"})
 
 
 def test_what_is_not_a_labelled_mask_is_ignored(caplog):

@@ -11,7 +11,7 @@ from faster_coco_eval.core import mask as coco
 from label_studio_sdk.converter import brush as sdk
 
 from backend import brush, regions
-from backend.label_config import LabelTag
+from backend.label_config import LabelConfig, LabelTag
 from scripts.speed.timing import Bench, Comparison, require_agreement
 from tsp_model.data import masks
 from tsp_model.data.coco import load_coco
@@ -19,7 +19,7 @@ from tsp_model.data.coco import load_coco
 REAL_SETS = ("dsb2018", "ufba425")
 IMAGES, MASKS_AN_IMAGE, RAGGED = 12, 5, 8
 FULL_SIZES = (64, 256, 512, 1024)
-TAG = LabelTag("brush", "tag", "image", "image", ("object",))
+CONFIG = LabelConfig("image", {"object": LabelTag("brush", "tag", "image")}, {})
 AIM = 10.0
 
 
@@ -39,7 +39,7 @@ def codec(bench: Bench) -> Iterator[Comparison]:
 def _compare(bench: Bench, name: str, drawn: list[np.ndarray]) -> Iterator[Comparison]:
     """Two rows. Drawn are uint8 [H, W], 0 or 255, as the SDK's codec takes them."""
     rles = [masks.encode(mask[None])[0] for mask in drawn]
-    written = [regions.to_region("object", rle, TAG, "region") for rle in rles]
+    written = [regions.to_region("object", rle, CONFIG, "region") for rle in rles]
     for direction, inputs, ours, theirs in (
         ("masks: COCO RLE to region", rles, _to_region, _to_code_by_sdk),
         ("masks: region to COCO RLE", written, _from_region, _from_region_by_sdk),
@@ -53,7 +53,7 @@ def _compare(bench: Bench, name: str, drawn: list[np.ndarray]) -> Iterator[Compa
 
 def _to_region(rle: masks.RLE) -> list[int]:
     """What the backend does, the region around the code included."""
-    return regions.to_region("object", rle, TAG, "region")["value"]["rle"]
+    return regions.to_region("object", rle, CONFIG, "region")["value"]["rle"]
 
 
 def _to_code_by_sdk(rle: masks.RLE) -> list[int]:

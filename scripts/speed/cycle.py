@@ -107,7 +107,7 @@ def _split(row: Comparison) -> str:
 
 
 def _region(project: LabelStudioProject, images: ImageSet, one: Instance, index: int) -> dict[str, Any]:
-    return to_region(images.classes[one.label - 1], one.rle, project.tag, f"truth{index}")
+    return to_region(images.classes[one.label - 1], one.rle, project.config, f"truth{index}")
 
 
 def _through_label_studio(there: House, project: LabelStudioProject, title: str) -> tuple[float, dict[str, Any]]:

@@ -110,7 +110,7 @@ def _project(client: LabelStudio, backend: str, address: str, images: ImageSet, 
 
 def _truth(project: LabelStudioProject, item: Item) -> list[dict[str, Any]]:
     return [
-        to_region(project.classes[one.label - 1], one.rle, project.tag, f"truth{index}")
+        to_region(project.classes[one.label - 1], one.rle, project.config, f"truth{index}")
         for index, one in enumerate(item.instances)
     ]
 

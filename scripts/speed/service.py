@@ -99,7 +99,7 @@ def _body(project: LabelStudioProject, task: int) -> dict[str, Any]:
     """What Label Studio sends for a task."""
     data = call(project.client, "GET", f"api/tasks/{task}/")["data"]
     tasks = [{"id": task, "data": data}]
-    return {"tasks": tasks, "project": project.key, "label_config": project.config, "params": {}}
+    return {"tasks": tasks, "project": project.key, "label_config": project.label_config, "params": {}}
 
 
 def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
