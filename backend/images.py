@@ -7,6 +7,7 @@ import hashlib
 import os
 import tempfile
 import time
+from contextlib import closing
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urljoin, urlsplit
@@ -17,24 +18,20 @@ from PIL import Image
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from backend.connection import ProjectError, authorization, base_url
+from backend.image_limits import MOST_MEGAPIXELS, ImageLimits
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 CLOUD = ("s3", "gs", "azure-blob", "azure")
 ATTEMPTS = 3
+REDIRECTS = 5
+DEFAULT_LIMITS = ImageLimits()
 
 
 class ImageError(ValueError):
     """An image cannot be had. The message is one line: address (without its query), cause, remedy."""
 
 
-def fetch_image(
-    url: str,
-    client: LabelStudio,
-    cache: Path,
-    *,
-    timeout: float = 30.0,
-    max_bytes: int = 200 * 2**20,
-) -> Path:
+def fetch_image(url: str, client: LabelStudio, cache: Path, limits: ImageLimits = DEFAULT_LIMITS) -> Path:
     """Download an image once; later calls for the same address find it in ``cache``.
 
     Addresses without a host ("/data/upload/…") are Label Studio's. Its token goes to its own scheme, host and
@@ -44,11 +41,10 @@ def fetch_image(
     Args:
         url: as the task's data has it.
         cache: folder, made if need be.
-        timeout: seconds for the whole download of one attempt.
-        max_bytes: a larger answer is broken off.
+        limits: from whom, and how large; looked at before anything is asked or decoded, again at every redirect.
 
     Raises:
-        ImageError: a scheme other than http and https, no answer, too large, too slow, or not an image.
+        ImageError: outside of the limits, a scheme other than http and https, no answer, or not an image.
     """
     address = _resolve(url, client)
     path = cache / _file_name(address)
@@ -65,8 +61,8 @@ def fetch_image(
         reraise=True,
     )
     try:
-        retrying(_download, address, client, part, timeout, max_bytes)
-        _check_image(part, address)
+        retrying(_download, address, client, part, limits)
+        _check_image(part, address, limits)
         os.replace(part, path)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         # Without its cause: the error keeps the request and with it the token.
@@ -110,34 +106,66 @@ def _http() -> httpx.Client:
     It keeps no cookies: a session cookie of Label Studio would also go to other ports of the same host.
     """
     no_cookies = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
-    return httpx.Client(follow_redirects=True, max_redirects=5, cookies=no_cookies)
+    return httpx.Client(cookies=no_cookies)
 
 
-def _download(address: str, client: LabelStudio, part: Path, timeout: float, max_bytes: int) -> None:
-    # httpx drops the header when a redirect leaves the origin; a test watches that.
-    headers = authorization(client) if _origin(address) == _origin(base_url(client)) else {}
-    deadline = time.monotonic() + timeout
-    with (
-        _http().stream("GET", address, headers=headers, timeout=timeout) as response,
-        part.open("wb") as file,
-    ):
+def _download(address: str, client: LabelStudio, part: Path, limits: ImageLimits) -> None:
+    deadline = time.monotonic() + limits.seconds
+    with closing(_answer(address, client, limits)) as response, part.open("wb") as file:
         response.raise_for_status()
-        if int(response.headers.get("content-length") or 0) > max_bytes:
-            raise ImageError(f"{_shown(address)}: larger than {max_bytes} bytes: import a smaller image")
-        received = 0
-        for chunk in response.iter_bytes():
-            received += len(chunk)
-            if received > max_bytes:
-                raise ImageError(f"{_shown(address)}: larger than {max_bytes} bytes: import a smaller image")
-            if time.monotonic() > deadline:
-                raise ImageError(f"{_shown(address)}: not there after {timeout:g} s: is the server overloaded?")
-            file.write(chunk)
+        most = int(limits.megabytes * 1e6)
+        received = int(response.headers.get("content-length") or 0)
+        if received <= most:
+            received = 0
+            for chunk in response.iter_bytes():
+                received += len(chunk)
+                if received > most:
+                    break
+                if time.monotonic() > deadline:
+                    slow = f"not there after {limits.seconds:g} s: is the server overloaded?"
+                    raise ImageError(f"{_shown(address)}: {slow}")
+                file.write(chunk)
+        if received > most:
+            raise ImageError(f"{_shown(address)}: larger than {limits.megabytes:g} MB: import a smaller image")
 
 
-def _check_image(part: Path, address: str) -> None:
+def _answer(address: str, client: LabelStudio, limits: ImageLimits) -> httpx.Response:
+    """The answer at the end of all redirects, its body not read yet; each address is checked before it is asked."""
+    studio = base_url(client)
+    headers = authorization(client) if _origin(address) == _origin(studio) else {}
+    request = _http().build_request("GET", address, headers=headers, timeout=limits.seconds)
+    for _ in range(1 + REDIRECTS):
+        url = str(request.url)
+        if request.url.scheme not in ("http", "https"):
+            raise ImageError(
+                f"{_shown(address)}: it redirects to {request.url.scheme}: only http and https are allowed"
+            )
+        _refuse(address, limits.refusal(url, studio))
+        response = _http().send(request, stream=True)
+        peer = response.extensions["network_stream"].get_extra_info("server_addr")
+        if refusal := limits.refusal_of_peer(url, studio, [peer[0]]):
+            response.close()
+            _refuse(address, refusal)
+        # httpx leaves the token out of the next request where that leaves the origin; a test watches it.
+        if response.next_request is None:
+            return response
+        response.close()
+        request = response.next_request
+    raise ImageError(f"{_shown(address)}: more than {REDIRECTS} redirects: correct the task's data")
+
+
+def _refuse(address: str, refusal: str | None) -> None:
+    if refusal:
+        raise ImageError(f"{_shown(address)}: {refusal}")
+
+
+def _check_image(part: Path, address: str, limits: ImageLimits) -> None:
     try:
         with Image.open(part, formats=FORMATS) as image:
+            size = image.size
             image.verify()
+    except Image.DecompressionBombError:
+        raise ImageError(f"{_shown(address)}: more than {MOST_MEGAPIXELS} megapixels: import a smaller image") from None
     # Pillow raises OSError, SyntaxError, ValueError, struct.error and more for broken files.
     except Exception as error:
         size = part.stat().st_size
@@ -146,6 +174,9 @@ def _check_image(part: Path, address: str) -> None:
             f"{_shown(address)}: what came ({size} bytes) is not a whole image ({cause}): "
             f"use one of {', '.join(FORMATS)}"
         ) from None
+    if size[0] * size[1] > limits.megapixels * 1e6:
+        most = f"more than {limits.megapixels:g} megapixels (TSP_IMAGE_MEGAPIXELS): import a smaller one"
+        raise ImageError(f"{_shown(address)}: an image of {size[0]} x {size[1]} pixels, {most}")
 
 
 def _origin(address: str) -> tuple[str, str | None, int | None]:

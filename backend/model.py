@@ -210,7 +210,7 @@ class TSPBackend(LabelStudioMLBase):
         try:
             if not isinstance(url, str) or not url:
                 raise ImageError(f"its data has no image under {config.image_key!r}.")
-            return read_image(fetch_image(url, self._client(), cache))
+            return read_image(fetch_image(url, self._client(), cache, self._service.image_limits))
         except (ImageError, DataError) as error:
             logger.warning("task %s is left unanswered: %s", task.get("id"), error)
             return None

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backend.image_limits import ImageLimits
 from backend.images import ImageError, fetch_image
 from backend.progress import Progress
 from backend.snapshot import Image
@@ -30,9 +31,10 @@ class Pool:
             not the training.
     """
 
-    def __init__(self, project: LabelStudioProject, cache: Path) -> None:
+    def __init__(self, project: LabelStudioProject, cache: Path, limits: ImageLimits) -> None:
         self._project = project
         self._cache = cache
+        self._limits = limits
         self._sizes = _Sizes(cache)
         self._numbers = {name: index + 1 for index, name in enumerate(project.classes)}
         self.labelled: list[Image] = []
@@ -55,7 +57,7 @@ class Pool:
     def _take(self, task: Task) -> None:
         key = str(task.id)
         try:
-            path = fetch_image(task.image_url, self._project.client, self._cache)
+            path = fetch_image(task.image_url, self._project.client, self._cache, self._limits)
             size = self._sizes.of(path)
         except (ImageError, DataError) as error:
             self.skipped[key] = str(error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from backend.image_limits import MOST_MEGAPIXELS, ImageLimits
 from backend.versions import Versions
 from tsp_model.files import write_json
 from tsp_model.settings import CHOICES, FIELD_NAMES, PRESETS, Settings, SettingsError, meant
@@ -52,6 +54,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("TSP_TRAIN_AFTER", "20", "train after so many new annotations; 0: only on Start training"),
     Variable("TSP_SHOW_THRESHOLD", "0.3", "class score above which an instance is shown to annotators"),
     Variable("TSP_CLUSTERS", "0", "groups of like images that next task goes round; 0: the lowest score comes first"),
+    Variable("TSP_IMAGE_HOSTS", "", "hosts of images besides Label Studio, by comma; * in a name: any public host"),
+    Variable("TSP_IMAGE_MEGAPIXELS", "64", f"largest image that is read, at most {MOST_MEGAPIXELS}"),
     Variable("TSP_PREDICT_SECONDS", "80", "seconds a /predict may take; tasks not done by then stay open"),
     Variable("TSP_BRUSH_CODEC", "fast", "codec of brush masks: fast, or sdk for the slow one of Label Studio's SDK"),
     Variable("TSP_PRESET", "paper", "settings of the method to start from: " + " or ".join(PRESETS)),
@@ -82,6 +86,7 @@ class ServiceSettings:
     train_after: int
     show_threshold: float
     clusters: int
+    image_limits: ImageLimits
     predict_seconds: float
     brush_codec: str
     preset: str
@@ -161,6 +166,10 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
         train_after=_number("TSP_TRAIN_AFTER", text["TSP_TRAIN_AFTER"], int, 0, 10**9),
         show_threshold=_number("TSP_SHOW_THRESHOLD", text["TSP_SHOW_THRESHOLD"], float, 0, 1),
         clusters=_number("TSP_CLUSTERS", text["TSP_CLUSTERS"], int, 0, MOST_CLUSTERS),
+        image_limits=ImageLimits(
+            hosts=_hosts(text["TSP_IMAGE_HOSTS"]),
+            megapixels=_number("TSP_IMAGE_MEGAPIXELS", text["TSP_IMAGE_MEGAPIXELS"], float, 0.001, MOST_MEGAPIXELS),
+        ),
         predict_seconds=_number("TSP_PREDICT_SECONDS", text["TSP_PREDICT_SECONDS"], float, 1, 3600),
         brush_codec=brush_codec(environ),
         preset=text["TSP_PRESET"],
@@ -249,6 +258,13 @@ def _number(name: str, value: Any, kind: type, low: float, high: float) -> Any:
     if not low <= number <= high:
         raise SettingsError(f"{name}={value} is out of range; use a value from {low} to {high}.")
     return number
+
+
+def _hosts(value: str) -> tuple[str, ...]:
+    hosts = tuple(name.strip().lower() for name in value.split(",") if name.strip())
+    if wrong := [name for name in hosts if not re.fullmatch(r"[\w.*:-]+", name)]:
+        raise SettingsError(f"TSP_IMAGE_HOSTS has {wrong[0]!r}, no name of a host; write it as images.example.org.")
+    return hosts
 
 
 def _url(value: str) -> str:

@@ -57,7 +57,7 @@ class CycleSteps:
         if self._service.basic_auth is not None:
             self._authorise(project)
         method = self._settings(project).method
-        pool = Pool(project, versions.root / "images").read(job)
+        pool = Pool(project, versions.root / "images", self._service.image_limits).read(job)
         snapshot = Snapshot(
             classes=project.classes,
             settings=method.to_dict(),
@@ -151,7 +151,7 @@ class CycleSteps:
             return {"message": "no version yet: the first training scores every task."}
         project = self._project(key)
         known = PredictionFile(self._file(key, active))
-        pool = Pool(project, versions.root / "images")
+        pool = Pool(project, versions.root / "images", self._service.image_limits)
         pool.read(job, lambda task: task.annotation is None and str(task.id) not in known)
         snapshot = Snapshot.read(versions.folder(active))
         scored = self._score(key, active, _image_set(snapshot, pool.unlabelled), job)

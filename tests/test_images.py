@@ -2,17 +2,22 @@
 
 import io
 import json
+import re
 import threading
+from types import SimpleNamespace
 
 import jwt
 import pytest
 from label_studio_sdk import LabelStudio
 from PIL import Image
 
+from backend import image_limits
+from backend.image_limits import ImageLimits
 from backend.images import ImageError, fetch_image
 from tests.web import Server
 
 TOKEN = "5ec2e7" * 6 + "0000"
+NAMED = ImageLimits(hosts=("127.0.0.1",))  # where `elsewhere` is; Label Studio's own port needs no name
 
 
 def picture(size=(8, 6), kind="PNG"):
@@ -65,8 +70,8 @@ def test_a_personal_access_token_is_exchanged_and_sent_as_bearer(studio, tmp_pat
 def test_other_hosts_never_see_the_token_not_even_after_a_redirect(studio, elsewhere, client, tmp_path):
     elsewhere.pages["/direct.png"] = elsewhere.pages["/redirected.png"] = (200, {}, picture())
     studio.pages["/away.png"] = (302, {"Location": f"{elsewhere.url}/redirected.png"}, b"")
-    fetch_image(f"{elsewhere.url}/direct.png", client, tmp_path)
-    fetch_image("/away.png", client, tmp_path)
+    fetch_image(f"{elsewhere.url}/direct.png", client, tmp_path, NAMED)
+    fetch_image("/away.png", client, tmp_path, NAMED)
     assert studio.asked[0].headers["Authorization"] == f"Token {TOKEN}"
     assert [request.path for request in elsewhere.asked] == ["/direct.png", "/redirected.png"]
     for request in elsewhere.asked:
@@ -78,7 +83,7 @@ def test_cookies_of_label_studio_do_not_reach_another_port(studio, elsewhere, cl
     studio.pages["/a.png"] = (200, {"Set-Cookie": "sessionid=secret; Path=/"}, picture())
     elsewhere.pages["/b.png"] = (200, {}, picture())
     fetch_image("/a.png", client, tmp_path)
-    fetch_image(f"{elsewhere.url}/b.png", client, tmp_path)
+    fetch_image(f"{elsewhere.url}/b.png", client, tmp_path, NAMED)
     assert "Cookie" not in elsewhere.asked[0].headers
 
 
@@ -102,6 +107,109 @@ def test_other_schemes_are_refused_before_anything_is_asked(url, cause, studio, 
     assert studio.asked == []
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "/data/local-files/?d=../../etc/passwd",
+        "/data/local-files/?d=a/%2e%2e/%2e%2e/etc/passwd",
+        "/data/local-files/?d=..%5c..%5cetc",
+        "/data/local-files/?d=%252e%252e/etc/passwd",
+        "/data/%2e%2e/x.png",
+    ],
+)
+def test_a_path_that_climbs_is_refused_before_anything_is_asked(url, studio, client, tmp_path):
+    with pytest.raises(ImageError, match="climbs out of its folder"):
+        fetch_image(url, client, tmp_path)
+    assert studio.asked == []
+
+
+def test_other_hosts_are_asked_nothing_unless_they_are_named_even_after_a_redirect(studio, elsewhere, client, tmp_path):
+    elsewhere.pages["/x.png"] = (200, {}, picture())
+    studio.pages["/away.png"] = (302, {"Location": f"{elsewhere.url}/x.png"}, b"")
+    for url in (f"{elsewhere.url}/x.png", "/away.png"):
+        with pytest.raises(ImageError, match="127.0.0.1 is neither Label Studio nor .* TSP_IMAGE_HOSTS"):
+            fetch_image(url, client, tmp_path)
+    assert elsewhere.asked == []
+    assert fetch_image("/away.png", client, tmp_path, NAMED).read_bytes() == picture()
+
+
+def test_redirects_end(studio, client, tmp_path):
+    studio.pages["/round.png"] = (302, {"Location": "/round.png"}, b"")
+    with pytest.raises(ImageError, match="more than 5 redirects"):
+        fetch_image("/round.png", client, tmp_path)
+    assert len(studio.asked) == 6
+
+
+ADDRESSES = {
+    "public.example.org": ["93.184.216.34"],
+    "inner.example.org": ["10.1.2.3"],
+    "both.example.org": ["93.184.216.34", "fd00::1"],
+    "mapped.example.org": ["::ffff:192.168.1.1"],
+    "metadata.example.org": ["169.254.169.254"],
+    "group.example.org": ["224.0.0.251"],
+    "2130706433": ["127.0.0.1"],
+}
+
+
+@pytest.mark.parametrize(
+    ("host", "hosts", "refused"),
+    [
+        ("studio.example.org", (), None),
+        ("public.example.org", (), "neither Label Studio nor"),
+        ("public.example.org", ("public.example.org",), None),
+        ("PUBLIC.example.org", ("public.example.org",), None),
+        ("public.example.org", ("example.org",), "neither Label Studio nor"),
+        ("public.example.org", ("*.example.org",), None),
+        ("public.example.org.evil.net", ("*.example.org",), "neither Label Studio nor"),
+        ("public.example.org", ("*",), None),
+        ("inner.example.org", ("*",), "leads into a private network .10.1.2.3."),
+        ("inner.example.org", ("*", "inner.example.org"), None),
+        ("both.example.org", ("*",), "private network .fd00::1."),
+        ("mapped.example.org", ("*",), "private network"),
+        ("metadata.example.org", ("*",), "private network"),
+        ("group.example.org", ("*",), "private network"),
+        ("2130706433", ("*",), "private network .127.0.0.1."),
+        ("nowhere.example.org", ("*",), "has no address"),
+    ],
+)
+def test_which_hosts_may_be_asked(host, hosts, refused, monkeypatch):
+    def lookup(name, port):
+        if name not in ADDRESSES:
+            raise OSError("Name or service not known")
+        return [(None, None, None, "", (address, 0)) for address in ADDRESSES[name]]
+
+    monkeypatch.setattr(image_limits, "socket", SimpleNamespace(getaddrinfo=lookup))
+    found = ImageLimits(hosts=hosts).refusal(f"https://{host}/x.png", "http://studio.example.org")
+    assert (found is None) == (refused is None)
+    assert refused is None or re.search(refused, found)
+
+
+def test_another_port_of_label_studios_host_is_another_host():
+    limits = ImageLimits()
+    assert limits.refusal("http://studio.example.org:8080/x", "http://studio.example.org:8080/") is None
+    assert limits.refusal("https://studio.example.org/x", "http://studio.example.org:8080/") is None
+    assert limits.refusal("http://studio.example.org:9000/x", "http://studio.example.org:8080/")
+
+
+def test_a_name_that_leads_elsewhere_once_it_was_checked_gives_nothing(elsewhere, client, tmp_path, monkeypatch):
+    elsewhere.pages["/x.png"] = (200, {}, picture())
+    public = SimpleNamespace(getaddrinfo=lambda name, port: [(None, None, None, "", ("93.184.216.34", 0))])
+    monkeypatch.setattr(image_limits, "socket", public)
+    with pytest.raises(ImageError, match="127.0.0.1 leads into a private network"):
+        fetch_image(f"{elsewhere.url}/x.png", client, tmp_path, ImageLimits(hosts=("127.*",)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_image_of_too_many_pixels_is_refused_by_its_header(studio, client, tmp_path):
+    buffer = io.BytesIO()
+    Image.new("1", (9000, 8000)).save(buffer, "PNG")
+    studio.pages["/bomb.png"] = (200, {}, buffer.getvalue())
+    with pytest.raises(ImageError, match="9000 x 8000 pixels, more than 64 megapixels .TSP_IMAGE_MEGAPIXELS."):
+        fetch_image("/bomb.png", client, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert fetch_image("/bomb.png", client, tmp_path, ImageLimits(megapixels=72)).exists()
+
+
 BROKEN = {
     "missing": ((404, {}, b"no"), "the server answered 404"),
     "no access": ((403, {}, b"no"), "the server answered 403"),
@@ -109,9 +217,9 @@ BROKEN = {
     "half a PNG": ((200, {}, picture((200, 200))[:-30]), "not a whole image"),
     "cut off": ((200, {"Content-Length": "5000"}, picture()), "is the server running"),
     "empty": ((200, {}, b""), "0 bytes"),
-    "announced too large": ((200, {"Content-Length": "999999"}, b""), "larger than 10000 bytes"),
-    "too large": ((200, {}, b"x" * 20_000), "larger than 10000 bytes"),
-    "to a file": ((302, {"Location": "file:///etc/passwd"}, b""), "unsupported protocol"),
+    "announced too large": ((200, {"Content-Length": "999999"}, b""), "larger than 0.01 MB"),
+    "too large": ((200, {}, b"x" * 20_000), "larger than 0.01 MB"),
+    "to a file": ((302, {"Location": "file:///etc/passwd"}, b""), "redirects to file"),
 }
 
 
@@ -119,7 +227,7 @@ BROKEN = {
 def test_broken_answers_leave_a_clear_line_and_no_file(name, studio, client, tmp_path):
     studio.pages["/x.png?sig=secret"], cause = BROKEN[name]
     with pytest.raises(ImageError, match=cause) as caught:
-        fetch_image("/x.png?sig=secret", client, tmp_path, max_bytes=10_000)
+        fetch_image("/x.png?sig=secret", client, tmp_path, ImageLimits(megabytes=0.01))
     message = str(caught.value)
     assert message.startswith(f"{studio.url}/x.png: ")
     assert "secret" not in message
@@ -137,11 +245,11 @@ def test_a_server_error_is_tried_again(studio, client, tmp_path):
 def test_a_server_that_is_not_there_or_too_slow_is_named(studio, elsewhere, client, tmp_path):
     elsewhere.close()
     with pytest.raises(ImageError, match="is the server running"):
-        fetch_image(f"{elsewhere.url}/x.png", client, tmp_path)
+        fetch_image(f"{elsewhere.url}/x.png", client, tmp_path, NAMED)
     released = threading.Event()
     studio.pages["/slow.png"] = lambda request: (released.wait(20), (200, {}, picture()))[1]
     with pytest.raises(ImageError, match="did not answer in time"):
-        fetch_image("/slow.png", client, tmp_path, timeout=0.2)
+        fetch_image("/slow.png", client, tmp_path, ImageLimits(seconds=0.2))
     released.set()
 
 

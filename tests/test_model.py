@@ -14,28 +14,15 @@ from backend.images import ImageError
 from backend.label_config import parse_label_config
 from backend.model import ModelCache, TSPBackend
 from backend.versions import UNTRAINED, Versions
+from tests.builders import new_version
 from tsp_model import checkpoints
 from tsp_model.execution import Execution
-from tsp_model.network import tsp_mask_rcnn
-from tsp_model.settings import Settings, SettingsError
+from tsp_model.settings import SettingsError
 
 PROJECT = {"id": 4, "created_at": "2023-11-14T22:13:20.123456Z"}
 KEY, OTHER = "4.1700000000", "5.1700000000"
 CONFIG = """<View><Image name="image" value="$image"/>
 <BrushLabels name="tag" toName="image"><Label value="PED"/><Label value="SRF"/></BrushLabels></View>"""
-SETTINGS = Settings.preset("tiny").override({"image_size": 64})
-
-
-def new_version(folder: Path, key: str, number: int = 1) -> str:
-    """A version whose random network finds things everywhere: its thresholds are low."""
-    versions = Versions(folder, key)
-    name = f"tsp-{number:04d}-20260101T000000"
-    with torch.random.fork_rng():
-        torch.manual_seed(number)
-        network = tsp_mask_rcnn(3, "tiny", image_size=64, detections_per_image=5, score_threshold=0.0)
-    checkpoints.save(versions.folder(name), network, {"classes": ["PED", "SRF"], "settings": SETTINGS.to_dict()})
-    versions.activate(name)
-    return name
 
 
 @pytest.fixture
@@ -44,7 +31,7 @@ def service(tmp_path, monkeypatch):
     image = tmp_path / "image.png"
     Image.linear_gradient("L").resize((64, 48)).save(image)
 
-    def fetch(url: str, client: object, cache: Path) -> Path:
+    def fetch(url: str, client: object, cache: Path, limits: object) -> Path:
         if url == "broken":
             raise ImageError("broken: not there")
         return image

@@ -28,6 +28,18 @@ def test_masks_and_boxes_are_torchvisions(size: tuple[int, int], count: int) -> 
     assert "masks" in target and target["masks"].shape[1:] == size, "the caller's stay as they are"
 
 
+@pytest.mark.parametrize(("size", "seen"), [((300, 1), (64, 1)), ((1, 65), (1, 64)), ((2, 20_000), (1, 64))], ids=str)
+def test_an_image_too_narrow_for_a_pixel_keeps_one(size: tuple[int, int], seen: tuple[int, int]) -> None:
+    resize = Resize(min_size=64, max_size=64, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    height, width = size
+    target = {"boxes": torch.tensor([[0.0, 0.0, width, height / 2]]), "masks": torch.ones(1, *size, dtype=torch.uint8)}
+    batch, (found,) = resize([torch.zeros(3, *size)], [target])
+    assert batch.image_sizes == [seen]
+    assert found["masks"].shape == (1, *seen)
+    assert found["boxes"].tolist() == [[0, 0, seen[1], seen[0] / 2]]
+    assert resize([torch.zeros(3, *size)])[0].image_sizes == [seen]
+
+
 def test_relative_intensities_forget_brightness_and_contrast() -> None:
     resize = Resize(min_size=64, max_size=64, image_mean=[0.5] * 3, image_std=[0.5] * 3, relative=True)
     image = torch.rand(3, 40, 60, generator=torch.Generator().manual_seed(0))

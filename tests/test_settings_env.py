@@ -51,6 +51,8 @@ def test_every_field_of_the_method_has_a_variable_and_the_preset_comes_first():
         ("TSP_TRAIN_AFTER", "2.5"),
         ("TSP_SHOW_THRESHOLD", "nan"),
         ("TSP_BRUSH_CODEC", "Fast"),
+        ("TSP_IMAGE_HOSTS", "images.example.org, https://example.org"),
+        ("TSP_IMAGE_MEGAPIXELS", "200"),
         ("TSP_PRESET", "huge"),
         ("TSP_EPOCHS", "many"),
         ("TSP_EPOCHS", "0"),
