@@ -140,7 +140,9 @@ def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
             raise BadRequest("`tasks` must be a list of tasks.")
         params = body.get("params") or {}
         versions = Versions(service.model_dir, _text(body, "project"))
-        backend = TSPBackend(project_id=versions.key, label_config=_text(body, "label_config"), service=service)
+        backend = TSPBackend(
+            project_id=versions.key, label_config=_text(body, "label_config"), service=service, jobs=jobs
+        )
         results = backend.predict(tasks, context=params.get("context"))
         return jsonify({"results": results, "model_version": versions.active() or UNTRAINED})
 

@@ -13,9 +13,9 @@ import inspect
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,51 +28,20 @@ from backend.events import handle
 from backend.images import ImageError, fetch_image
 from backend.jobs import Jobs
 from backend.label_config import LabelConfig, LabelConfigError, parse_label_config
-from backend.ordering import ScoreOf, score_of
 from backend.project import LabelStudioProject
-from backend.regions import to_regions
+from backend.serving import ActiveVersion, Image
 from backend.settings import ServiceSettings
 from backend.versions import UNTRAINED, Versions
 from tsp_model import checkpoints
-from tsp_model.acquisition import observing
+from tsp_model.ahead import ahead
 from tsp_model.data import DataError
 from tsp_model.data.image_set import read_image
-from tsp_model.execution import Execution
-from tsp_model.inference import BATCH_SIZE, Observe, predict
-from tsp_model.network import TSPMaskRCNN
-from tsp_model.predictions import Prediction
-from tsp_model.settings import Settings, SettingsError
+from tsp_model.inference import BATCH_SIZE
+from tsp_model.settings import SettingsError
 
 logger = logging.getLogger(__name__)
 
 _SECOND_GENERATION = "project_id" in inspect.signature(LabelStudioMLBase.__init__).parameters
-
-
-class ModelCache:
-    """The models last asked for, by folder. A version's weights never change, so nothing here grows old."""
-
-    def __init__(self, most: int = 2) -> None:
-        self._most = most
-        self._models: OrderedDict[tuple[Path, Execution], tuple[TSPMaskRCNN, dict[str, Any]]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, folder: Path, execution: Execution) -> tuple[TSPMaskRCNN, dict[str, Any]]:
-        """The model in `folder`, run as `execution` says, and its card; CheckpointError as checkpoints.load. Loaded
-        once, whoever asks."""
-        with self._lock:
-            wanted = folder, execution
-            if wanted not in self._models:
-                self._models[wanted] = checkpoints.load(*wanted)
-            self._models.move_to_end(wanted)
-            while len(self._models) > self._most:
-                self._models.popitem(last=False)
-            return self._models[wanted]
-
-
-MODELS = ModelCache()
-# One forward pass at a time: two would only share the same cores. Taken batch by batch, so that an annotator
-# who opens a task does not wait for somebody's whole selection.
-_FORWARD = threading.Lock()
 # Predictions in progress. The web service's other threads stay free for webhooks and /health.
 _PLACES = threading.BoundedSemaphore(6)
 
@@ -85,6 +54,7 @@ class TSPBackend(LabelStudioMLBase):
         label_config: the project's labeling configuration.
         train_output: what 1.0.9 kept of the last fit; not used.
         service: settings; None: those of the environment.
+        jobs: where jobs are asked for; None: the job database of `service`, opened when it is needed.
     """
 
     def __init__(
@@ -93,9 +63,11 @@ class TSPBackend(LabelStudioMLBase):
         label_config: str | None = None,
         train_output: Any = None,
         service: ServiceSettings | None = None,
+        jobs: Jobs | None = None,
         **options: Any,
     ) -> None:
         self._service = service or settings.load()
+        self._shared_jobs = jobs
         self._project = str(project_id) if project_id else ""
         self._config = label_config
         torch.set_num_threads(self._service.torch_threads)
@@ -134,7 +106,7 @@ class TSPBackend(LabelStudioMLBase):
             if version is None:
                 logger.info("project %s has no model yet; %d tasks are left unanswered", key or "?", len(tasks))
                 return nothing
-            return list(self._answers(tasks, key, version))
+            return self._answers(tasks, key, version)
         except (LabelConfigError, ProjectError, SettingsError, checkpoints.CheckpointError) as error:
             logger.error("%d tasks are left unanswered: %s", len(tasks), error)
             return nothing
@@ -149,12 +121,18 @@ class TSPBackend(LabelStudioMLBase):
         """
         event = kwargs.get("event") or next((one for one in args if isinstance(one, str)), "")
         data = kwargs.get("data") or next((one for one in args if isinstance(one, Mapping)), {})
-        jobs = Jobs(self._service.database_url, self._service.model_dir)
-        try:
+        with self._jobs() as jobs:
             outcome = handle(event, data, jobs, self._service)
-        finally:
-            jobs.close()
         return {"job_id": outcome.job_id} if outcome.job_id else {"reason": outcome.reason}
+
+    @contextmanager
+    def _jobs(self) -> Iterator[Jobs]:
+        jobs = self._shared_jobs or Jobs(self._service.database_url, self._service.model_dir)
+        try:
+            yield jobs
+        finally:
+            if jobs is not self._shared_jobs:
+                jobs.close()
 
     def _key(self, tasks: Sequence[Mapping[str, Any]]) -> str:
         """The project key, or "". A bare id is no key: a project made anew under it is another project."""
@@ -175,42 +153,49 @@ class TSPBackend(LabelStudioMLBase):
             return parse_label_config(self._config)
         return LabelStudioProject(self._client(), int(tasks[0]["project"])).config
 
-    def _answers(self, tasks: Sequence[Mapping[str, Any]], key: str, version: str) -> Iterator[Any]:
+    def _answers(self, tasks: Sequence[Mapping[str, Any]], key: str, name: str) -> list[Any]:
+        """What is known already; then, as long as there is time, what the network says; the worker scores the rest."""
         deadline = time.monotonic() + self._service.predict_seconds
         config = self._asked(tasks)
-        versions = Versions(self._service.model_dir, key)
         project = settings.for_project(self._service, settings.remembered_extra_params(self._service.model_dir, key))
-        shown = project.show_threshold
-        model, card = MODELS.get(versions.folder(version), Execution.choose(project.method))
-        method = Settings.from_dict(card["settings"])
-        above = min(shown, method.ranking_score_threshold)
-        observe, score = observing(method), _score_of(versions.folder(version))
-        for start in range(0, len(tasks), BATCH_SIZE):
-            if time.monotonic() > deadline:
-                left = len(tasks) - start
-                logger.warning("no time left after %d tasks; %d are left unanswered", start, left)
-                yield from ([] for _ in range(left))
-                return
-            batch = tasks[start : start + BATCH_SIZE]
-            images = [self._image(task, config, versions.root / "images") for task in batch]
-            found = iter(_detect(model, [image for image in images if image is not None], above, observe))
-            for task, image in zip(batch, images, strict=True):
-                if image is None:
-                    yield []
-                    continue
-                prediction = Prediction.from_detections(str(task.get("id")), next(found), method)
-                yield {
-                    "result": to_regions(prediction, card["classes"], config, shown),
-                    "score": score(prediction),
-                    "model_version": version,
-                }
+        version = ActiveVersion(Versions(self._service.model_dir, key), name, project)
+        # A single task is quicker predicted than looked for in the file of a whole pool.
+        scored = [version.scored(task) if len(tasks) > BATCH_SIZE else None for task in tasks]
+        answers = [
+            [] if one is None else version.answer(task, one, config) for task, one in zip(tasks, scored, strict=True)
+        ]
+        missing = [index for index, one in enumerate(scored) if one is None]
+        with ahead(lambda index: self._image(tasks[index], config, version, deadline), missing, BATCH_SIZE) as images:
+            for done in range(0, len(missing), BATCH_SIZE):
+                if time.monotonic() > deadline:
+                    self._leave_to_worker(key, len(missing) - done, len(tasks))
+                    break
+                batch = missing[done : done + BATCH_SIZE]
+                for index, found in zip(batch, version.predict([next(images) for _ in batch]), strict=True):
+                    if found is not None:
+                        answers[index] = version.answer(tasks[index], found, config)
+        return answers
 
-    def _image(self, task: Mapping[str, Any], config: LabelConfig, cache: Path) -> torch.Tensor | None:
+    def _leave_to_worker(self, key: str, left: int, asked: int) -> None:
+        logger.warning(
+            "no time left after %d tasks; the worker scores those of the other %d that need it", asked - left, left
+        )
+        with self._jobs() as jobs:
+            jobs.request("score", key)
+
+    def _image(
+        self, task: Mapping[str, Any], config: LabelConfig, version: ActiveVersion, deadline: float
+    ) -> Image | None:
+        """A task's image, in what time is left; None if it cannot be read, and the reason in the log."""
         url = (task.get("data") or {}).get(config.image_key)
+        limits = self._service.image_limits
+        seconds = min(limits.seconds, max(1.0, deadline - time.monotonic()))
         try:
             if not isinstance(url, str) or not url:
                 raise ImageError(f"its data has no image under {config.image_key!r}.")
-            return read_image(fetch_image(url, self._client(), cache, self._service.image_limits))
+            path = fetch_image(url, self._client(), version.images, replace(limits, seconds=seconds))
+            known = version.remembered(path)
+            return Image(path, known, None if known else read_image(path))
         except (ImageError, DataError) as error:
             logger.warning("task %s is left unanswered: %s", task.get("id"), error)
             return None
@@ -220,16 +205,3 @@ class TSPBackend(LabelStudioMLBase):
 def _connected(url: str, api_key: str) -> LabelStudio:
     """One client for all requests: making one asks the server who we are."""
     return connect(url, api_key)
-
-
-@functools.lru_cache(maxsize=16)
-def _score_of(folder: Path) -> ScoreOf:
-    """An active version's order does not change any more."""
-    return score_of(folder)
-
-
-def _detect(
-    model: TSPMaskRCNN, images: list[torch.Tensor], above: float, observe: Observe | None
-) -> list[dict[str, Any]]:
-    with _FORWARD:
-        return list(predict(model, images, paste=False, above=above, observe=observe))

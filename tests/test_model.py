@@ -1,7 +1,9 @@
 """TSPBackend on whichever generation of label-studio-ml is installed: who answers for whom, and with what."""
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -9,14 +11,18 @@ import torch
 from PIL import Image
 
 from backend import model as backend_model
-from backend import settings
+from backend import serving, settings
+from backend.answers import AnswerCache
 from backend.images import ImageError
+from backend.jobs import Jobs
 from backend.label_config import parse_label_config
-from backend.model import ModelCache, TSPBackend
+from backend.model import TSPBackend
 from backend.versions import UNTRAINED, Versions
-from tests.builders import new_version
+from tests.builders import new_version, prediction
 from tsp_model import checkpoints
+from tsp_model.cycle import PREDICTIONS
 from tsp_model.execution import Execution
+from tsp_model.predictions import write_predictions
 from tsp_model.settings import SettingsError
 
 PROJECT = {"id": 4, "created_at": "2023-11-14T22:13:20.123456Z"}
@@ -28,13 +34,13 @@ CONFIG = """<View><Image name="image" value="$image"/>
 @pytest.fixture
 def service(tmp_path, monkeypatch):
     service = settings.load({"MODEL_DIR": str(tmp_path / "models"), "TSP_SHOW_THRESHOLD": "0"})
-    image = tmp_path / "image.png"
-    Image.linear_gradient("L").resize((64, 48)).save(image)
 
     def fetch(url: str, client: object, cache: Path, limits: object) -> Path:
         if url == "broken":
             raise ImageError("broken: not there")
-        return image
+        if not (path := tmp_path / f"{url}.png").exists():
+            Image.linear_gradient("L").resize((64, 48)).save(path)
+        return path
 
     class Project:
         def __init__(self, client: object, project_id: int) -> None:
@@ -44,7 +50,8 @@ def service(tmp_path, monkeypatch):
     monkeypatch.setattr(backend_model, "fetch_image", fetch)
     monkeypatch.setattr(backend_model, "LabelStudioProject", Project)
     monkeypatch.setattr(backend_model, "_connected", lambda url, api_key: None)
-    monkeypatch.setattr(backend_model, "MODELS", ModelCache())
+    monkeypatch.setattr(serving, "MODELS", serving.ModelCache())
+    monkeypatch.setattr(serving, "ANSWERS", AnswerCache())
     return service
 
 
@@ -96,10 +103,56 @@ def test_a_new_version_is_taken_up_without_being_told(service):
 
 def test_what_is_not_ready_in_time_stays_open(service, monkeypatch):
     new_version(service.model_dir, KEY)
-    clock = iter(range(0, 10_000, 50))
-    monkeypatch.setattr(backend_model.time, "monotonic", lambda: next(clock))
-    answers = TSPBackend(project_id=KEY, label_config=CONFIG, service=service).predict(tasks(*"abcdefghij"))
-    assert [bool(answer) for answer in answers] == [True] * 4 + [False] * 6
+    clock, detect = [0.0], serving.predict
+
+    def slow(*args, **options):
+        clock[0] += 50  # seconds a batch, of the 80 that a request may take
+        return detect(*args, **options)
+
+    monkeypatch.setattr(backend_model, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(serving, "predict", slow)
+    backend = TSPBackend(project_id=KEY, label_config=CONFIG, service=service)
+    answers = backend.predict(tasks(*"abcdefghijklmn"))
+    assert [bool(answer) for answer in answers] == [True] * 8 + [False] * 6
+    # What was left is the worker's, and what was done is not done again: asked once more, the request goes further.
+    jobs = Jobs(service.database_url, service.model_dir)
+    assert jobs.last("score", KEY) == f"score-{KEY}-00001"
+    jobs.close()
+    again = backend.predict(tasks(*"abcdefghijklmn"))
+    assert all(again) and again[:8] == answers[:8]
+
+
+def test_a_selection_takes_what_the_worker_predicted_and_runs_the_network_for_the_rest(service, monkeypatch):
+    version = new_version(service.model_dir, KEY)
+    sure = prediction("", [(0.9, 0.8, 0.7)])
+    folder = Versions(service.model_dir, KEY).folder(version)
+    write_predictions(folder / PREDICTIONS, [replace(sure, key=str(task)) for task in (2, 3, 5, 6)])
+    seen: list[int] = []
+    detect = serving.predict
+    monkeypatch.setattr(
+        serving, "predict", lambda model, images, **more: seen.append(len(images)) or detect(model, images, **more)
+    )
+    backend = TSPBackend(project_id=KEY, label_config=CONFIG, service=service)
+    answers = backend.predict(tasks("a", "broken", "b", "c", "d", "broken", "e"))
+    assert sum(seen) == 3, "of tasks 1, 4 and 7"
+    assert all(answers), "what is predicted already needs no image any more"
+    assert {answers[place - 1]["score"] for place in (2, 3, 5, 6)} == {sure.image_score}
+    assert [region["score"] for region in answers[1]["result"]] == pytest.approx(sure.instance_scores)
+    ids = [answers[place - 1]["result"][0]["id"] for place in (2, 3, 5, 6)]
+    assert len(set(ids)) == 4, "regions of different tasks have different ids"
+
+
+def test_one_image_is_predicted_once_for_a_version(service, monkeypatch):
+    seen: list[int] = []
+    detect = serving.predict
+    monkeypatch.setattr(
+        serving, "predict", lambda model, images, **more: seen.append(len(images)) or detect(model, images, **more)
+    )
+    backend = TSPBackend(project_id=KEY, label_config=CONFIG, service=service)
+    for number in (1, 2):
+        new_version(service.model_dir, KEY, number)
+        first = backend.predict(tasks("a"))
+        assert backend.predict(tasks("a")) == first and sum(seen) == number
 
 
 def test_a_damaged_model_or_configuration_leaves_every_place_empty(service):
@@ -128,8 +181,8 @@ def test_the_cache_keeps_few_models_and_loads_each_once(tmp_path, monkeypatch):
         loads.append(folder.name + "+gather" * execution.gather)
         return torch.nn.Identity(), {}
 
-    monkeypatch.setattr(backend_model.checkpoints, "load", load)
-    cache = ModelCache(most=2)
+    monkeypatch.setattr(serving.checkpoints, "load", load)
+    cache = serving.ModelCache(most=2)
     for name in "ababcab":
         cache.get(tmp_path / name, Execution())
     assert loads == ["a", "b", "c", "a", "b"]

@@ -12,10 +12,10 @@ import pytest
 from label_studio_sdk import LabelStudio
 
 from backend import model as backend_model
-from backend import settings
+from backend import serving, settings
 from backend.image_limits import ImageLimits
 from backend.images import ImageError, fetch_image
-from backend.model import ModelCache, TSPBackend
+from backend.model import TSPBackend
 from backend.pool import Pool
 from backend.progress import Progress
 from backend.project import Task
@@ -78,7 +78,7 @@ def test_one_request_answers_the_good_ones_and_leaves_the_others_open(
 ) -> None:
     service = settings.load({"MODEL_DIR": str(tmp_path), "TSP_SHOW_THRESHOLD": "0", "LABEL_STUDIO_URL": studio.url})
     monkeypatch.setattr(backend_model, "_connected", lambda url, api_key: client_of(studio))
-    monkeypatch.setattr(backend_model, "MODELS", ModelCache())
+    monkeypatch.setattr(serving, "MODELS", serving.ModelCache())
     new_version(service.model_dir, KEY)
     backend = TSPBackend(project_id=KEY, label_config=CONFIG, service=service)
     tasks = [{"id": number, "data": {"image": f"/{number}.png"}} for number in range(len(strange))]

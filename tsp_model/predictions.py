@@ -227,6 +227,14 @@ def iterate_predictions(path: Path | str) -> Iterator[Prediction]:
     return (prediction for _, _, prediction in _lines(path))
 
 
+def read_line(text: bytes) -> Prediction | None:
+    """The prediction of a line of a predictions file; None if it is not a whole one."""
+    try:
+        return Prediction.from_dict(json.loads(text))
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
 def _lines(path: Path | str) -> Iterator[tuple[int, int, Prediction]]:
     """Where each line begins and ends, bytes, and its prediction."""
     if not Path(path).is_file():
