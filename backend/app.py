@@ -8,6 +8,7 @@ too, as label-studio-ml 2.x does: Label Studio tells a wrong password from a dea
 from __future__ import annotations
 
 import hmac
+import json
 import logging
 import threading
 from typing import Any
@@ -112,7 +113,9 @@ def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
     @app.route("/", methods=["GET"])
     @app.route("/health", methods=["GET"])
     def health() -> Response:
-        return jsonify({"status": "UP", "model_class": "TSPBackend"})
+        files = {key: Versions(service.model_dir, key).order_file for key in project_keys(service.model_dir)}
+        ordering = {key: json.loads(file.read_text(encoding="utf-8")) for key, file in files.items() if file.is_file()}
+        return jsonify({"status": "UP", "model_class": "TSPBackend", "ordering": ordering})
 
     @app.route("/setup", methods=["POST"])
     def setup() -> Response:

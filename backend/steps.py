@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from backend import settings
+from backend import settings, task_order
 from backend.clusters import keep_clusters, set_clusters
 from backend.connection import connect
 from backend.early import EarlySender
@@ -119,7 +119,7 @@ class CycleSteps:
         return {"pushed": pushed}
 
     def switch(self, key: str, version: str, job: Progress) -> dict[str, Any]:
-        """From now on `version` answers, here and in Label Studio's order of tasks."""
+        """From now on `version` answers, here and in Label Studio's order of tasks, of which the view is kept."""
         project, versions = self._project(key), self._versions(key)
         before = versions.active()
         versions.activate(version)  # first: Label Studio asks /setup for it as soon as it is told
@@ -128,6 +128,7 @@ class CycleSteps:
         except Exception:
             versions.activate(before)
             raise
+        task_order.settle(project, versions)
         return {}
 
     def due(self, key: str, job: Progress) -> dict[str, Any]:
@@ -140,6 +141,7 @@ class CycleSteps:
             seen = {image.annotation for image in Snapshot.read(versions.folder(active)).labelled}
         trained = (task.annotation for task in project.tasks() if task.annotation is not None)
         new = sum(state(annotation) not in seen for annotation in trained)
+        task_order.settle(project, versions)
         message = f"{new} of the {needed} new annotations that start a training."
         return {"due": 0 < needed <= new, "message": message}
 

@@ -97,6 +97,11 @@ class Versions:
         """Digest of the credentials that the project's webhooks were last told to send."""
         return self.root / "webhooks_authorised"
 
+    @property
+    def order_file(self) -> Path:
+        """Which order of tasks is in force, as backend.task_order found it last."""
+        return self.root / "order.json"
+
     def remove_incomplete(self) -> list[str]:
         """Delete what dead trainings left; only the project's running job may call this.
 

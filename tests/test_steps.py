@@ -100,6 +100,7 @@ def bench(tmp_path, monkeypatch):
 
     monkeypatch.setattr(backend_pool, "fetch_image", fetch)
     monkeypatch.setattr(backend_steps, "connect", lambda url, api_key: None)
+    monkeypatch.setattr(backend_steps.task_order, "settle", lambda project, versions: None)
     monkeypatch.setattr(backend_steps, "LabelStudioProject", lambda client, number: project)
     service = settings.load({"MODEL_DIR": str(tmp_path / "models")})
     return SimpleNamespace(

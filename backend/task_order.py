@@ -1,0 +1,65 @@
+"""In which order people meet the tasks, and a view of the Data Manager that has them by score whatever else is set.
+
+`next task` follows the scores if the project samples by uncertainty and its version is the active one. Label Studio
+draws it by chance among all of them where a project has several members of its own, as Enterprise's have (the
+community edition counts members by organisation only, and follows the scores for each of them; both read and tried on
+1.23.2). The view is exact for everybody.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from backend.connection import ProjectError, call
+from backend.project import LabelStudioProject
+from backend.versions import Versions
+from tsp_model.files import write_json
+
+logger = logging.getLogger(__name__)
+
+VIEW = "Most uncertain first"
+ORDERING = ["tasks:predictions_score"]
+UNCERTAINTY = "Uncertainty sampling"
+
+
+def keep_view(project: LabelStudioProject) -> int:
+    """The id of the view; it is made, as the first tab, if it is not there, and gets its order back if it lost it."""
+    views = call(project.client, "GET", "api/dm/views/", params={"project": project.project_id})
+    ours = next((view for view in views if view["data"].get("title") == VIEW), None)
+    if ours is None:
+        data = {"title": VIEW, "type": "list", "target": "tasks", "ordering": ORDERING}
+        ours = call(project.client, "POST", "api/dm/views/", json={"project": project.project_id, "data": data})
+        first = {"project": project.project_id, "ids": [ours["id"], *(view["id"] for view in views)]}
+        call(project.client, "POST", "api/dm/views/order/", json=first)
+    elif ours["data"].get("ordering") != ORDERING:
+        data = ours["data"] | {"ordering": ORDERING}
+        call(project.client, "PATCH", f"api/dm/views/{ours['id']}/", json={"data": data})
+    return ours["id"]
+
+
+def in_force(project: LabelStudioProject, active: str | None) -> dict[str, Any]:
+    """What `next task` does in a project, and why."""
+    values = call(project.client, "GET", f"api/projects/{project.project_id}/")
+    sampling, shown = values.get("sampling"), values.get("model_version")
+    if active is None:
+        reason = "there is no version yet: label some tasks and start a training"
+    elif sampling != UNCERTAINTY:
+        reason = f"the project's sampling is {sampling!r}: choose {UNCERTAINTY!r} under Settings > Annotation"
+    elif shown != active:
+        reason = f"the project is at version {shown!r} and {active} is active: start a training"
+    else:
+        return {"next_task": "lowest score first", "why": f"{UNCERTAINTY} by the scores of {active}", "view": VIEW}
+    return {"next_task": "not by score", "why": reason, "view": VIEW}
+
+
+def settle(project: LabelStudioProject, versions: Versions) -> None:
+    """Keep the view, and note which order is in force for whoever asks /health, which asks nobody.
+
+    An order that cannot be looked at is no reason for a job to fail.
+    """
+    try:
+        keep_view(project)
+        write_json(versions.order_file, in_force(project, versions.active()))
+    except ProjectError as error:
+        logger.warning("the view %r of project %s: %s", VIEW, versions.key, error)
