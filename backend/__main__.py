@@ -209,24 +209,17 @@ def _worker(service: ServiceSettings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     os.nice(NICE)
-    from backend.jobs import start_worker
+    from backend.jobs import Jobs, start_worker
     from backend.steps import CycleSteps
+    from backend.watch import Watch
 
     start_worker(service.database_url, service.model_dir, CycleSteps(service))
     print("worker ready", flush=True)
-    _warn_of_label_studio(service)
+    watch = Watch(service, Jobs(service.database_url, service.model_dir))
     while True:
-        signal.pause()
-
-
-def _warn_of_label_studio(service: ServiceSettings) -> None:
-    """Say at once what would otherwise fail the first job; Label Studio may also just not be up yet."""
-    from backend.connection import ProjectError, connect
-
-    try:
-        connect(service.label_studio_url, service.label_studio_api_key)
-    except ProjectError as error:
-        logging.warning("no job can run yet: %s", error)
+        # The first look also says at once what would otherwise fail the first job.
+        watch.look()
+        time.sleep(60 * service.look_minutes) if service.look_minutes else signal.pause()
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

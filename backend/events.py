@@ -52,14 +52,18 @@ def handle(action: str, payload: Mapping[str, Any], jobs: Jobs, service: Service
     if action in TRAIN:
         return Outcome(jobs.request("train", key_of(payload.get("project"))))
     if action in CHECK:
-        key = key_of(payload.get("project"))
-        try:
-            train_after = for_project(service, remembered_extra_params(service.model_dir, key)).train_after
-        except SettingsError as error:
-            return Outcome(None, str(error))
-        if not train_after:
-            return Outcome(None, "annotation events start no training in this project (train_after is 0).")
-        return Outcome(jobs.request("check", key))
+        return check(key_of(payload.get("project")), jobs, service)
     if action in SCORE:
         return Outcome(jobs.request("score", key_of(payload.get("project"))))
     return Outcome(None, f"{action} wakes nothing.")
+
+
+def check(key: str, jobs: Jobs, service: ServiceSettings) -> Outcome:
+    """Wake the job that looks whether there is enough new to train on, where the project wants one."""
+    try:
+        train_after = for_project(service, remembered_extra_params(service.model_dir, key)).train_after
+    except SettingsError as error:
+        return Outcome(None, str(error))
+    if not train_after:
+        return Outcome(None, "annotation events start no training in this project (train_after is 0).")
+    return Outcome(jobs.request("check", key))

@@ -52,6 +52,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("BASIC_AUTH_USER", "", "user name asked of Label Studio; empty like the password: no check"),
     Variable("BASIC_AUTH_PASS", "", "password asked of Label Studio"),
     Variable("TSP_TRAIN_AFTER", "20", "train after so many new annotations; 0: only on Start training"),
+    Variable("TSP_LOOK_MINUTES", "5", "minutes between looks for what no webhook told; 0: at the start only"),
     Variable("TSP_SHOW_THRESHOLD", "0.3", "class score above which an instance is shown to annotators"),
     Variable("TSP_CLUSTERS", "0", "groups of like images that next task goes round; 0: the lowest score comes first"),
     Variable("TSP_IMAGE_HOSTS", "", "hosts of images besides Label Studio, by comma; * in a name: any public host"),
@@ -84,6 +85,7 @@ class ServiceSettings:
     basic_auth_user: str
     basic_auth_pass: str
     train_after: int
+    look_minutes: float
     show_threshold: float
     clusters: int
     image_limits: ImageLimits
@@ -164,6 +166,7 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
         basic_auth_user=text["BASIC_AUTH_USER"],
         basic_auth_pass=text["BASIC_AUTH_PASS"],
         train_after=_number("TSP_TRAIN_AFTER", text["TSP_TRAIN_AFTER"], int, 0, 10**9),
+        look_minutes=_number("TSP_LOOK_MINUTES", text["TSP_LOOK_MINUTES"], float, 0, 1440),
         show_threshold=_number("TSP_SHOW_THRESHOLD", text["TSP_SHOW_THRESHOLD"], float, 0, 1),
         clusters=_number("TSP_CLUSTERS", text["TSP_CLUSTERS"], int, 0, MOST_CLUSTERS),
         image_limits=ImageLimits(
@@ -276,8 +279,10 @@ def _url(value: str) -> str:
 
 def remember_extra_params(model_dir: Path, key: str, extra_params: Mapping[str, Any] | None) -> None:
     """Keep what Label Studio's /setup sent for project `key`, for requests that do not carry it."""
-    if remembered_extra_params(model_dir, key) != (extra_params or {}):
-        write_json(_extra_params_file(model_dir, key), dict(extra_params or {}))
+    path = _extra_params_file(model_dir, key)
+    # Written if it says nothing, too: by its folder the worker knows of a project.
+    if not path.is_file() or remembered_extra_params(model_dir, key) != (extra_params or {}):
+        write_json(path, dict(extra_params or {}))
 
 
 def remembered_extra_params(model_dir: Path, key: str) -> dict[str, Any]:

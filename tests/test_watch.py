@@ -1,0 +1,110 @@
+"""What a webhook did not tell is found by looking, on the real server."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from label_studio_sdk import LabelStudio
+
+from backend import settings
+from backend.connection import call
+from backend.project import LabelStudioProject
+from backend.settings import ServiceSettings
+from backend.watch import Watch
+from scripts.label_studio import LabelStudioServer
+from tests.live import OLD, filled_project, open_task, push, regions
+from tsp_model.data.image_set import ImageSet
+
+
+class Jobs:
+    """Notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+
+    def request(self, kind: str, key: str) -> str:
+        self.asked.append((kind, key))
+        return f"{kind}-{key}-00001"
+
+
+@pytest.fixture
+def service(label_studio: LabelStudioServer, tmp_path: Path) -> ServiceSettings:
+    environ = {
+        "LABEL_STUDIO_URL": label_studio.url,
+        "LABEL_STUDIO_API_KEY": label_studio.api_key,
+        "MODEL_DIR": str(tmp_path / "models"),
+    }
+    return settings.load(environ)
+
+
+@pytest.fixture
+def watched(client: LabelStudio, images: ImageSet, service: ServiceSettings) -> tuple[LabelStudioProject, list[int]]:
+    """A project that was connected once: its /setup came."""
+    project, tasks = filled_project(client, images)
+    settings.remember_extra_params(service.model_dir, project.key, None)
+    return project, tasks
+
+
+def test_each_change_of_tasks_and_annotations_is_seen_once_and_nothing_else_is(
+    watched: tuple[LabelStudioProject, list[int]], images: ImageSet, service: ServiceSettings
+) -> None:
+    project, tasks = watched
+    jobs = Jobs()
+    watch = Watch(service, jobs)
+    both = [f"check-{project.key}-00001", f"score-{project.key}-00001"]
+    assert watch.look() == both, "at the start nothing is known"
+    assert watch.look() == []
+    made = project.submit_annotation(tasks[0], regions(project, images.items[0]))
+    assert watch.look() == both and watch.look() == []
+    call(project.client, "PATCH", f"api/annotations/{made}/", json={"result": []})
+    assert watch.look() == both and watch.look() == []
+    call(project.client, "DELETE", f"api/annotations/{made}/")
+    assert watch.look() == both and watch.look() == []
+    project.upload_images({"later": images.items[0].path})
+    assert watch.look() == both and watch.look() == []
+    call(project.client, "DELETE", f"api/tasks/{tasks[1]}/")
+    assert watch.look() == both and watch.look() == []
+    push(project, {tasks[2]: 0.5})
+    call(project.client, "PATCH", f"api/projects/{project.project_id}", json={"model_version": OLD})
+    open_task(project, tasks[2])
+    project.next_task()
+    assert watch.look() == [], "what the backend does itself, and reading, wakes nothing"
+
+
+def test_where_annotations_start_no_training_only_new_tasks_are_scored(
+    watched: tuple[LabelStudioProject, list[int]], service: ServiceSettings
+) -> None:
+    project, _ = watched
+    settings.remember_extra_params(service.model_dir, project.key, {"train_after": 0})
+    assert Watch(service, Jobs()).look() == [f"score-{project.key}-00001"]
+
+
+def test_a_project_that_is_gone_or_another_of_its_number_wakes_nothing(
+    watched: tuple[LabelStudioProject, list[int]], service: ServiceSettings
+) -> None:
+    project, _ = watched
+    settings.remember_extra_params(service.model_dir, f"{project.project_id}.1600000000", None)
+    assert {job.split("-")[1] for job in Watch(service, Jobs()).look()} == {project.key}
+    call(project.client, "DELETE", f"api/projects/{project.project_id}/")
+    assert Watch(service, Jobs()).look() == []
+
+
+def test_a_server_that_is_away_is_said_once_and_missed_changes_are_found_afterwards(
+    watched: tuple[LabelStudioProject, list[int]],
+    images: ImageSet,
+    service: ServiceSettings,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    project, tasks = watched
+    watch = Watch(service, Jobs())
+    assert watch.look()
+    watch._service = replace(service, label_studio_url="http://127.0.0.1:9")
+    with caplog.at_level(logging.WARNING):
+        assert watch.look() == watch.look() == []
+    assert len(caplog.records) == 1 and "no Label Studio answers" in caplog.text
+    project.submit_annotation(tasks[0], regions(project, images.items[0]))
+    watch._service = service
+    assert watch.look() == [f"check-{project.key}-00001", f"score-{project.key}-00001"]
