@@ -149,6 +149,13 @@ def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
         results = backend.predict(tasks, context=params.get("context"))
         return jsonify({"results": results, "model_version": versions.active() or UNTRAINED})
 
+    @app.route("/versions", methods=["POST"])
+    def activate_version() -> tuple[Response, int]:
+        body = _body()
+        versions = versions_of(service.model_dir, _text(body, "project"))
+        versions.want(_text(body, "version"))
+        return jsonify({"job_id": jobs.request("activate", versions.key)}), 202
+
     @app.route("/versions", methods=["GET"])
     def list_versions() -> Response:
         # Label Studio's own client sends no project: it then hears of every version that is here.

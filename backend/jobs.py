@@ -2,7 +2,9 @@
 
 Kinds of job, each for one project and one at a time per project:
 
-    train   pull -> train -> score -> push -> switch, each a step that is not repeated after a crash
+    train   pull -> train -> compare -> score -> push -> switch -> prune, each a step that a crash does not repeat; a
+            version that is worse than the active one ends at compare and is kept
+    activate  let another version answer: it catches up with the tasks that came later, then switch
     check   has Label Studio enough new annotations for a training? asks for `train` if so
     score   score the tasks that came after the active version
     connect let Label Studio's webhooks send the service's user and password
@@ -47,9 +49,13 @@ class Steps(Protocol):
 
     def pull(self, key: str, job: Progress) -> dict[str, Any]: ...
     def train(self, key: str, version: str, job: Progress) -> dict[str, Any]: ...
+    def compare(self, key: str, version: str, job: Progress) -> dict[str, Any]: ...
     def score(self, key: str, version: str, job: Progress) -> dict[str, Any]: ...
     def push(self, key: str, version: str, job: Progress) -> dict[str, Any]: ...
     def switch(self, key: str, version: str, job: Progress) -> dict[str, Any]: ...
+    def prune(self, key: str, job: Progress) -> dict[str, Any]: ...
+    def wanted(self, key: str, job: Progress) -> dict[str, Any]: ...
+    def catch_up(self, key: str, version: str, job: Progress) -> dict[str, Any]: ...
     def due(self, key: str, job: Progress) -> dict[str, Any]: ...
     def score_new(self, key: str, job: Progress) -> dict[str, Any]: ...
     def connect(self, key: str, job: Progress) -> dict[str, Any]: ...
@@ -219,8 +225,9 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
     def step(name: str, retry: bool = False) -> Any:
         return _step(dbos, steps, model_dir, name, retry)
 
-    train = step("train")  # the only one that asks Label Studio nothing
-    pull, score, push, switch = (step(name, retry=True) for name in ("pull", "score", "push", "switch"))
+    train, wanted = step("train"), step("wanted")  # these ask Label Studio nothing
+    pull, compare, score, push = (step(name, retry=True) for name in ("pull", "compare", "score", "push"))
+    switch, prune, catch_up = (step(name, retry=True) for name in ("switch", "prune", "catch_up"))
     due, score_new, connect = (step(name, retry=True) for name in ("due", "score_new", "connect"))
     ask = dbos.step(name="ask")(lambda kind, key: jobs.request(kind, key))
 
@@ -229,11 +236,24 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
             pulled = pull(job.job_id, key)
             version = pulled["version"]
             try:
-                for one in (train, score, push, switch):
-                    one(job.job_id, key, version)
+                train(job.job_id, key, version)
+                compared = compare(job.job_id, key, version)
+                if not compared["worse"]:
+                    for one in (score, push, switch):
+                        one(job.job_id, key, version)
             except Exception:
                 steps.abandon(key)
                 raise
+            message = compared["message"] if compared["worse"] else f"{version} is active."
+            job.result = {"version": version, "activated": not compared["worse"], "message": message}
+            prune(job.job_id, key)
+        return job.result
+
+    def activate_workflow(key: str) -> dict[str, Any]:
+        with _ending(model_dir, dbos.workflow_id) as job:
+            version = wanted(job.job_id, key)["version"]
+            for one in (catch_up, switch):
+                one(job.job_id, key, version)
             job.result = {"version": version, "message": f"{version} is active."}
         return job.result
 
@@ -259,6 +279,7 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
 
     workflows = {
         "train": train_workflow,
+        "activate": activate_workflow,
         "check": check_workflow,
         "score": score_workflow,
         "connect": connect_workflow,

@@ -54,14 +54,5 @@ def keep_order(versions: Versions, version: str, pool: Sequence[Image], labelled
     if not all(names) or len(set(names)) < len(names):
         names = [image.key for image in pool]
     key_of = dict(zip(names, (image.key for image in pool), strict=True))
-    cycle = _trainings(versions, version) + 1
+    cycle = len(versions.lineage(version)) + 1  # of Algorithm 1
     rank_pool(cycle, sorted(key_of), labelled, method, folder, key_of.__getitem__, later=True).write(folder)
-
-
-def _trainings(versions: Versions, version: str | None) -> int:
-    """How many trainings led to this version, its own included: its k in Algorithm 1."""
-    known, count = set(versions.list()), 0
-    while version in known:
-        count += 1
-        version = versions.card(version)["parent"]
-    return count

@@ -196,6 +196,11 @@ class LabelStudioProject:
         if found != version:
             raise ProjectError(f"project {self.project_id} stays at version {found!r} instead of {version!r}")
 
+    def forget(self, version: str) -> None:
+        """Delete the predictions of a version that orders no tasks any more."""
+        path = f"api/projects/{self.project_id}/model-versions/"
+        call(self.client, "DELETE", path, json={"model_version": version}, timeout=IMPORT_SECONDS)
+
     def point_connection(self, url: str) -> None:
         """Let the connection lead to `url`, where the backend answers now."""
         row = self.connection()

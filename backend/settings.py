@@ -53,6 +53,12 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("BASIC_AUTH_PASS", "", "password asked of Label Studio"),
     Variable("TSP_TRAIN_AFTER", "20", "train after so many new annotations; 0: only on Start training"),
     Variable("TSP_LOOK_MINUTES", "5", "minutes between looks for what no webhook told; 0: at the start only"),
+    Variable(
+        "TSP_KEEP_ASIDE",
+        "0.1",
+        "share of the labelled images kept out of training, once they are 30, so that no worse version is activated",
+    ),
+    Variable("TSP_KEEP_VERSIONS", "10", "versions of a project that are kept, the active one always; 0: all"),
     Variable("TSP_SHOW_THRESHOLD", "0.3", "class score above which an instance is shown to annotators"),
     Variable("TSP_CLUSTERS", "0", "groups of like images that next task goes round; 0: the lowest score comes first"),
     Variable("TSP_IMAGE_HOSTS", "", "hosts of images besides Label Studio, by comma; * in a name: any public host"),
@@ -65,7 +71,7 @@ VARIABLES: tuple[Variable, ...] = (
 BRUSH_CODECS = ("fast", "sdk")
 
 # Settings of the service that a project may override through its connection's extra_params.
-PROJECT_KEYS = ("train_after", "show_threshold", "clusters", "preset")
+PROJECT_KEYS = ("train_after", "keep_aside", "show_threshold", "clusters", "preset")
 MOST_CLUSTERS = 1000
 
 
@@ -86,6 +92,8 @@ class ServiceSettings:
     basic_auth_pass: str
     train_after: int
     look_minutes: float
+    keep_aside: float
+    keep_versions: int
     show_threshold: float
     clusters: int
     image_limits: ImageLimits
@@ -116,6 +124,7 @@ class ProjectSettings:
     """What counts for one project: the environment's values, overridden by its connection's extra_params."""
 
     train_after: int
+    keep_aside: float
     show_threshold: float
     clusters: int
     method: Settings
@@ -167,6 +176,8 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
         basic_auth_pass=text["BASIC_AUTH_PASS"],
         train_after=_number("TSP_TRAIN_AFTER", text["TSP_TRAIN_AFTER"], int, 0, 10**9),
         look_minutes=_number("TSP_LOOK_MINUTES", text["TSP_LOOK_MINUTES"], float, 0, 1440),
+        keep_aside=_number("TSP_KEEP_ASIDE", text["TSP_KEEP_ASIDE"], float, 0, 0.5),
+        keep_versions=_kept(text["TSP_KEEP_VERSIONS"]),
         show_threshold=_number("TSP_SHOW_THRESHOLD", text["TSP_SHOW_THRESHOLD"], float, 0, 1),
         clusters=_number("TSP_CLUSTERS", text["TSP_CLUSTERS"], int, 0, MOST_CLUSTERS),
         image_limits=ImageLimits(
@@ -197,8 +208,8 @@ def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None
 
     Args:
         service: the environment's settings.
-        extra_params: lower-case names: every field of tsp_model's Settings, train_after, show_threshold, clusters,
-            preset. A preset named here replaces the environment's preset and its TSP_<FIELD>s.
+        extra_params: lower-case names: every field of tsp_model's Settings, train_after, keep_aside, show_threshold,
+            clusters, preset. A preset named here replaces the environment's preset and its TSP_<FIELD>s.
     Raises:
         SettingsError: one line that names the unknown key or the value that cannot be used.
     """
@@ -210,6 +221,7 @@ def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None
         remedy = meant(unknown, (*PROJECT_KEYS, *FIELD_NAMES))
         raise SettingsError(f"extra_params of the connection has the unknown key {', '.join(unknown)}; {remedy}")
     train_after = given.pop("train_after", service.train_after)
+    keep_aside = given.pop("keep_aside", service.keep_aside)
     show_threshold = given.pop("show_threshold", service.show_threshold)
     clusters = given.pop("clusters", service.clusters)
     preset = given.pop("preset", None)
@@ -220,6 +232,7 @@ def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None
         raise SettingsError(f"extra_params of the connection: {error}") from None
     return ProjectSettings(
         train_after=_number("train_after", train_after, int, 0, 10**9),
+        keep_aside=_number("keep_aside", keep_aside, float, 0, 0.5),
         show_threshold=_number("show_threshold", show_threshold, float, 0, 1),
         clusters=_number("clusters", clusters, int, 0, MOST_CLUSTERS),
         method=method,
@@ -261,6 +274,13 @@ def _number(name: str, value: Any, kind: type, low: float, high: float) -> Any:
     if not low <= number <= high:
         raise SettingsError(f"{name}={value} is out of range; use a value from {low} to {high}.")
     return number
+
+
+def _kept(value: str) -> int:
+    kept = _number("TSP_KEEP_VERSIONS", value, int, 0, 10**9)
+    if kept == 1:
+        raise SettingsError("TSP_KEEP_VERSIONS=1 leaves nothing to go back to; keep 2 or more, or 0 for all.")
+    return kept
 
 
 def _hosts(value: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 from tsp_model.files import write_json
 
 NAME = "snapshot.json"
+LISTS = ("labelled", "unlabelled", "aside")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Snapshot:
         settings: of the method, as tsp_model's Settings.to_dict gives them.
         parent: the version that was active, or None.
         skipped: why a task is in neither list, by its id.
+        aside: labelled, too, but kept out of training; see backend.kept_aside.
     """
 
     classes: Sequence[str]
@@ -44,11 +46,12 @@ class Snapshot:
     labelled: Sequence[Image]
     unlabelled: Sequence[Image]
     skipped: Mapping[str, str] = field(default_factory=dict)
+    aside: Sequence[Image] = ()
 
     def write(self, folder: Path) -> None:
         """Keep it in `folder`, atomically."""
         values = {name: getattr(self, name) for name in ("classes", "settings", "parent", "skipped")}
-        for name in ("labelled", "unlabelled"):
+        for name in LISTS:
             values[name] = [vars(image) for image in getattr(self, name)]
         write_json(folder / NAME, values)
 
@@ -56,7 +59,7 @@ class Snapshot:
     def read(folder: Path) -> Snapshot:
         """The snapshot of a version's folder. Raises FileNotFoundError where there is none."""
         values = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        for name in ("labelled", "unlabelled"):
+        for name in LISTS:
             values[name] = [
                 Image(
                     key=image["key"],
@@ -65,6 +68,6 @@ class Snapshot:
                     annotation=image["annotation"],
                     name=image.get("name", ""),
                 )
-                for image in values[name]
+                for image in values.get(name, ())
             ]
         return Snapshot(**values)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import torch
 
 from backend import settings, task_order
 from backend.clusters import keep_clusters, set_clusters
-from backend.connection import connect
+from backend.connection import ProjectError, connect
 from backend.early import EarlySender
+from backend.kept_aside import LEAST, compared, split
 from backend.ordering import keep_order, known_at_once, score_of
 from backend.pool import Pool, state
 from backend.progress import Progress
@@ -28,12 +30,13 @@ from backend.webhooks import authorise
 from tsp_model.cycle import PREDICTIONS, complete_predictions, looked_at, train_cycle
 from tsp_model.data.image_set import ImageSet, Instance, Item
 from tsp_model.execution import Execution
-from tsp_model.files import write_text
+from tsp_model.files import write_json, write_text
 from tsp_model.predictions import Prediction, PredictionFile, iterate_predictions
 from tsp_model.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+COMPARISON = "comparison.json"  # with the version that answered when this one was new
 LEAST_EARLY, EARLY_CALLS = 100, 20  # predictions in a call while others are made, at least; calls, at most
 
 
@@ -58,13 +61,15 @@ class CycleSteps:
             self._authorise(project)
         method = self._settings(project).method
         pool = Pool(project, versions.root / "images", self._service.image_limits).read(job)
+        labelled, aside = split(pool.labelled, self._settings(project).keep_aside)
         snapshot = Snapshot(
             classes=project.classes,
             settings=method.to_dict(),
             parent=versions.active(),
-            labelled=pool.labelled,
+            labelled=labelled,
             unlabelled=pool.unlabelled,
             skipped=pool.skipped,
+            aside=aside,
         )
         if not snapshot.labelled:
             left_out = "; ".join(f"task {task}: {reason.rstrip('.')}" for task, reason in pool.skipped.items())
@@ -73,7 +78,8 @@ class CycleSteps:
         version = versions.new_name()
         versions.folder(version).mkdir(parents=True)
         snapshot.write(versions.folder(version))
-        job.note(version=version, labelled=len(snapshot.labelled), unlabelled=len(snapshot.unlabelled))
+        counts = {name: len(getattr(snapshot, name)) for name in ("labelled", "unlabelled", "aside")}
+        job.note(version=version, **counts)
         return {"version": version, "skipped": len(pool.skipped)}
 
     def train(self, key: str, version: str, job: Progress) -> dict[str, Any]:
@@ -92,6 +98,27 @@ class CycleSteps:
                 previous = PredictionFile(parent / PREDICTIONS, translation(known, snapshot.classes))
         card = train_cycle(labelled, unlabelled, previous, method, folder, job.update, parent)
         return {"counts": card["counts"]}
+
+    def compare(self, key: str, version: str, job: Progress) -> dict[str, Any]:
+        """Whether M_k is worse than the version that answers, on images that neither was trained on."""
+        versions = self._versions(key)
+        snapshot, active = Snapshot.read(versions.folder(version)), versions.active()
+        trained = set() if active is None else {one.key for one in Snapshot.read(versions.folder(active)).labelled}
+        aside = [one for one in snapshot.aside if one.key not in trained]
+        if active is None or len(aside) < LEAST:
+            return {"worse": False}
+        translated = translation(versions.card(active)["classes"], snapshot.classes)
+        execution = Execution.choose(self._settings(self._project(key)).method)
+        folders = versions.folder(active), versions.folder(version)
+        found = compared(*folders, _image_set(snapshot, aside), translated, execution, job.update)
+        comparison = {name: round(value, 4) for name, value in asdict(found).items()} | {"with": active}
+        write_json(versions.folder(version) / COMPARISON, comparison)
+        job.note(comparison=comparison)
+        message = (
+            f"{version} is kept and not activated: on {found.images} images that neither was trained on its AP50 is "
+            f"{found.after:.3f}, that of {active} {found.before:.3f} (difference {found.low:.3f} to {found.high:.3f})."
+        )
+        return {"worse": found.worse, "message": message}
 
     def score(self, key: str, version: str, job: Progress) -> dict[str, Any]:
         """M_k over the whole pool of unlabelled tasks: predictions.jsonl of the version.
@@ -138,7 +165,8 @@ class CycleSteps:
         active = versions.active()
         seen: set[str] = set()
         if active is not None:
-            seen = {image.annotation for image in Snapshot.read(versions.folder(active)).labelled}
+            snapshot = Snapshot.read(versions.folder(active))
+            seen = {image.annotation for image in (*snapshot.labelled, *snapshot.aside)}
         trained = (task.annotation for task in project.tasks() if task.annotation is not None)
         new = sum(state(annotation) not in seen for annotation in trained)
         task_order.settle(project, versions)
@@ -147,18 +175,44 @@ class CycleSteps:
 
     def score_new(self, key: str, job: Progress) -> dict[str, Any]:
         """Predictions of the active version for unlabelled tasks that came after it."""
-        versions = self._versions(key)
-        active = versions.active()
+        active = self._versions(key).active()
         if active is None:
             return {"message": "no version yet: the first training scores every task."}
-        project = self._project(key)
-        known = PredictionFile(self._file(key, active))
+        return self.catch_up(key, active, job)
+
+    def wanted(self, key: str, job: Progress) -> dict[str, Any]:
+        """The version that somebody asked to activate."""
+        version = self._versions(key).wanted()
+        if version is None:
+            raise JobError(f"nobody asked for a version of project {key}; name one.")
+        return {"version": version}
+
+    def catch_up(self, key: str, version: str, job: Progress) -> dict[str, Any]:
+        """Predictions of `version` for the unlabelled tasks that it has none of, to Label Studio with the others."""
+        versions, project = self._versions(key), self._project(key)
+        path = self._file(key, version)
+        path.touch()  # a version that was kept and not activated has predicted nothing yet
+        known = PredictionFile(path)
         pool = Pool(project, versions.root / "images", self._service.image_limits)
         pool.read(job, lambda task: task.annotation is None and str(task.id) not in known)
-        snapshot = Snapshot.read(versions.folder(active))
-        scored = self._score(key, active, _image_set(snapshot, pool.unlabelled), job)
+        snapshot = Snapshot.read(versions.folder(version))
+        scored = self._score(key, version, _image_set(snapshot, pool.unlabelled), job)
+        keep_order(versions, version, pool.unlabelled, _image_set(snapshot, snapshot.labelled))
         # All of them: a job that died between scoring and pushing left some on this disk only.
-        return {"scored": scored, **self.push(key, active, job)}
+        return {"scored": scored, **self.push(key, version, job)}
+
+    def prune(self, key: str, job: Progress) -> dict[str, Any]:
+        """Old versions go, here and their predictions in Label Studio; the active one never does. What cannot go now
+        goes after the next training."""
+        versions, pruned = self._versions(key), []
+        try:
+            for version in versions.surplus(self._service.keep_versions):
+                self._project(key).forget(version)
+                versions.prune(version)
+                pruned.append(version)
+        except (ProjectError, OSError) as error:
+            logger.warning("an old version of project %s stays for now: %s", key, error)
+        return {"pruned": pruned}
 
     def connect(self, key: str, job: Progress) -> dict[str, Any]:
         """With basic authentication set, let the project's webhooks send it."""

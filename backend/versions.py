@@ -2,6 +2,7 @@
 
     MODEL_DIR/<project key>/versions/<version>/{card.json, model.safetensors, predictions.jsonl, ...}
     MODEL_DIR/<project key>/active          the active version's name, replaced atomically
+    MODEL_DIR/<project key>/wanted          the name of the version that somebody asked to activate
 
 A project key is Label Studio's own "<id>.<seconds of creation>": one made anew under an old id is another
 project. A version counts once its card.json is there, which is written last; anything else is the rest of a
@@ -18,10 +19,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tsp_model.files import write_text
+from tsp_model.files import write_json, write_text
 
 # What /setup answers before the first training; no prediction ever has this version.
 UNTRAINED = "untrained"
+PRUNED = "pruned.json"  # the card of a version of which nothing else is left
 
 _KEY = re.compile(r"[0-9]+\.[0-9]+")
 _VERSION = re.compile(r"tsp-([0-9]{4,})-[0-9]{8}T[0-9]{6}")
@@ -45,7 +47,7 @@ class Versions:
         self.key = key
         self.root = Path(model_dir) / key
         self._folder = self.root / "versions"
-        self._pointer = self.root / "active"
+        self._pointer, self._wanted = self.root / "active", self.root / "wanted"
 
     def folder(self, version: str) -> Path:
         """Where `version` lives, whether it is there or not; VersionError for what is no version's name."""
@@ -85,6 +87,40 @@ class Versions:
         self.card(version)
         write_text(self._pointer, version + "\n")
 
+    def want(self, version: str) -> None:
+        """Ask for `version` to be activated, by the job that does so; VersionError if it is not complete."""
+        self.card(version)
+        write_text(self._wanted, version + "\n")
+
+    def wanted(self) -> str | None:
+        """The version that was asked for last, or None."""
+        return self._wanted.read_text(encoding="utf-8").strip() if self._wanted.is_file() else None
+
+    def lineage(self, version: str | None) -> list[str]:
+        """`version` and those it came from, newest first, pruned ones too; as far as they are known."""
+        found: list[str] = []
+        while version is not None and (card := self._card_of(version)) is not None:
+            found.append(version)
+            version = card["parent"]
+        return found
+
+    def surplus(self, keep: int) -> list[str]:
+        """Complete versions beyond the newest `keep`, oldest first, without the active one; none if `keep` is 0."""
+        old = self.list()[:-keep] if keep else []
+        active = self.active()
+        return [version for version in old if version != active]
+
+    def prune(self, version: str) -> None:
+        """Delete a version but for its card, by which later ones know where they came from.
+
+        Raises VersionError for the active one.
+        """
+        if version == self.active():
+            raise VersionError(f"{version} is active; activate another version before it is deleted.")
+        folder = self.folder(version)
+        write_json(folder / PRUNED, self.card(version))
+        self._empty(folder)
+
     def new_name(self, now: datetime | None = None) -> str:
         """A name that no version of this project had: tsp-<counter>-<UTC time>. Unfinished versions count
         too."""
@@ -107,10 +143,28 @@ class Versions:
 
         Returns: the names removed.
         """
-        gone = [name for name in self._names() if not (self._folder / name / "card.json").is_file()]
-        for name in gone:
-            shutil.rmtree(self._folder / name)
+        gone = []
+        for name in list(self._names()):
+            folder = self._folder / name
+            if (folder / PRUNED).is_file():
+                self._empty(folder)
+            elif not (folder / "card.json").is_file():
+                shutil.rmtree(folder)
+                gone.append(name)
         return gone
+
+    @staticmethod
+    def _empty(folder: Path) -> None:
+        """Finish pruning. The card first: without it the version is no complete one any more."""
+        (folder / "card.json").unlink(missing_ok=True)
+        for entry in folder.iterdir():
+            if entry.name != PRUNED:
+                entry.unlink()
+
+    def _card_of(self, version: str) -> dict[str, Any] | None:
+        """The card of a version that is complete or pruned."""
+        files = (self.folder(version) / name for name in ("card.json", PRUNED))
+        return next((json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()), None)
 
     def _names(self) -> Iterator[str]:
         if self._folder.is_dir():

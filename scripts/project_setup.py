@@ -61,8 +61,9 @@ def create_project(client: LabelStudio, title: str, classes: Sequence[str], plan
                 "url": plan.backend_url,
                 "title": "TSP",
                 "is_interactive": False,
-                # The script decides when to train, so annotation events do not; the score alone says what comes next.
-                "extra_params": plan.method | {"train_after": 0, "clusters": 0},
+                # The script decides when to train, so annotation events do not; the score alone says what comes next;
+                # Algorithm 1 trains on every label.
+                "extra_params": plan.method | {"train_after": 0, "clusters": 0, "keep_aside": 0},
                 **_guarded(),
             },
         )

@@ -39,9 +39,16 @@ class Steps:
     def train(self, key, version, job):
         job.update({"done": 1, "total": 2, "loss": 0.5, "eta_seconds": 3.0})
         return self._do("train", key)
+    def compare(self, key, version, job):
+        return {"worse": (folder / "worse").exists(), "message": "it is worse.", **self._do("compare", key)}
     def score(self, key, version, job): return self._do("score", key)
     def push(self, key, version, job): return self._do("push", key)
     def switch(self, key, version, job): return self._do("switch", key)
+    def prune(self, key, job): return self._do("prune", key)
+    def wanted(self, key, job):
+        self._do("wanted", key)
+        return {"version": (folder / "wanted").read_text()}
+    def catch_up(self, key, version, job): return self._do("catch_up " + version, key)
     def due(self, key, job): return {"due": (folder / "due").exists(), **self._do("due", key)}
     def score_new(self, key, job): return self._do("score_new", key)
     def connect(self, key, job): return {"found": True, **self._do("connect", key)}
@@ -50,6 +57,9 @@ class Steps:
 start_worker(f"sqlite:///{folder}/jobs.sqlite", folder, Steps())
 threading.Event().wait()
 """
+
+
+TRAINING = ("pull", "train", "compare", "score", "push", "switch", "prune")
 
 
 class Bench:
@@ -139,8 +149,8 @@ def test_a_request_during_a_training_means_exactly_one_more(bench):
     assert bench.jobs.request("train", KEY) == second
     bench.release("train")
     assert bench.ended(first)["version"] == "tsp-0001-20260101T000000"
-    assert set(bench.ended(second)["seconds"]) == {"pull", "train", "score", "push", "switch"}
-    assert bench.log() == [f"{step} {KEY}" for step in ("pull", "train", "score", "push", "switch")] * 2
+    assert set(bench.ended(second)["seconds"]) == set(TRAINING)
+    assert bench.log() == [f"{step} {KEY}" for step in TRAINING] * 2
 
 
 def test_kill_9_in_a_training_repeats_only_the_step_that_died(bench):
@@ -155,7 +165,7 @@ def test_kill_9_in_a_training_repeats_only_the_step_that_died(bench):
     bench.release("train")
     bench.worker()
     assert bench.ended(job_id)["status"] == "SUCCESS"
-    assert bench.log()[:6] == [f"{step} {KEY}" for step in ("pull", "train", "train", "score", "push", "switch")]
+    assert bench.log()[: 1 + len(TRAINING)] == [f"{step} {KEY}" for step in ("pull", "train", *TRAINING[1:])]
     assert bench.ended(after)["status"] == "SUCCESS"
 
 
@@ -165,10 +175,30 @@ def test_a_failing_step_ends_the_job_with_one_line_and_the_next_job_runs(bench):
     job_id = bench.jobs.request("train", KEY)
     state = bench.ended(job_id)
     assert (state["status"], state["error"]) == ("ERROR", "score cannot go on; do something")
-    assert bench.log() == [f"{step} {KEY}" for step in ("pull", "train", "score", "abandon")]
+    assert bench.log() == [f"{step} {KEY}" for step in ("pull", "train", "compare", "score", "abandon")]
     (bench.folder / "fail-score").unlink()
     assert bench.ended(bench.jobs.request("train", KEY))["status"] == "SUCCESS"
     assert "Traceback" not in (bench.folder / "stderr").read_text()
+
+
+def test_a_version_that_is_worse_is_kept_and_the_status_says_so(bench):
+    (bench.folder / "worse").touch()
+    bench.worker()
+    state = bench.ended(bench.jobs.request("train", KEY))
+    assert (state["status"], state["activated"], state["message"]) == ("SUCCESS", False, "it is worse.")
+    assert bench.log() == [f"{step} {KEY}" for step in ("pull", "train", "compare", "prune")], "nothing is abandoned"
+    (bench.folder / "worse").unlink()
+    assert bench.ended(bench.jobs.request("train", KEY))["activated"] is True
+
+
+def test_activating_reads_what_is_wanted_when_its_turn_comes(bench):
+    (bench.folder / "wanted").write_text("tsp-0001-20260101T000000")
+    asked = bench.jobs.request("activate", KEY)
+    (bench.folder / "wanted").write_text("tsp-0002-20260101T000000")
+    assert bench.jobs.request("activate", KEY) == asked
+    bench.worker()
+    assert bench.ended(asked)["message"] == "tsp-0002-20260101T000000 is active."
+    assert bench.log() == [f"wanted {KEY}", f"catch_up tsp-0002-20260101T000000 {KEY}", f"switch {KEY}"]
 
 
 def test_a_check_asks_for_a_training_only_when_one_is_due(bench):

@@ -55,7 +55,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 @pytest.fixture(scope="module")
 def trained(client: LabelStudio, backend: BackendProcess, images: ImageSet) -> tuple[Loop, list[int], str]:
-    """A project with a first version, its tasks (the first two are annotated) and the version; tests add to it."""
+    """What `trained_on` makes; tests add to it."""
+    return trained_on(client, backend, images)
+
+
+def trained_on(client: LabelStudio, backend: BackendProcess, images: ImageSet) -> tuple[Loop, list[int], str]:
+    """A project with a first version, its tasks (the first two are annotated) and the version."""
     project, tasks = filled_project(client, images.subset(images.keys[:5]))
     connect_backend(project, backend.url, extra_params=CURIOUS)
     loop = Loop(project, backend)
@@ -133,6 +138,32 @@ def watch_training(loop: Loop, old: str, task: int) -> None:
         assert answer["model_version"] == answer["results"][0]["model_version"] == told == old
         seen += 1
     assert seen > 0
+
+
+def test_going_back_to_a_version_takes_the_order_and_tasks_that_came_later_along(
+    client: LabelStudio, backend: BackendProcess, images: ImageSet
+) -> None:
+    loop, tasks, first = trained_on(client, backend, images)
+    project = loop.project
+    before = project.scores()
+    project.submit_annotation(tasks[2], regions(project, images.items[2]))
+    second = loop.train()
+    late = project.upload_images({item.key: item.path for item in images.items[5:6]})
+    loop.settle()
+    assert project_values(project)["model_version"] == second
+    answer = loop.post("/versions", {"project": str(project.project_id), "version": first})
+    assert answer.status_code == 202
+    assert loop.ended("activate", 1)["version"] == first
+    assert project_values(project)["model_version"] == project.connection()["title"] == first
+    assert loop.setup() == loop.versions.active() == first
+    after = project.scores()
+    assert after.keys() == before.keys() | set(late.values())
+    assert {task: after[task] for task in before} == before
+    assert project.next_task() == min(after.keys() - {tasks[2]}, key=after.get)
+    health = requests.get(f"{loop.backend.url}/health", timeout=30).json()
+    assert health["ordering"][project.key]["why"].endswith(f"by the scores of {first}")
+    refused = loop.post("/versions", {"project": str(project.project_id), "version": "tsp-0099-20260101T000000"})
+    assert refused.status_code == 400 and "has no version" in refused.json()["error"]
 
 
 def test_tasks_that_come_later_are_scored_without_a_hand(

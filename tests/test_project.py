@@ -249,6 +249,16 @@ def test_large_pushes_go_in_several_calls(
     assert [len(predictions_of(project, task)) for task in tasks] == [1] * 5
 
 
+def test_a_version_is_forgotten_and_others_stay(client: LabelStudio, images: ImageSet) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:2]))
+    for version in (OLD, NEW):
+        push(project, dict.fromkeys(tasks, 0.5), version)
+    project.forget(OLD)
+    project.forget(OLD)  # what is gone already is no error
+    for task in tasks:
+        assert [one["model_version"] for one in predictions_of(project, task)] == [NEW]
+
+
 def test_what_was_deleted_since_it_was_scored_is_left_out(client: LabelStudio, images: ImageSet) -> None:
     project, tasks = filled_project(client, images.subset(images.keys[:3]))
     call(client, "DELETE", f"api/tasks/{tasks[1]}/")

@@ -53,6 +53,8 @@ def test_every_field_of_the_method_has_a_variable_and_the_preset_comes_first():
         ("TSP_BRUSH_CODEC", "Fast"),
         ("TSP_IMAGE_HOSTS", "images.example.org, https://example.org"),
         ("TSP_IMAGE_MEGAPIXELS", "200"),
+        ("TSP_KEEP_VERSIONS", "1"),
+        ("TSP_KEEP_ASIDE", "0.6"),
         ("TSP_PRESET", "huge"),
         ("TSP_EPOCHS", "many"),
         ("TSP_EPOCHS", "0"),
@@ -77,7 +79,7 @@ def test_the_brush_codec_is_known_to_scripts_too():
 
 def test_a_project_overrides_what_the_environment_says():
     service = settings.load({"TSP_EPOCHS": "7", "TSP_TRAIN_AFTER": "20", "TSP_CLUSTERS": "4"})
-    assert settings.for_project(service, None) == settings.ProjectSettings(20, 0.3, 4, service.method)
+    assert settings.for_project(service, None) == settings.ProjectSettings(20, 0.1, 0.3, 4, service.method)
     assert settings.for_project(service, {"clusters": 0}).clusters == 0
     project = settings.for_project(service, {"train_after": 0, "beta": 0.05, "epochs": "3", "show_threshold": 0.5})
     assert (project.train_after, project.show_threshold) == (0, 0.5)

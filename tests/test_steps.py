@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from backend import kept_aside, settings
 from backend import pool as backend_pool
-from backend import settings
 from backend import steps as backend_steps
+from backend.connection import ProjectError
 from backend.images import ImageError
 from backend.progress import Progress
 from backend.snapshot import Snapshot
@@ -26,6 +27,7 @@ from tests.builders import disc_set, prediction
 from tsp_model import cycle
 from tsp_model.acquisition import STRATEGIES
 from tsp_model.cycle import score_pool
+from tsp_model.data.image_set import Item
 from tsp_model.predictions import read_predictions
 from tsp_model.settings import SettingsError
 
@@ -64,9 +66,17 @@ class Project:
 
     def annotate(self, *numbers: int, stamp: str = "2026-01-01") -> None:
         for number in numbers:
-            item = self.truth.items[number - 1]
-            self._tasks[number].annotation = {"id": number, "updated_at": stamp}
-            self._tasks[number].instances = tuple((self.classes[one.label - 1], one.rle) for one in item.instances)
+            self.annotate_as(number, self.truth.items[number - 1], stamp)
+
+    def annotate_as(self, number: int, item: Item, stamp: str = "2026-01-01") -> None:
+        """With the labels of an image of the truth."""
+        self._tasks[number].annotation = {"id": number, "updated_at": stamp}
+        self._tasks[number].instances = tuple((self.classes[one.label - 1], one.rle) for one in item.instances)
+
+    def forget(self, version: str) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        del self.pushed[version]
 
     def add(self, path: str) -> int:
         number = len(self._tasks) + 1
@@ -351,3 +361,122 @@ def test_a_label_that_was_added_first_in_the_configuration_moves_the_pseudo_labe
     run_training(bench)
     bench.project.classes = ("ring", "disc", "box")
     assert bench.versions.card(run_training(bench))["classes"] == ["ring", "disc", "box"]
+
+
+def compared_on(bench, monkeypatch, aside: int, keys: range = range(6, 26)) -> Snapshot:
+    """Two versions and then the comparison, with `aside` images kept aside among many tasks of few images."""
+    monkeypatch.setattr(backend_steps, "LEAST", aside)
+    monkeypatch.setattr(kept_aside, "LEAST", aside)
+    bench.project.params["keep_aside"] = 0.3
+    truth = bench.project.truth.items
+    for number in keys:
+        bench.project.add(truth[number % len(truth)].path.as_posix())
+        bench.project.annotate_as(number, truth[number % len(truth)])
+    first = run_training(bench)
+    second = bench.steps.pull(KEY, bench.job)["version"]
+    bench.steps.train(KEY, second, bench.job)
+    assert bench.versions.active() == first
+    return Snapshot.read(bench.versions.folder(second))
+
+
+def test_images_kept_aside_are_trained_on_by_no_version_and_are_no_new_ones(bench, monkeypatch):
+    snapshot = compared_on(bench, monkeypatch, aside=4)
+    aside, labelled = ({image.key for image in images} for images in (snapshot.aside, snapshot.labelled))
+    assert len(aside) >= 4 and len(labelled) == 20 - len(aside) and not aside & labelled
+    first = Snapshot.read(bench.versions.folder(bench.versions.active()))
+    assert {image.key for image in first.aside} == aside, "the same ones each time"
+    assert not bench.steps.due(KEY, bench.job)["due"], "what is kept aside was seen"
+    counts = bench.versions.card(snapshot_version(bench))["counts"]
+    assert counts["labelled_images"] == len(labelled)
+
+
+def snapshot_version(bench) -> str:
+    return bench.versions.list()[-1]
+
+
+def test_too_few_images_are_not_kept_aside(bench, monkeypatch):
+    snapshot = compared_on(bench, monkeypatch, aside=30)
+    assert snapshot.aside == [] and len(snapshot.labelled) == 20
+    assert bench.steps.compare(KEY, snapshot_version(bench), bench.job) == {"worse": False}
+
+
+@pytest.mark.parametrize("spoiled", ["new", "old"])
+def test_a_new_version_is_worse_only_if_it_lost_on_images_neither_was_trained_on(bench, monkeypatch, spoiled):
+    compared_on(bench, monkeypatch, aside=4)
+    old, new = bench.versions.active(), snapshot_version(bench)
+    seen: list[str] = []
+
+    def found(folder: Path, images, *arguments, **options):
+        """The truth, or nothing at all from the spoiled one."""
+        seen.extend(images.keys)
+        for item in images.items:
+            boxes = [] if folder.name == {"old": old, "new": new}[spoiled] else item.instances
+            made = prediction(item.key, [(0.9, 0.9, 0.9)] * len(boxes))
+            yield dataclasses.replace(
+                made, labels=[one.label for one in boxes], counts=[one.rle["counts"] for one in boxes]
+            )
+
+    monkeypatch.setattr(kept_aside, "score_pool", found)
+    result = bench.steps.compare(KEY, new, bench.job)
+    assert result["worse"] == (spoiled == "new")
+    assert set(seen) == {image.key for image in Snapshot.read(bench.versions.folder(new)).aside}
+    kept = json.loads((bench.versions.folder(new) / "comparison.json").read_text())
+    assert {kept["before"], kept["after"]} == {0.0, 1.0} and kept["with"] == old
+    assert f"{new} is kept and not activated: on {len(set(seen))} images" in result["message"]
+
+
+def test_images_that_the_active_version_was_trained_on_tell_nothing(bench, monkeypatch):
+    bench.project.annotate(1, 2)
+    truth = bench.project.truth.items
+    for number in range(6, 26):
+        bench.project.add(truth[number % len(truth)].path.as_posix())
+        bench.project.annotate_as(number, truth[number % len(truth)])
+    run_training(bench)  # before there were enough to keep some aside
+    monkeypatch.setattr(backend_steps, "LEAST", 4)
+    monkeypatch.setattr(kept_aside, "LEAST", 4)
+    bench.project.params["keep_aside"] = 0.3
+    version = bench.steps.pull(KEY, bench.job)["version"]
+    bench.steps.train(KEY, version, bench.job)
+    assert Snapshot.read(bench.versions.folder(version)).aside
+    assert bench.steps.compare(KEY, version, bench.job) == {"worse": False}
+
+
+def test_an_older_version_catches_up_with_new_tasks_before_it_answers_again(bench):
+    bench.project.annotate(1, 2)
+    first = run_training(bench)
+    run_training(bench)
+    late = bench.project.add(bench.project.truth.items[0].path.as_posix())
+    bench.versions.want(first)
+    assert bench.steps.wanted(KEY, bench.job) == {"version": first}
+    assert bench.steps.catch_up(KEY, first, bench.job) == {"scored": 1, "pushed": 1}
+    assert set(bench.project.pushed[first]) == {"3", "4", "5", str(late)}
+    bench.steps.switch(KEY, first, bench.job)
+    assert bench.versions.active() == first and bench.project.switched[-1] == first
+
+
+def test_a_version_that_was_kept_only_can_be_activated_later(bench):
+    bench.project.annotate(1, 2)
+    run_training(bench)
+    kept = bench.steps.pull(KEY, bench.job)["version"]
+    bench.steps.train(KEY, kept, bench.job)  # worse: nothing was scored or pushed
+    assert bench.steps.catch_up(KEY, kept, bench.job) == {"scored": 3, "pushed": 3}
+
+
+def test_nobody_asked_for_a_version(bench):
+    with pytest.raises(JobError, match="nobody asked for a version"):
+        bench.steps.wanted(KEY, bench.job)
+
+
+def test_old_versions_go_here_and_in_label_studio_and_what_cannot_go_now_goes_later(bench, monkeypatch, caplog):
+    monkeypatch.setattr(bench.steps, "_service", dataclasses.replace(bench.steps._service, keep_versions=2))
+    bench.project.annotate(1, 2)
+    first, second = run_training(bench), run_training(bench)
+    assert bench.steps.prune(KEY, bench.job) == {"pruned": []}
+    third = run_training(bench)
+    bench.project.refusal = ProjectError("no Label Studio answers")
+    assert bench.steps.prune(KEY, bench.job) == {"pruned": []} and first in bench.versions.list()
+    assert "stays for now: no Label Studio answers" in caplog.text
+    bench.project.refusal = None
+    assert bench.steps.prune(KEY, bench.job) == {"pruned": [first]}
+    assert bench.versions.list() == [second, third] and set(bench.project.pushed) == {second, third}
+    assert bench.versions.lineage(third) == [third, second, first]

@@ -1,10 +1,11 @@
 """Model versions on disk: what counts as a version, which one answers, and what a dead training leaves."""
 
+import json
 from datetime import datetime, timezone
 
 import pytest
 
-from backend.versions import VersionError, Versions, project_key, project_keys
+from backend.versions import PRUNED, VersionError, Versions, project_key, project_keys
 
 KEY = "3.1700000000"
 NOW = datetime(2026, 11, 24, 1, 2, 3, tzinfo=timezone.utc)
@@ -13,7 +14,9 @@ NOW = datetime(2026, 11, 24, 1, 2, 3, tzinfo=timezone.utc)
 def finished(versions: Versions, number: int) -> str:
     name = f"tsp-{number:04d}-20260101T000000"
     versions.folder(name).mkdir(parents=True)
-    (versions.folder(name) / "card.json").write_text('{"classes": ["a"]}')
+    parent = versions.list()[-1] if versions.list() else None
+    (versions.folder(name) / "card.json").write_text(json.dumps({"classes": ["a"], "parent": parent}))
+    (versions.folder(name) / "model.safetensors").write_bytes(bytes(9))
     return name
 
 
@@ -101,3 +104,42 @@ def test_a_damaged_card_is_one_line_that_names_the_file(tmp_path):
 )
 def test_the_key_is_the_one_label_studio_makes(created):
     assert project_key(4, created) == "4.1700000000"
+
+
+def test_old_versions_are_pruned_but_for_their_cards_and_the_active_one_never(tmp_path):
+    versions = Versions(tmp_path, KEY)
+    names = [finished(versions, number) for number in range(1, 7)]
+    versions.activate(names[1])
+    assert versions.surplus(0) == [] == versions.surplus(9)
+    assert versions.surplus(3) == [names[0], names[2]], "the second one is active"
+    for name in versions.surplus(3):
+        versions.prune(name)
+    assert versions.list() == [names[1], *names[3:]]
+    assert [path.name for path in versions.folder(names[2]).iterdir()] == [PRUNED]
+    with pytest.raises(VersionError, match="is active"):
+        versions.prune(names[1])
+    with pytest.raises(VersionError, match="no version"):
+        versions.activate(names[0])
+    assert versions.active() == names[1]
+    assert versions.lineage(names[5]) == names[::-1], "where a version came from is known still"
+    assert versions.new_name(NOW).startswith("tsp-0007-"), "no name comes twice"
+
+
+def test_pruning_that_was_killed_is_finished_and_never_looks_like_a_version(tmp_path):
+    versions = Versions(tmp_path, KEY)
+    first, second = finished(versions, 1), finished(versions, 2)
+    versions.activate(second)
+    folder = versions.folder(first)
+    (folder / PRUNED).write_bytes((folder / "card.json").read_bytes())  # killed after the first of its steps
+    assert versions.remove_incomplete() == []
+    assert [path.name for path in folder.iterdir()] == [PRUNED] and versions.list() == [second]
+
+
+def test_only_a_complete_version_can_be_wanted(tmp_path):
+    versions = Versions(tmp_path, KEY)
+    first = finished(versions, 1)
+    assert versions.wanted() is None
+    versions.want(first)
+    with pytest.raises(VersionError, match="no version"):
+        versions.want("tsp-0009-20260101T000000")
+    assert Versions(tmp_path, KEY).wanted() == first
