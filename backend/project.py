@@ -190,16 +190,24 @@ class LabelStudioProject:
             ProjectError: the project does not follow.
         """
         self._change_connection(self.connection(), title=version)
+        self._order_by(version)
+
+    def forget(self, version: str, active: str | None) -> None:
+        """Delete the predictions of `version`, which orders no tasks any more, and let `active` order them still.
+
+        Label Studio takes the project's version away with those of any version, if it is the connection's title.
+        """
+        path = f"api/projects/{self.project_id}/model-versions/"
+        call(self.client, "DELETE", path, json={"model_version": version}, timeout=IMPORT_SECONDS)
+        if active is not None:
+            self._order_by(active)
+
+    def _order_by(self, version: str) -> None:
         if self._project()["model_version"] != version:
             call(self.client, "PATCH", f"api/projects/{self.project_id}", json={"model_version": version})
         found = self._project()["model_version"]
         if found != version:
             raise ProjectError(f"project {self.project_id} stays at version {found!r} instead of {version!r}")
-
-    def forget(self, version: str) -> None:
-        """Delete the predictions of a version that orders no tasks any more."""
-        path = f"api/projects/{self.project_id}/model-versions/"
-        call(self.client, "DELETE", path, json={"model_version": version}, timeout=IMPORT_SECONDS)
 
     def point_connection(self, url: str) -> None:
         """Let the connection lead to `url`, where the backend answers now."""

@@ -207,7 +207,7 @@ class CycleSteps:
         versions, pruned = self._versions(key), []
         try:
             for version in versions.surplus(self._service.keep_versions):
-                self._project(key).forget(version)
+                self._project(key).forget(version, versions.active())
                 versions.prune(version)
                 pruned.append(version)
         except (ProjectError, OSError) as error:

@@ -22,9 +22,11 @@ from tests.live import (
     CLASSES,
     NEW,
     OLD,
+    connect_backend,
     filled_project,
     new_project,
     predictions_of,
+    project_values,
     push,
     regions,
     scored,
@@ -249,14 +251,20 @@ def test_large_pushes_go_in_several_calls(
     assert [len(predictions_of(project, task)) for task in tasks] == [1] * 5
 
 
-def test_a_version_is_forgotten_and_others_stay(client: LabelStudio, images: ImageSet) -> None:
+def test_a_version_is_forgotten_while_another_goes_on_ordering_the_tasks(
+    client: LabelStudio, images: ImageSet, backend: Server
+) -> None:
     project, tasks = filled_project(client, images.subset(images.keys[:2]))
+    connect_backend(project, backend.url)
     for version in (OLD, NEW):
         push(project, dict.fromkeys(tasks, 0.5), version)
-    project.forget(OLD)
-    project.forget(OLD)  # what is gone already is no error
-    for task in tasks:
-        assert [one["model_version"] for one in predictions_of(project, task)] == [NEW]
+    backend.answers = NEW
+    project.switch(NEW)
+    for _ in range(2):  # what is gone already is no error
+        project.forget(OLD, NEW)
+        assert project_values(project)["model_version"] == NEW
+        for task in tasks:
+            assert [one["model_version"] for one in predictions_of(project, task)] == [NEW]
 
 
 def test_what_was_deleted_since_it_was_scored_is_left_out(client: LabelStudio, images: ImageSet) -> None:

@@ -73,7 +73,8 @@ class Project:
         self._tasks[number].annotation = {"id": number, "updated_at": stamp}
         self._tasks[number].instances = tuple((self.classes[one.label - 1], one.rle) for one in item.instances)
 
-    def forget(self, version: str) -> None:
+    def forget(self, version: str, active: str | None) -> None:
+        assert active in self.pushed and active != version
         if self.refusal is not None:
             raise self.refusal
         del self.pushed[version]

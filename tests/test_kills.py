@@ -1,0 +1,203 @@
+"""kill -9 at random moments of train -> compare -> score -> push -> switch -> prune: nothing is lost or half done."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from label_studio_sdk import LabelStudio
+from safetensors.torch import load_file
+
+from backend.connection import call
+from backend.project import LabelStudioProject
+from backend.snapshot import Snapshot
+from backend.steps import _image_set
+from backend.versions import Versions
+from scripts.backend_process import BackendProcess
+from scripts.label_studio import LabelStudioServer
+from scripts.processes import free_port
+from tests.builders import disc_set
+from tests.live import (
+    LIMIT_SECONDS,
+    QUICK,
+    connect_backend,
+    filled_project,
+    predictions_of,
+    project_values,
+    regions,
+    until,
+)
+from tsp_model.checkpoints import WEIGHTS
+from tsp_model.cycle import TRAINING_STATE, train_cycle
+from tsp_model.data.image_set import ImageSet
+from tsp_model.settings import Settings
+
+# Long enough to be hit in every phase; one thread, so that a training can be repeated to the last bit.
+SLOW = QUICK | {"TSP_EPOCHS": "20", "TORCH_THREADS": "1", "TSP_TRAIN_AFTER": "1", "TSP_KEEP_VERSIONS": "2"}
+PHASES = ("pull", "train", "compare", "score", "push", "switch", "prune")
+KILLS_A_JOB = 3  # one that takes its worker down five times is given up
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    return disc_set(tmp_path_factory.mktemp("images"), 40)
+
+
+@pytest.fixture
+def backend(label_studio: LabelStudioServer, tmp_path: Path) -> Iterator[BackendProcess]:
+    with BackendProcess(tmp_path, free_port(), label_studio.url, label_studio.api_key, **SLOW) as process:
+        yield process
+
+
+class Annotator:
+    """Submits the next annotation each time, whether the backend is up or not."""
+
+    def __init__(self, project: LabelStudioProject, tasks: list[int], images: ImageSet) -> None:
+        self.project = project
+        self._left = list(zip(tasks, images.items, strict=True))
+        self.done: set[str] = set()
+
+    def annotate(self) -> None:
+        task, item = self._left.pop(0)
+        self.project.submit_annotation(task, regions(self.project, item))
+        self.done.add(str(task))
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_kill_9_loses_nothing(client: LabelStudio, backend: BackendProcess, images: ImageSet, kills: int) -> None:
+    rng = random.Random(kills)
+    project, tasks = filled_project(client, images)
+    connect_backend(project, backend.url)
+    versions = Versions(backend.model_dir, project.key)
+    annotator = Annotator(project, tasks, images)
+    for _ in range(3):
+        annotator.annotate()
+    hit = Counter()
+    for number in range(kills):
+        hit[reach(backend, rng.choice(PHASES))] += 1
+        kill(backend, rng.choice(["web", "worker"]))
+        check_whole(project, versions)
+        annotator.annotate()  # nobody hears of it
+        backend.__enter__()
+        if number % KILLS_A_JOB == KILLS_A_JOB - 1:
+            settled(versions, annotator)
+    settled(versions, annotator)
+    until(lambda: len(versions.list()) <= 2, "old versions to go, killed or not")
+    check_whole(project, versions)
+    assert project_values(project)["model_version"] == versions.active() == versions.list()[-1]
+    assert len(annotator.done) == 3 + kills == project_values(project)["total_annotations_number"]
+    print(f"killed in {dict(hit)}")
+
+
+def test_a_training_that_was_killed_ends_as_an_unbroken_one(
+    client: LabelStudio, backend: BackendProcess, images: ImageSet, tmp_path: Path
+) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:8]))
+    connect_backend(project, backend.url, extra_params={"train_after": 0})
+    versions = Versions(backend.model_dir, project.key)
+    annotator = Annotator(project, tasks, images.subset(images.keys[:8]))
+    for _ in range(4):
+        annotator.annotate()
+    project.start_training()
+    for _ in range(2):
+        an_epoch_more(versions)
+        kill(backend, "worker")
+        backend.__enter__()
+    settled(versions, annotator)
+    folder = versions.folder(versions.active())
+    snapshot = Snapshot.read(folder)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        method = Settings.from_dict(dict(snapshot.settings))
+        images_of = (_image_set(snapshot, one) for one in (snapshot.labelled, snapshot.unlabelled))
+        train_cycle(*images_of, None, method, tmp_path / "unbroken")
+    finally:
+        torch.set_num_threads(before)
+    broken, unbroken = (load_file(one / WEIGHTS) for one in (folder, tmp_path / "unbroken"))
+    for name, value in unbroken.items():
+        torch.testing.assert_close(broken[name], value, rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def kill(backend: BackendProcess, part: str) -> None:
+    """-9 to all processes of a part; the supervisor then ends the rest."""
+    group = backend.process_group
+    for pid in processes_of(group):
+        if f"backend\0{part}\0" in command_of(pid):
+            os.kill(pid, signal.SIGKILL)
+    until(lambda: not processes_of(group), "the end of the service")
+    backend.__exit__(None, None, None)
+
+
+def processes_of(group: int) -> list[int]:
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in pids if group_of(pid) == group and command_of(pid)]
+
+
+def group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def command_of(pid: int) -> str:
+    """Empty for one that has ended and is not waited for yet."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def an_epoch_more(versions: Versions) -> None:
+    """Until a training has saved its state once more than now."""
+    (state,) = until(lambda: list((versions.root / "versions").glob(f"*/{TRAINING_STATE}")), "an epoch's end")
+    written = state.stat().st_mtime_ns
+    until(lambda: not state.exists() or state.stat().st_mtime_ns > written, "one more")
+
+
+def reach(backend: BackendProcess, phase: str) -> str:
+    """Wait until the newest training is in a phase or beyond it; where it is then."""
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while True:
+        states = sorted((backend.model_dir / "jobs").glob("train-*.json"))
+        state = json.loads(states[-1].read_text()) if states else {}
+        found = state.get("phase")
+        if found in PHASES[PHASES.index(phase) :] or state.get("status") == "SUCCESS":
+            return found if state["status"] == "RUNNING" else "after it"
+        assert time.monotonic() < deadline, f"waited for the phase {phase}: {state}"
+        time.sleep(0.002)
+
+
+def settled(versions: Versions, annotator: Annotator) -> None:
+    """Until the version that answers was trained on every annotation."""
+
+    def trained() -> bool:
+        active = versions.active()
+        if active is None or not (versions.folder(active) / "snapshot.json").is_file():
+            return False
+        return {image.key for image in Snapshot.read(versions.folder(active)).labelled} == annotator.done
+
+    until(trained, "a version with all annotations")
+
+
+def check_whole(project: LabelStudioProject, versions: Versions) -> None:
+    """No annotation is missing, no task has two predictions of a version, and the version that orders the tasks has
+    all of its predictions there."""
+    shown = project_values(project)["model_version"]
+    snapshot = Snapshot.read(versions.folder(shown)) if shown in versions.list() else None
+    for task in call(project.client, "GET", "api/tasks/", params={"project": project.project_id, "page_size": 100})[
+        "tasks"
+    ]:
+        found = Counter(one["model_version"] for one in predictions_of(project, task["id"]))
+        assert all(count == 1 for count in found.values()), f"task {task['id']} has {found}"
+        if snapshot is not None and str(task["id"]) in {image.key for image in snapshot.unlabelled}:
+            assert found[shown] == 1, f"task {task['id']} lacks a prediction of {shown}, which orders the tasks"
