@@ -18,7 +18,7 @@ from types import FrameType
 from typing import NoReturn
 
 from backend import settings
-from backend.jobs import unusable_sqlite
+from backend.job_database import put_aside_if_damaged, unusable_sqlite
 from backend.settings import ServiceSettings
 from tsp_model import memory
 from tsp_model.settings import SettingsError
@@ -43,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     reason = _cannot_start(service, options.part)
     if reason:
         return _say(reason, 1)
+    if options.part in ("all", "worker"):
+        _mend_jobs(service)
     if options.part == "all":
         return Supervisor(environ).run()
     if service.keep_memory:
@@ -96,6 +98,22 @@ def _cannot_start(service: ServiceSettings, part: str) -> str | None:
             "stop what uses the port or choose another with --port."
         )
     return None
+
+
+def _mend_jobs(service: ServiceSettings) -> None:
+    """A damaged job database is put aside, unless a worker runs on it already."""
+    with _lock_file(service).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return
+        if said := put_aside_if_damaged(service.database_url):
+            _say(said, 0)
+
+
+def _lock_file(service: ServiceSettings) -> Path:
+    """Held by the worker as long as it runs."""
+    return service.model_dir / "worker.lock"
 
 
 class Supervisor:
@@ -200,7 +218,7 @@ def _worker(service: ServiceSettings) -> int:
     """Runs jobs until a signal; killing it is safe at any time, the job goes on at the next start."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    lock = (service.model_dir / "worker.lock").open("w")
+    lock = _lock_file(service).open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

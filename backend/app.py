@@ -128,7 +128,10 @@ def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
         except LabelConfigError as error:
             raise BadRequest(str(error)) from None
         settings.for_project(service, body.get("extra_params"))
-        settings.remember_extra_params(service.model_dir, versions.key, body.get("extra_params"))
+        try:
+            settings.remember_extra_params(service.model_dir, versions.key, body.get("extra_params"))
+        except OSError as error:  # a full disk is no reason to stop answering with the version that is there
+            logger.error("the extra_params of project %s cannot be kept: %s", versions.key, one_line(error))
         if service.basic_auth and not _webhooks_authorised(versions, service):
             jobs.request("connect", versions.key)
         return jsonify({"model_version": versions.active() or UNTRAINED})

@@ -19,13 +19,12 @@ from __future__ import annotations
 
 import json
 import logging
-import sqlite3
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from backend import progress
+from backend.job_database import prepare_database
 from backend.progress import Progress, one_line
 from tsp_model import memory
 
@@ -154,23 +153,6 @@ class Jobs:
         if status == "ERROR":
             told["error"] = one_line(row.error) if row.error else f"The worker gave the job up ({row.status})."
         return told
-
-
-def unusable_sqlite() -> str | None:
-    """Why SQLite cannot hold the jobs under this Python, or None.
-
-    From Python 3.12 on DBOS stamps its rows with unixepoch('subsec'), which is NULL before SQLite 3.42.
-    """
-    if sys.version_info >= (3, 12) and sqlite3.sqlite_version_info < (3, 42):
-        return f"Python {sys.version_info[0]}.{sys.version_info[1]} comes with SQLite {sqlite3.sqlite_version} here"
-    return None
-
-
-def prepare_database(database_url: str) -> None:
-    """Quiet DBOS and make the folder of an SQLite database."""
-    logging.getLogger("dbos").setLevel(logging.WARNING)
-    if database_url.startswith("sqlite:///"):
-        Path(database_url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
 
 
 def start_worker(database_url: str, model_dir: Path, steps: Steps) -> None:

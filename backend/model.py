@@ -196,7 +196,7 @@ class TSPBackend(LabelStudioMLBase):
             path = fetch_image(url, self._client(), version.images, replace(limits, seconds=seconds))
             known = version.remembered(path)
             return Image(path, known, None if known else read_image(path))
-        except (ImageError, DataError) as error:
+        except (ImageError, DataError, OSError) as error:  # the last: a disk that is full or not to be written
             logger.warning("task %s is left unanswered: %s", task.get("id"), error)
             return None
 

@@ -22,6 +22,7 @@ from backend.connection import ProjectError, base_url, call
 from backend.label_config import parse_label_config
 from backend.regions import RLE, to_regions
 from backend.versions import project_key
+from tsp_model.data import some
 from tsp_model.predictions import Prediction
 
 T = TypeVar("T")
@@ -126,7 +127,7 @@ class LabelStudioProject:
             ProjectError: one does not fit the configuration, or the server stored fewer than were sent.
         """
         entries = self._entries(predictions, version, classes, show_threshold, score_of)
-        return sum(self._import_predictions(chunk) for chunk in _chunks(entries, len, a_call))
+        return sum(self._import_predictions(chunk, version) for chunk in _chunks(entries, len, a_call))
 
     def _entries(
         self,
@@ -147,7 +148,7 @@ class LabelStudioProject:
             wrong = interface.validate_prediction(entry, return_errors=True)
             if wrong:
                 raise ProjectError(f"the prediction of task {prediction.key} does not fit the project: {wrong[0]}")
-            yield json.dumps(entry | {"task": int(prediction.key)})
+            yield json.dumps({"task": int(prediction.key)} | entry)
 
     def without_cluster(self, version: str) -> Iterator[tuple[int, int]]:
         """(task, prediction) of each prediction of `version` that has no cluster; the server sends them whole."""
@@ -304,7 +305,7 @@ class LabelStudioProject:
                 return
             last = tasks[-1]["id"]
 
-    def _import_predictions(self, entries: list[str]) -> int:
+    def _import_predictions(self, entries: list[str], version: str) -> int:
         created = call(
             self.client,
             "POST",
@@ -314,8 +315,11 @@ class LabelStudioProject:
             timeout=IMPORT_SECONDS,
         )["created"]
         if created != len(entries):
+            lacking = {raw["id"] for raw in self._pages(TASKS_A_PAGE, [_lacks_version(version)], include="id")}
+            missing = [task for task in (json.loads(entry)["task"] for entry in entries) if task in lacking]
             raise ProjectError(
-                f"Label Studio stored {created} of {len(entries)} predictions; the missing ones did not pass its checks"
+                f"Label Studio stored {created} of {len(entries)} predictions; those of tasks {some(missing)} did not "
+                "pass its checks"
             )
         return created
 

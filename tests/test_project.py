@@ -319,7 +319,7 @@ def test_what_the_server_drops_in_silence_is_noticed_and_made_good_by_a_repetiti
     with monkeypatch.context() as bypassed:
         misdirected(bypassed, tasks[1])
         bypassed.setattr(LabelInterface, "validate_prediction", lambda *_, **__: [])
-        with pytest.raises(ProjectError, match="stored 2 of 3"):
+        with pytest.raises(ProjectError, match=f"stored 2 of 3 predictions; those of tasks {tasks[1]} did not"):
             push(project, dict.fromkeys(tasks, 0.5))
     assert push(project, dict.fromkeys(tasks, 0.5)) == 1
     assert [len(predictions_of(project, task)) for task in tasks] == [1, 1, 1]

@@ -16,8 +16,8 @@ from faster_coco_eval.core import mask as codec
 from faster_coco_eval.core.cocoeval import Params
 from faster_coco_eval.faster_eval_api_cpp import COCOevalEvaluateAccumulate, Dataset
 
-from tsp_model.data import DataError, masks
-from tsp_model.data.image_set import ImageSet, Item, some
+from tsp_model.data import DataError, masks, some
+from tsp_model.data.image_set import ImageSet, Item
 from tsp_model.estimate import Checked
 from tsp_model.predictions import Prediction
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import defaultdict
@@ -21,6 +22,8 @@ from tsp_model.inference import to_input
 from tsp_model.losses import semi_supervised_loss, supervised_loss, total_loss
 from tsp_model.network import TSPMaskRCNN
 from tsp_model.settings import Settings
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[dict[str, Any]], None]
 Example = tuple[Tensor, dict[str, Any]]
@@ -226,7 +229,11 @@ class _Run:
         """Take up the state at `path` where there is one; returns the epochs that are done."""
         if not path.exists():
             return 0
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:  # whatever a torn file makes of pickle and zip
+            log.warning("the training begins anew: its state %s is damaged (%s)", path, type(error).__name__)
+            return 0
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.terms, self.gradient_shares = state["terms"], state["gradient_shares"]

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tsp_model.data import DataError, masks
-from tsp_model.data.image_set import ImageSet, Instance, Item, image_size, some
+from tsp_model.data import DataError, masks, some
+from tsp_model.data.image_set import ImageSet, Instance, Item, image_size
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tsp_model.data import DataError, masks
+from tsp_model.data import DataError, masks, some
 
 __all__ = ["DataError", "ImageSet", "Instance", "Item", "image_size", "read_image"]
 
@@ -151,11 +151,6 @@ def image_size(path: Path | str) -> tuple[int, int]:
         reason = " ".join(str(error).split())
         raise DataError(f"cannot read the image {path}: {reason}; replace or remove it") from error
     return (width, height) if sideways else (height, width)
-
-
-def some(names: Sequence[object], most: int = 3) -> str:
-    """The first few of ``names``, for a message."""
-    return ", ".join(str(name) for name in names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _large(instances: Sequence[Instance], share: float) -> list[Instance]:

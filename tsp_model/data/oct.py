@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from tsp_model.data import DataError, masks
-from tsp_model.data.image_set import ImageSet, Instance, Item, image_size, some
+from tsp_model.data import DataError, masks, some
+from tsp_model.data.image_set import ImageSet, Instance, Item, image_size
 
 IMAGES, LABELS = "original_images", "label_images"
 CLASS_OF_GREY = {128: "PED", 191: "SRF", 255: "REA"}

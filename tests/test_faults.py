@@ -1,0 +1,193 @@
+"""What breaks beneath the service: a full disk, torn files, a damaged job database. The old version goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+from label_studio_sdk import LabelStudio
+from PIL import Image
+
+from backend import settings
+from backend.app import create_app
+from backend.images import fetch_image
+from backend.job_database import put_aside_if_damaged
+from backend.jobs import Jobs
+from scripts.processes import free_port
+from tests.builders import disc_set, new_version, prediction
+from tests.web import Server
+from tsp_model import checkpoints
+from tsp_model.cycle import TRAINING_STATE, train_cycle
+from tsp_model.predictions import read_predictions, write_predictions
+from tsp_model.settings import Settings
+
+KEY = "4.1700000000"
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = """<View><Image name="image" value="$image"/>
+<BrushLabels name="tag" toName="image"><Label value="PED"/></BrushLabels></View>"""
+
+
+@contextmanager
+def small_files(most: int) -> Iterator[None]:
+    """No file can grow beyond so many bytes: writing then fails as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# The job database
+
+
+def jobs_at(folder: Path) -> tuple[str, str]:
+    """A job database with one job in it, closed; its address and the job."""
+    url = f"sqlite:///{folder / 'jobs.sqlite'}"
+    jobs = Jobs(url, folder)
+    job = jobs.request("train", KEY)
+    jobs.close()
+    return url, job
+
+
+def test_a_whole_job_database_stays(tmp_path: Path) -> None:
+    url, job = jobs_at(tmp_path)
+    assert put_aside_if_damaged(url) is None
+    jobs = Jobs(url, tmp_path)
+    assert jobs.status(job)["status"] == "QUEUED"
+    jobs.close()
+    assert put_aside_if_damaged(f"sqlite:///{tmp_path}/not-there.sqlite") is None
+
+
+@pytest.mark.parametrize("damage", ["no database", "a page of noise", "cut off"])
+def test_a_damaged_one_is_put_aside_whole_and_a_new_one_begins(tmp_path: Path, damage: str) -> None:
+    url, _ = jobs_at(tmp_path)
+    path = tmp_path / "jobs.sqlite"
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    whole = path.read_bytes()
+    size = len(whole)
+    broken = {
+        "no database": b"something else" * 1000,
+        "a page of noise": whole[:4096] + bytes(range(256)) * 64 + whole[4096 + 256 * 64 :],
+        "cut off": whole[: size // 2],
+    }[damage]
+    path.write_bytes(broken)
+    said = put_aside_if_damaged(url)
+    assert said is not None and str(path) in said and "\n" not in said
+    (aside,) = [entry for entry in tmp_path.iterdir() if ".damaged-" in entry.name and entry.suffix not in ("-wal",)]
+    assert aside.read_bytes() == broken and aside.name in said
+    jobs = Jobs(url, tmp_path)
+    assert jobs.request("train", KEY) == f"train-{KEY}-00001"
+    jobs.close()
+
+
+def test_the_service_starts_on_a_damaged_job_database_and_says_so(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "jobs.sqlite").write_bytes(b"something else" * 1000)
+    environ = os.environ | {
+        "LABEL_STUDIO_URL": f"http://127.0.0.1:{free_port()}",
+        "LABEL_STUDIO_API_KEY": "token",
+        "MODEL_DIR": str(models),
+    }
+    command = [sys.executable, "-m", "backend", "worker"]
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    worker = subprocess.Popen(command, cwd=ROOT, env=environ, **output)
+    try:
+        lines = []
+        for line in worker.stdout:
+            lines.append(line)
+            if "worker ready" in line:
+                break
+    finally:
+        worker.kill()
+        worker.wait()
+    assert "is damaged" in lines[0] and "Traceback" not in "".join(lines)
+    assert "worker ready" in lines[-1]
+
+
+# Torn files
+
+
+def test_a_training_whose_state_is_torn_begins_anew_and_ends_as_ever(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = disc_set(tmp_path / "images", 4)
+    method = Settings.preset("tiny").override({"image_size": 64, "epochs": 2, "batch_size": 2})
+    torn, whole = tmp_path / "torn", tmp_path / "whole"
+    torn.mkdir()
+    (torn / TRAINING_STATE).write_bytes(b"PK\x03\x04 the beginning of a zip")
+    for folder in (torn, whole):
+        train_cycle(images, images.subset([]), None, method, folder)
+    assert "begins anew" in caplog.text and "\n" not in caplog.records[0].getMessage()
+    assert (torn / checkpoints.WEIGHTS).read_bytes() == (whole / checkpoints.WEIGHTS).read_bytes()
+
+
+# A full disk
+
+
+def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    write_predictions(path, [prediction("1", [(0.9, 0.8, 0.7)])])
+    many = [prediction(str(number), [(0.9, 0.8, 0.7)] * 5) for number in range(50)]
+    with small_files(4096), pytest.raises(OSError, match="File too large"):
+        write_predictions(path, many)
+    assert list(read_predictions(path)) == ["1"]
+    assert list(tmp_path.iterdir()) == [path], "nothing half written stays"
+
+
+def test_an_image_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
+    Image.new("RGB", (100, 100)).save(tmp_path / "x.bmp")
+    server = Server()
+    server.pages["/x.bmp"] = (200, {}, (tmp_path / "x.bmp").read_bytes())
+    client, cache = LabelStudio(base_url=server.url, api_key="a" * 40), tmp_path / "cache"
+    with small_files(4096), pytest.raises(OSError, match="File too large"):
+        fetch_image("/x.bmp", client, cache)
+    assert list(cache.iterdir()) == []
+    assert fetch_image("/x.bmp", client, cache).stat().st_size > 4096
+    server.close()
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[FlaskClient]:
+    service = settings.load({"MODEL_DIR": str(tmp_path / "models")})
+    jobs = Jobs(service.database_url, service.model_dir)
+    yield create_app(service, jobs).test_client()
+    jobs.close()
+
+
+def test_setup_answers_with_the_old_version_though_nothing_can_be_kept(
+    web: FlaskClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = new_version(tmp_path / "models", KEY)
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(settings, "write_json", full)
+    body = {"project": KEY, "schema": CONFIG, "extra_params": {"train_after": 3}}
+    answer = web.post("/setup", data=json.dumps(body))
+    assert (answer.status_code, answer.json) == (200, {"model_version": version})
+    assert "cannot be kept: OSError: [Errno 28] No space left on device" in caplog.text
+
+
+def test_a_webhook_says_in_one_line_that_the_job_database_cannot_be_used(
+    web: FlaskClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = new_version(tmp_path / "models", KEY)
+    (tmp_path / "models" / "jobs.sqlite").write_bytes(b"something else" * 1000)
+    event = {"action": "START_TRAINING", "project": {"id": 4, "created_at": "2023-11-14T22:13:20Z"}}
+    answer = web.post("/webhook", data=json.dumps(event))
+    assert answer.status_code == 500 and "not a database" in answer.json["error"] and "\n" not in answer.json["error"]
+    body = {"project": KEY, "schema": CONFIG}
+    assert web.post("/setup", data=json.dumps(body)).json == {"model_version": version}, "and goes on answering"
