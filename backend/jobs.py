@@ -131,13 +131,17 @@ class Jobs:
         self._connected()
 
     def _connected(self) -> DBOSClient:
-        from dbos import DBOS, DBOSClient
+        from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
 
         with self._lock:
             if self._client is None:
                 prepare_database(self._url)
                 DBOS.migrate(self._url)  # milliseconds; the worker may not have started yet
-                self._client = DBOSClient(system_database_url=self._url, application_name=APPLICATION["name"])
+                self._client = DBOSClient(
+                    system_database_url=self._url,
+                    application_name=APPLICATION["name"],
+                    serializer=DBOSPortableJSONSerializer(),
+                )
             return self._client
 
     def _waits(self, row: Any) -> bool:
@@ -160,7 +164,7 @@ def start_worker(database_url: str, model_dir: Path, steps: Steps) -> None:
 
     One job at a time in a worker, whatever the project: two trainings would only take each other's memory.
     """
-    from dbos import DBOS
+    from dbos import DBOS, DBOSPortableJSONSerializer
 
     prepare_database(database_url)
     DBOS(
@@ -170,6 +174,7 @@ def start_worker(database_url: str, model_dir: Path, steps: Steps) -> None:
             "console_log_level": "WARNING",
             "log_level": "WARNING",
             "enable_otlp": False,
+            "serializer": DBOSPortableJSONSerializer(),  # its default is pickle, which runs what it reads
         }  # type: ignore[typeddict-item]
     )
     logging.getLogger("dbos").addFilter(_without_stack_trace)

@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -216,6 +218,19 @@ def test_what_webhooks_could_not_say_before_they_had_the_password_is_looked_for_
     bench.ended(f"check-{KEY}-00001")
     bench.ended(f"score-{KEY}-00001")
     assert bench.log() == [f"{step} {KEY}" for step in ("connect", "due", "score_new")]
+
+
+def test_the_database_holds_json_and_nothing_pickled(bench):
+    bench.worker()
+    assert bench.ended(bench.jobs.request("train", KEY))["status"] == "SUCCESS"
+    (bench.folder / "fail-score").touch()
+    assert bench.ended(bench.jobs.request("train", KEY))["status"] == "ERROR"
+    with closing(sqlite3.connect(bench.folder / "jobs.sqlite")) as database:
+        rows = database.execute("SELECT inputs, output, error, serialization FROM workflow_status").fetchall()
+        rows += database.execute("SELECT NULL, output, error, serialization FROM operation_outputs").fetchall()
+    texts = [text for row in rows for text in row[:3] if text is not None]
+    assert len(texts) > 10 and all(json.loads(text) is not Ellipsis for text in texts)
+    assert {row[3] for row in rows} == {"portable_json"}
 
 
 def test_progress_of_a_job_that_goes_on_keeps_its_seconds(tmp_path):
