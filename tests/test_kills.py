@@ -80,12 +80,13 @@ def test_kill_9_loses_nothing(client: LabelStudio, backend: BackendProcess, imag
     annotator = Annotator(project, tasks, images)
     for _ in range(3):
         annotator.annotate()
-    hit = Counter()
+    hit, since = Counter(), time.time()
     for number in range(kills):
-        hit[reach(backend, rng.choice(PHASES))] += 1
+        hit[reach(backend, rng.choice(PHASES), since)] += 1
         kill(backend, rng.choice(["web", "worker"]))
         check_whole(project, versions)
         annotator.annotate()  # nobody hears of it
+        since = time.time()
         backend.__enter__()
         if number % KILLS_A_JOB == KILLS_A_JOB - 1:
             settled(versions, annotator)
@@ -164,15 +165,15 @@ def an_epoch_more(versions: Versions) -> None:
     until(lambda: not state.exists() or state.stat().st_mtime_ns > written, "one more")
 
 
-def reach(backend: BackendProcess, phase: str) -> str:
-    """Wait until the newest training is in a phase or beyond it; where it is then."""
+def reach(backend: BackendProcess, phase: str, since: float) -> str:
+    """Wait until the training that runs since a moment is in a phase or beyond it; where it is then."""
     deadline = time.monotonic() + LIMIT_SECONDS
     while True:
-        states = sorted((backend.model_dir / "jobs").glob("train-*.json"))
-        state = json.loads(states[-1].read_text()) if states else {}
-        found = state.get("phase")
-        if found in PHASES[PHASES.index(phase) :] or state.get("status") == "SUCCESS":
-            return found if state["status"] == "RUNNING" else "after it"
+        files = [(path.stat().st_mtime, path) for path in (backend.model_dir / "jobs").glob("train-*.json")]
+        changed = [path for moment, path in sorted(files) if moment > since]
+        state = json.loads(changed[-1].read_text()) if changed else {}
+        if state.get("phase") in PHASES[PHASES.index(phase) :] or state.get("status") == "SUCCESS":
+            return state["phase"] if state["status"] == "RUNNING" else "after it"
         assert time.monotonic() < deadline, f"waited for the phase {phase}: {state}"
         time.sleep(0.002)
 

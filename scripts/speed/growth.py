@@ -6,13 +6,9 @@ scores the pool and pushes it. The work should grow as the pool does, the worker
 
 from __future__ import annotations
 
-import functools
 import os
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +24,7 @@ from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port
 from scripts.project_setup import label_config
 from scripts.service import Service
+from scripts.speed.served import served
 from scripts.table import markdown
 from tsp_model.data.coco import load_coco
 from tsp_model.data.image_set import ImageSet, Item
@@ -64,12 +61,13 @@ def growth(sizes: Sequence[int] = (100, 1000, 10000)) -> list[dict[str, Any]]:
         folder = Path(name)
         write_synthetic(folder / "set", train=max(*sizes, WARM_UP), test=1, size=SIDE)
         images = load_coco(folder / "set", "train")
-        with LabelStudioServer(folder / "label-studio") as server, _served(folder / "set" / "images") as address:
+        with LabelStudioServer(folder / "label-studio") as server, served(folder / "set" / "images") as address:
             client = connect(server.url, server.api_key)
             rows = []
             for size in tqdm(sorted(sizes), desc="pools", leave=False):
                 where = (folder / str(size), free_port(), server.url, server.api_key)
-                with BackendProcess(*where, TORCH_THREADS="1", OMP_NUM_THREADS="1") as backend:
+                environment = {"TORCH_THREADS": "1", "OMP_NUM_THREADS": "1", "TSP_IMAGE_HOSTS": "127.0.0.1"}
+                with BackendProcess(*where, **environment) as backend:
                     rows.append(_row(client, backend, address, images, size))
         return rows
 
@@ -139,29 +137,6 @@ def _peak_mb(backend: BackendProcess) -> float:
         except OSError:  # it has just ended
             continue
     raise CommandError(f"the service has no worker any more; see {backend.log}.")
-
-
-@contextmanager
-def _served(folder: Path) -> Iterator[str]:
-    """The files of a folder over HTTP; the address. How images come to a task is not what is measured."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"  # keeps connections, which then must not wait for the other side's receipt
-        disable_nagle_algorithm = True
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
