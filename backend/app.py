@@ -144,12 +144,12 @@ def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
         tasks = body.get("tasks")
         if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
             raise BadRequest("`tasks` must be a list of tasks.")
-        params = body.get("params") or {}
+        params = body.get("params")
         versions = Versions(service.model_dir, _text(body, "project"))
         backend = TSPBackend(
             project_id=versions.key, label_config=_text(body, "label_config"), service=service, jobs=jobs
         )
-        results = backend.predict(tasks, context=params.get("context"))
+        results = backend.predict(tasks, context=params.get("context") if isinstance(params, dict) else None)
         return jsonify({"results": results, "model_version": versions.active() or UNTRAINED})
 
     @app.route("/versions", methods=["POST"])

@@ -33,9 +33,11 @@ class Outcome:
 def key_of(project: Any) -> str:
     """The project key from the `project` of a webhook; EventError where it lacks id or created_at."""
     try:
-        return project_key(project["id"], project["created_at"])
-    except (KeyError, TypeError, ValueError):
-        raise EventError("the event names no project (id and created_at); let the webhook send its payload.") from None
+        if type(project["id"]) is int and project["id"] > 0 and isinstance(project["created_at"], str):
+            return project_key(project["id"], project["created_at"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        pass
+    raise EventError("the event names no project (id and created_at); let the webhook send its payload.")
 
 
 def handle(action: str, payload: Mapping[str, Any], jobs: Jobs, service: ServiceSettings) -> Outcome:

@@ -187,7 +187,8 @@ class TSPBackend(LabelStudioMLBase):
         self, task: Mapping[str, Any], config: LabelConfig, version: ActiveVersion, deadline: float
     ) -> Image | None:
         """A task's image, in what time is left; None if it cannot be read, and the reason in the log."""
-        url = (task.get("data") or {}).get(config.image_key)
+        data = task.get("data")
+        url = data.get(config.image_key) if isinstance(data, Mapping) else None
         limits = self._service.image_limits
         seconds = min(limits.seconds, max(1.0, deadline - time.monotonic()))
         try:
