@@ -35,9 +35,8 @@ VALID = {
     "/job_status": {"job": f"train-{KEY}-00001"},
     "/versions": {"project": "4", "version": "tsp-0001-20260101T000000"},
 }
-MUCH = effort(
-    max_examples=300, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+UNSHARED = [HealthCheck.function_scoped_fixture]
+MUCH = effort(max_examples=300, derandomize=True, deadline=None, suppress_health_check=UNSHARED)
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20),
