@@ -133,3 +133,16 @@ def test_unusable_configurations_are_refused_in_one_line_with_a_remedy(xml, caus
     assert cause in message
     assert "\n" not in message
     assert ": " in message  # cause: remedy
+
+
+ENTITIES = "".join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("declared", "used"),
+    [(f'<!ENTITY a0 "aaaaaaaaaa">{ENTITIES}', "&a9;"), ('<!ENTITY file SYSTEM "file:///etc/hostname">', "&file;")],
+    ids=["a billion letters", "a file of this machine"],
+)
+def test_entities_neither_fill_the_memory_nor_read_files(declared, used):
+    with pytest.raises(LabelConfigError, match="is not valid"):
+        parse_label_config(f"<!DOCTYPE View [{declared}]>" + config(f'<Label value="{used}"/>'))

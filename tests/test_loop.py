@@ -383,3 +383,16 @@ def test_basic_authentication_reaches_events_too(
         until(lambda: project_values(project)["model_version"] == version, "the switch")
         assert set(project.scores()) == set(tasks[1:])
         assert "open sesame" not in backend.log.read_text()
+
+
+# Runs last: whatever the tests above made the service do, it did not write its token down.
+
+
+def test_the_token_is_in_no_log_card_error_or_database(
+    trained: tuple[Loop, list[int], str], label_studio: LabelStudioServer
+) -> None:
+    loop, _, _ = trained
+    files = [path for path in loop.backend.folder.rglob("*") if path.is_file()]
+    assert {"backend.log", "card.json", "jobs.sqlite", "active"} <= {path.name for path in files}
+    secret = label_studio.api_key.encode()
+    assert [path for path in files if secret in path.read_bytes()] == []
