@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     reason = _cannot_start(service, options.part)
     if reason:
         return _say(reason, 1)
-    if options.part in ("all", "worker"):
+    if options.part == "all":  # alone, the other part may have it open
         _mend_jobs(service)
     if options.part == "all":
         return Supervisor(environ).run()
@@ -235,8 +235,10 @@ def _worker(service: ServiceSettings) -> int:
     print("worker ready", flush=True)
     watch = Watch(service, Jobs(service.database_url, service.model_dir))
     while True:
-        # The first look also says at once what would otherwise fail the first job.
-        watch.look()
+        try:
+            watch.look()  # the first one also says at once what would otherwise fail the first job
+        except Exception:  # a full disk, a database that is busy: the next look finds what this one could not
+            logging.exception("cannot look for what changed in Label Studio")
         time.sleep(60 * service.look_minutes) if service.look_minutes else signal.pause()
 
 

@@ -95,4 +95,4 @@ def scored_pool(path: Path) -> ScoredPool:
 
 
 def _bytes(prediction: Prediction) -> int:
-    return OVERHEAD * (1 + len(prediction)) + sum(map(len, prediction.counts))
+    return OVERHEAD * (1 + len(prediction)) + sum(map(len, prediction.counts)) + len(str(prediction.signals))

@@ -25,7 +25,7 @@ class ImageLimits:
     """Attributes:
 
     hosts: names of hosts besides Label Studio's, lower case; a star stands for any text, "*" for every public host.
-    megapixels: of an image, at most. megabytes: of its file. seconds: for one attempt to download it.
+    megapixels: of an image, at most. megabytes: of its file. seconds: to download it, all attempts and redirects.
     """
 
     hosts: tuple[str, ...] = ()
@@ -55,7 +55,8 @@ class ImageLimits:
         return self.refusal_of_peer(address, studio, found)
 
     def refusal_of_peer(self, address: str, studio: str, peers: Iterable[str]) -> str | None:
-        """The same for the IP addresses that stand behind a name, which may have changed since it was looked up."""
+        """The same for the IP addresses that stand behind a name. Looked at again once there is a connection, since the
+        name may lead elsewhere by then: of such an answer nothing is read."""
         host = (urlsplit(address).hostname or "").lower()
         if _is_studio(address, studio) or host in self.hosts:
             return None

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 import httpx
 from label_studio_sdk import LabelStudio
 from PIL import Image
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_exponential
 
 from backend.connection import ProjectError, authorization, base_url
 from backend.image_limits import MOST_MEGAPIXELS, ImageLimits
@@ -55,13 +55,13 @@ def fetch_image(url: str, client: LabelStudio, cache: Path, limits: ImageLimits 
     os.close(handle)
     part = Path(name)
     retrying = Retrying(
-        stop=stop_after_attempt(ATTEMPTS),
+        stop=stop_after_attempt(ATTEMPTS) | stop_after_delay(limits.seconds),
         wait=wait_exponential(0.25, max=2),
         retry=retry_if_exception(_may_pass),
         reraise=True,
     )
     try:
-        retrying(_download, address, client, part, limits)
+        retrying(_download, address, client, part, limits, time.monotonic() + limits.seconds)
         _check_image(part, address, limits)
         os.replace(part, path)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -80,7 +80,7 @@ def _resolve(url: str, client: LabelStudio) -> str:
     try:
         scheme = urlsplit(url.strip()).scheme.lower()
         address = urljoin(base_url(client), url.strip())
-        host = urlsplit(address).hostname
+        host, _ = urlsplit(address).hostname, urlsplit(address).port
     except ValueError as error:
         raise ImageError(f"{url[:100]!r} is not an address ({error}): correct the task's data") from None
     if scheme in CLOUD:
@@ -109,9 +109,8 @@ def _http() -> httpx.Client:
     return httpx.Client(cookies=no_cookies)
 
 
-def _download(address: str, client: LabelStudio, part: Path, limits: ImageLimits) -> None:
-    deadline = time.monotonic() + limits.seconds
-    with closing(_answer(address, client, limits)) as response, part.open("wb") as file:
+def _download(address: str, client: LabelStudio, part: Path, limits: ImageLimits, deadline: float) -> None:
+    with closing(_answer(address, client, limits, deadline)) as response, part.open("wb") as file:
         response.raise_for_status()
         most = int(limits.megabytes * 1e6)
         received = int(response.headers.get("content-length") or 0)
@@ -129,11 +128,11 @@ def _download(address: str, client: LabelStudio, part: Path, limits: ImageLimits
             raise ImageError(f"{_shown(address)}: larger than {limits.megabytes:g} MB: import a smaller image")
 
 
-def _answer(address: str, client: LabelStudio, limits: ImageLimits) -> httpx.Response:
+def _answer(address: str, client: LabelStudio, limits: ImageLimits, deadline: float) -> httpx.Response:
     """The answer at the end of all redirects, its body not read yet; each address is checked before it is asked."""
     studio = base_url(client)
     headers = authorization(client) if _origin(address) == _origin(studio) else {}
-    request = _http().build_request("GET", address, headers=headers, timeout=limits.seconds)
+    request = _http().build_request("GET", address, headers=headers)
     for _ in range(1 + REDIRECTS):
         url = str(request.url)
         if request.url.scheme not in ("http", "https"):
@@ -141,6 +140,8 @@ def _answer(address: str, client: LabelStudio, limits: ImageLimits) -> httpx.Res
                 f"{_shown(address)}: it redirects to {request.url.scheme}: only http and https are allowed"
             )
         _refuse(address, limits.refusal(url, studio))
+        left = max(0.1, deadline - time.monotonic())
+        request.extensions["timeout"] = httpx.Timeout(left).as_dict()
         response = _http().send(request, stream=True)
         peer = response.extensions["network_stream"].get_extra_info("server_addr")
         if refusal := limits.refusal_of_peer(url, studio, [peer[0]]):

@@ -43,6 +43,8 @@ def put_aside_if_damaged(database_url: str) -> str | None:
     try:
         with closing(sqlite3.connect(path)) as database:
             (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError:
+        return None  # busy, or the disk is full: no damage
     except sqlite3.DatabaseError as error:
         found = str(error)
     if found == "ok":
@@ -52,5 +54,7 @@ def put_aside_if_damaged(database_url: str) -> str | None:
         part = path.with_name(path.name + end)
         if part.exists():
             part.rename(aside.with_name(aside.name + end))
+    if (states := path.with_name("jobs")).is_dir():  # numbers begin at 1 again: old states would pass for theirs
+        states.rename(aside.with_name(f"{aside.name}-states"))
     reason = " ".join(found.split())
     return f"the job database {path} is damaged ({reason}): it is {aside.name} now, and unfinished jobs begin anew."

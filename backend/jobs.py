@@ -233,7 +233,10 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
                 raise
             message = compared["message"] if compared["worse"] else f"{version} is active."
             job.result = {"version": version, "activated": not compared["worse"], "message": message}
-            prune(job.job_id, key)
+            try:
+                prune(job.job_id, key)
+            except Exception as error:  # the version answers already: what is too old goes after the next training
+                logger.warning("old versions of project %s stay for now: %s", key, one_line(error))
         return job.result
 
     def activate_workflow(key: str) -> dict[str, Any]:
@@ -296,8 +299,8 @@ class _ending:
         elif isinstance(error, Exception):
             # After several attempts DBOS raises an error of its own around theirs.
             line = one_line((getattr(error, "errors", None) or [error])[-1])
-            job.fail(line)
             logger.error("job %s failed: %s", self.job_id, line)
+            job.fail(line)
             logger.debug("job %s", self.job_id, exc_info=error)
             # The database keeps it, and could not read a class of ours back.
             raise RuntimeError(line) from None

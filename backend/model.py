@@ -28,10 +28,11 @@ from backend.events import handle
 from backend.images import ImageError, fetch_image
 from backend.jobs import Jobs
 from backend.label_config import LabelConfig, LabelConfigError, parse_label_config
+from backend.progress import one_line
 from backend.project import LabelStudioProject
 from backend.serving import ActiveVersion, Image
 from backend.settings import ServiceSettings
-from backend.versions import UNTRAINED, Versions
+from backend.versions import UNTRAINED, VersionError, Versions
 from tsp_model import checkpoints
 from tsp_model.ahead import ahead
 from tsp_model.data import DataError
@@ -44,6 +45,10 @@ logger = logging.getLogger(__name__)
 _SECOND_GENERATION = "project_id" in inspect.signature(LabelStudioMLBase.__init__).parameters
 # Predictions in progress. The web service's other threads stay free for webhooks and /health.
 _PLACES = threading.BoundedSemaphore(6)
+
+
+# What may keep a request from being answered, in part or as a whole.
+UNANSWERED = (LabelConfigError, ProjectError, SettingsError, VersionError, checkpoints.CheckpointError, OSError)
 
 
 class TSPBackend(LabelStudioMLBase):
@@ -94,24 +99,24 @@ class TSPBackend(LabelStudioMLBase):
         "model_version"}, or [] for what cannot be answered (no model yet, a broken image, no time left), with the
         reason in the log. Never raises for a task.
         """
-        nothing: list[Any] = [[] for _ in tasks]
+        answers: list[Any] = [[] for _ in tasks]
         if not tasks:
-            return nothing
+            return answers
         if not _PLACES.acquire(blocking=False):
             logger.warning("too many predictions at once; %d tasks are left unanswered, ask again later", len(tasks))
-            return nothing
+            return answers
         try:
             key = self._key(tasks)
             version = Versions(self._service.model_dir, key).active() if key else None
             if version is None:
                 logger.info("project %s has no model yet; %d tasks are left unanswered", key or "?", len(tasks))
-                return nothing
-            return self._answers(tasks, key, version)
-        except (LabelConfigError, ProjectError, SettingsError, checkpoints.CheckpointError) as error:
-            logger.error("%d tasks are left unanswered: %s", len(tasks), error)
-            return nothing
+            else:
+                self._answer(tasks, key, version, answers)
+        except UNANSWERED as error:
+            logger.error("%d tasks are left unanswered: %s", answers.count([]), one_line(error))
         finally:
             _PLACES.release()
+        return answers
 
     def fit(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Wake the durable job that the event asks for; nothing is trained here.
@@ -153,17 +158,18 @@ class TSPBackend(LabelStudioMLBase):
             return parse_label_config(self._config)
         return LabelStudioProject(self._client(), int(tasks[0]["project"])).config
 
-    def _answers(self, tasks: Sequence[Mapping[str, Any]], key: str, name: str) -> list[Any]:
-        """What is known already; then, as long as there is time, what the network says; the worker scores the rest."""
+    def _answer(self, tasks: Sequence[Mapping[str, Any]], key: str, name: str, answers: list[Any]) -> None:
+        """Fill in what is known already; then, as long as there is time, what the network says; the worker scores the
+        rest. What is filled in stays, whatever happens to the others."""
         deadline = time.monotonic() + self._service.predict_seconds
         config = self._asked(tasks)
         project = settings.for_project(self._service, settings.remembered_extra_params(self._service.model_dir, key))
         version = ActiveVersion(Versions(self._service.model_dir, key), name, project)
         # A single task is quicker predicted than looked for in the file of a whole pool.
         scored = [version.scored(task) if len(tasks) > BATCH_SIZE else None for task in tasks]
-        answers = [
-            [] if one is None else version.answer(task, one, config) for task, one in zip(tasks, scored, strict=True)
-        ]
+        for index, found in enumerate(scored):
+            if found is not None:
+                answers[index] = version.answer(tasks[index], found, config)
         missing = [index for index, one in enumerate(scored) if one is None]
         with ahead(lambda index: self._image(tasks[index], config, version, deadline), missing, BATCH_SIZE) as images:
             for done in range(0, len(missing), BATCH_SIZE):
@@ -174,14 +180,16 @@ class TSPBackend(LabelStudioMLBase):
                 for index, found in zip(batch, version.predict([next(images) for _ in batch]), strict=True):
                     if found is not None:
                         answers[index] = version.answer(tasks[index], found, config)
-        return answers
 
     def _leave_to_worker(self, key: str, left: int, asked: int) -> None:
         logger.warning(
             "no time left after %d tasks; the worker scores those of the other %d that need it", asked - left, left
         )
-        with self._jobs() as jobs:
-            jobs.request("score", key)
+        try:
+            with self._jobs() as jobs:
+                jobs.request("score", key)
+        except Exception as error:  # the job database's own kinds; the next look asks again
+            logger.error("the worker could not be asked to score project %s: %s", key, one_line(error))
 
     def _image(
         self, task: Mapping[str, Any], config: LabelConfig, version: ActiveVersion, deadline: float

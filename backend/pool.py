@@ -29,6 +29,7 @@ class Pool:
         labelled, unlabelled: what `read` found, in the order of the tasks.
         skipped: why a task is in neither, by its key (its id as text). One broken image or annotation costs its task,
             not the training.
+        annotations: the state of each annotation that was read, whether it can be used or not.
     """
 
     def __init__(self, project: LabelStudioProject, cache: Path, limits: ImageLimits) -> None:
@@ -40,6 +41,7 @@ class Pool:
         self.labelled: list[Image] = []
         self.unlabelled: list[Image] = []
         self.skipped: dict[str, str] = {}
+        self.annotations: list[str] = []
 
     def read(self, job: Progress, wanted: Callable[[Task], bool] = lambda task: True) -> Pool:
         """Fetch and check the images of the `wanted` tasks, and the labels of those that train."""
@@ -56,6 +58,8 @@ class Pool:
 
     def _take(self, task: Task) -> None:
         key = str(task.id)
+        if task.annotation is not None:
+            self.annotations.append(state(task.annotation))
         try:
             path = fetch_image(task.image_url, self._project.client, self._cache, self._limits)
             size = self._sizes.of(path)

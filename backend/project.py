@@ -203,6 +203,24 @@ class LabelStudioProject:
         if active is not None:
             self._order_by(active)
 
+    def remove_doubled(self, version: str) -> int:
+        """Delete all but the oldest prediction of `version` of each task; of how many tasks there were more.
+
+        There are some when a worker was killed in a call that the server went on with.
+        """
+        path = f"api/projects/{self.project_id}/model-versions/"
+        counts = call(self.client, "GET", path)
+        tasks = [raw["id"] for raw in self._pages(TASKS_A_PAGE, [_has_version(version)], include="id")]
+        if counts.get(version, 0) <= len(tasks):
+            return 0
+        doubled = 0
+        for raw in self._pages(ANNOTATED_A_PAGE, [_has_version(version)], fields="all", include="id,predictions"):
+            ids = sorted(found["id"] for found in raw["predictions"] if found["model_version"] == version)
+            doubled += len(ids) > 1
+            for spare in ids[1:]:
+                call(self.client, "DELETE", f"api/predictions/{spare}/")
+        return doubled
+
     def _order_by(self, version: str) -> None:
         if self._project()["model_version"] != version:
             call(self.client, "PATCH", f"api/projects/{self.project_id}", json={"model_version": version})

@@ -25,6 +25,7 @@ from tsp_model.execution import Execution
 from tsp_model.inference import predict
 from tsp_model.network import TSPMaskRCNN
 from tsp_model.predictions import Prediction
+from tsp_model.ranking import RANKING
 from tsp_model.settings import Settings
 
 
@@ -103,7 +104,7 @@ class ActiveVersion:
         prediction = replace(prediction, key=str(task.get("id")))
         return {
             "result": to_regions(prediction, self._card["classes"], config, self._shown),
-            "score": _score_of(self._folder)(prediction),
+            "score": _score_of(self._folder, (self._folder / RANKING).is_file())(prediction),
             "model_version": self._name,
         }
 
@@ -116,6 +117,6 @@ class ActiveVersion:
 
 
 @functools.lru_cache(maxsize=16)
-def _score_of(folder: Path) -> ScoreOf:
-    """An active version's order does not change any more."""
+def _score_of(folder: Path, ranked: bool) -> ScoreOf:
+    """Once it is there, a version's order does not change any more."""
     return score_of(folder)

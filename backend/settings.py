@@ -269,7 +269,7 @@ def _number(name: str, value: Any, kind: type, low: float, high: float) -> Any:
         number = kind(value)
         if isinstance(value, float) and number != value:
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise SettingsError(f"{name}={value!r} is no {'whole ' if kind is int else ''}number.") from None
     if not low <= number <= high:
         raise SettingsError(f"{name}={value} is out of range; use a value from {low} to {high}.")
@@ -285,7 +285,7 @@ def _kept(value: str) -> int:
 
 def _hosts(value: str) -> tuple[str, ...]:
     hosts = tuple(name.strip().lower() for name in value.split(",") if name.strip())
-    if wrong := [name for name in hosts if not re.fullmatch(r"[\w.*:-]+", name)]:
+    if wrong := [name for name in hosts if not re.fullmatch(r"[\w.*:-]+", name) or name.count(":") == 1]:
         raise SettingsError(f"TSP_IMAGE_HOSTS has {wrong[0]!r}, no name of a host; write it as images.example.org.")
     return hosts
 

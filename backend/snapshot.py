@@ -38,6 +38,7 @@ class Snapshot:
         parent: the version that was active, or None.
         skipped: why a task is in neither list, by its id.
         aside: labelled, too, but kept out of training; see backend.kept_aside.
+        annotations: the states of all annotations that were read, used or not.
     """
 
     classes: Sequence[str]
@@ -47,10 +48,11 @@ class Snapshot:
     unlabelled: Sequence[Image]
     skipped: Mapping[str, str] = field(default_factory=dict)
     aside: Sequence[Image] = ()
+    annotations: Sequence[str] = ()
 
     def write(self, folder: Path) -> None:
         """Keep it in `folder`, atomically."""
-        values = {name: getattr(self, name) for name in ("classes", "settings", "parent", "skipped")}
+        values = {name: getattr(self, name) for name in ("classes", "settings", "parent", "skipped", "annotations")}
         for name in LISTS:
             values[name] = [vars(image) for image in getattr(self, name)]
         write_json(folder / NAME, values)

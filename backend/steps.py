@@ -1,7 +1,7 @@
 """The worker's steps: one cycle of Algorithm 1 on a Label Studio project.
 
-pull -> train -> score -> push -> switch. What a step made lies in the version's folder, so that a step can be
-repeated after a crash without another being lost; only `switch` changes which version answers.
+pull -> train -> compare -> score -> push -> switch -> prune. What a step made lies in the version's folder, so that a
+step can be repeated after a crash without another being lost; only `switch` changes which version answers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 from backend import settings, task_order
 from backend.clusters import keep_clusters, set_clusters
-from backend.connection import ProjectError, connect
+from backend.connection import connect
 from backend.early import EarlySender
 from backend.kept_aside import LEAST, compared, split
 from backend.ordering import keep_order, known_at_once, score_of
@@ -70,6 +70,7 @@ class CycleSteps:
             unlabelled=pool.unlabelled,
             skipped=pool.skipped,
             aside=aside,
+            annotations=pool.annotations,
         )
         if not snapshot.labelled:
             left_out = "; ".join(f"task {task}: {reason.rstrip('.')}" for task, reason in pool.skipped.items())
@@ -86,6 +87,8 @@ class CycleSteps:
         """M_k on D_al and, from the parent's predictions, D_semi."""
         versions = self._versions(key)
         folder = versions.folder(version)
+        if version in versions.list():  # killed after it was saved and before the job database knew
+            return {"counts": versions.card(version)["counts"]}
         snapshot = Snapshot.read(folder)
         method = Settings.from_dict(dict(snapshot.settings))
         labelled, unlabelled = (_image_set(snapshot, one) for one in (snapshot.labelled, snapshot.unlabelled))
@@ -114,6 +117,8 @@ class CycleSteps:
         comparison = {name: round(value, 4) for name, value in asdict(found).items()} | {"with": active}
         write_json(versions.folder(version) / COMPARISON, comparison)
         job.note(comparison=comparison)
+        if found.worse:
+            versions.end(version)
         message = (
             f"{version} is kept and not activated: on {found.images} images that neither was trained on its AP50 is "
             f"{found.after:.3f}, that of {active} {found.before:.3f} (difference {found.low:.3f} to {found.high:.3f})."
@@ -141,6 +146,8 @@ class CycleSteps:
         file, folder = self._file(key, version), self._versions(key).folder(version)
         pushed = self._push(key, version, iterate_predictions(file))
         project = self._project(key)
+        if doubled := project.remove_doubled(version):
+            logger.warning("project %s had %d tasks with two predictions of %s; one each stays", key, doubled, version)
         if self._settings(project).clusters:
             set_clusters(project, version, folder, iterate_predictions(file), job)
         return {"pushed": pushed}
@@ -155,21 +162,20 @@ class CycleSteps:
         except Exception:
             versions.activate(before)
             raise
-        task_order.settle(project, versions)
+        versions.end(version)
+        task_order.settle(project, versions, self._settings(project).clusters)
         return {}
 
     def due(self, key: str, job: Progress) -> dict[str, Any]:
-        """Whether Label Studio has train_after annotations that the active version was not trained on."""
+        """Whether Label Studio has train_after annotations that the last training did not read. That is not always the
+        active version's: it may have been worse, or somebody went back to an older one."""
         project, versions = self._project(key), self._versions(key)
-        needed = self._settings(project).train_after
-        active = versions.active()
-        seen: set[str] = set()
-        if active is not None:
-            snapshot = Snapshot.read(versions.folder(active))
-            seen = {image.annotation for image in (*snapshot.labelled, *snapshot.aside)}
+        chosen = self._settings(project)
+        needed, last = chosen.train_after, versions.last_ended()
+        seen = set() if last is None else set(Snapshot.read(versions.folder(last)).annotations)
         trained = (task.annotation for task in project.tasks() if task.annotation is not None)
         new = sum(state(annotation) not in seen for annotation in trained)
-        task_order.settle(project, versions)
+        task_order.settle(project, versions, chosen.clusters)
         message = f"{new} of the {needed} new annotations that start a training."
         return {"due": 0 < needed <= new, "message": message}
 
@@ -202,17 +208,13 @@ class CycleSteps:
         return {"scored": scored, **self.push(key, version, job)}
 
     def prune(self, key: str, job: Progress) -> dict[str, Any]:
-        """Old versions go, here and their predictions in Label Studio; the active one never does. What cannot go now
-        goes after the next training."""
-        versions, pruned = self._versions(key), []
-        try:
-            for version in versions.surplus(self._service.keep_versions):
-                self._project(key).forget(version, versions.active())
-                versions.prune(version)
-                pruned.append(version)
-        except (ProjectError, OSError) as error:
-            logger.warning("an old version of project %s stays for now: %s", key, error)
-        return {"pruned": pruned}
+        """Old versions go, here and their predictions in Label Studio; the active one never does."""
+        versions = self._versions(key)
+        surplus = versions.surplus(self._service.keep_versions)
+        for version in surplus:
+            self._project(key).forget(version, versions.active())
+            versions.prune(version)
+        return {"pruned": surplus}
 
     def connect(self, key: str, job: Progress) -> dict[str, Any]:
         """With basic authentication set, let the project's webhooks send it."""

@@ -38,7 +38,7 @@ def keep_view(project: LabelStudioProject) -> int:
     return ours["id"]
 
 
-def in_force(project: LabelStudioProject, active: str | None) -> dict[str, Any]:
+def in_force(project: LabelStudioProject, active: str | None, clusters: int = 0) -> dict[str, Any]:
     """What `next task` does in a project, and why."""
     values = call(project.client, "GET", f"api/projects/{project.project_id}/")
     sampling, shown = values.get("sampling"), values.get("model_version")
@@ -49,17 +49,18 @@ def in_force(project: LabelStudioProject, active: str | None) -> dict[str, Any]:
     elif shown != active:
         reason = f"the project is at version {shown!r} and {active} is active: start a training"
     else:
-        return {"next_task": "lowest score first", "why": f"{UNCERTAINTY} by the scores of {active}", "view": VIEW}
+        first = f"round {clusters} clusters, lowest score first in each" if clusters else "lowest score first"
+        return {"next_task": first, "why": f"{UNCERTAINTY} by the scores of {active}", "view": VIEW}
     return {"next_task": "not by score", "why": reason, "view": VIEW}
 
 
-def settle(project: LabelStudioProject, versions: Versions) -> None:
+def settle(project: LabelStudioProject, versions: Versions, clusters: int) -> None:
     """Keep the view, and note which order is in force for whoever asks /health, which asks nobody.
 
     An order that cannot be looked at is no reason for a job to fail.
     """
     try:
         keep_view(project)
-        write_json(versions.order_file, in_force(project, versions.active()))
+        write_json(versions.order_file, in_force(project, versions.active(), clusters))
     except ProjectError as error:
         logger.warning("the view %r of project %s: %s", VIEW, versions.key, error)

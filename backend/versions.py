@@ -23,6 +23,7 @@ from tsp_model.files import write_json, write_text
 
 # What /setup answers before the first training; no prediction ever has this version.
 UNTRAINED = "untrained"
+ENDED = "ended"
 PRUNED = "pruned.json"  # the card of a version of which nothing else is left
 
 _KEY = re.compile(r"[0-9]+\.[0-9]+")
@@ -87,6 +88,15 @@ class Versions:
         self.card(version)
         write_text(self._pointer, version + "\n")
 
+    def end(self, version: str) -> None:
+        """Note that the training of `version` came to its end: it answers, or was found to be worse."""
+        (self.folder(version) / ENDED).touch()
+
+    def last_ended(self) -> str | None:
+        """The newest version whose training came to its end, whether it answers or not."""
+        ended = [version for version in self.list() if (self.folder(version) / ENDED).is_file()]
+        return ended[-1] if ended else None
+
     def want(self, version: str) -> None:
         """Ask for `version` to be activated, by the job that does so; VersionError if it is not complete."""
         self.card(version)
@@ -118,7 +128,11 @@ class Versions:
         if version == self.active():
             raise VersionError(f"{version} is active; activate another version before it is deleted.")
         folder = self.folder(version)
-        write_json(folder / PRUNED, self.card(version))
+        try:
+            card = self.card(version)
+        except VersionError:  # damaged: whoever came from it came from nowhere
+            card = {"parent": None}
+        write_json(folder / PRUNED, card)
         self._empty(folder)
 
     def new_name(self, now: datetime | None = None) -> str:

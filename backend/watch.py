@@ -27,6 +27,9 @@ NEWEST_FIRST = json.dumps({"ordering": ["-tasks:updated_at"]})
 class Watch:
     """Remembers how each project was when it was looked at last; a new one has seen nothing yet.
 
+    A project whose last job failed is woken again without a change, too, after 1, 2, 4 looks and so on: Label Studio
+    may have been away for longer than a job waits.
+
     Args:
         service: the environment's settings. jobs: where jobs are asked for.
     """
@@ -34,6 +37,7 @@ class Watch:
     def __init__(self, service: ServiceSettings, jobs: Jobs) -> None:
         self._service, self._jobs = service, jobs
         self._seen: dict[str, Any] = {}
+        self._waits: dict[str, tuple[int, int]] = {}  # looks until the next attempt, and after that one
         self._silent: str | None = None
 
     def look(self) -> list[str]:
@@ -42,19 +46,40 @@ class Watch:
         woken = []
         try:
             client = connect(self._service.label_studio_url, self._service.label_studio_api_key)
-            for key in project_keys(self._service.model_dir):
+        except ProjectError as error:
+            self._say(error)
+            return woken
+        silent = True
+        for key in project_keys(self._service.model_dir):
+            try:
                 found = state_of(client, key)
-                if found is None or found == self._seen.get(key):
-                    continue
+            except ProjectError as error:  # of this project; the others are looked at all the same
+                self._say(error)
+                silent = False
+                continue
+            if found is not None and (found != self._seen.get(key) or self._again(key)):
                 asked = (check(key, self._jobs, self._service).job_id, self._jobs.request("score", key))
                 woken += [job for job in asked if job]
                 self._seen[key] = found
+        if silent:
             self._silent = None
-        except ProjectError as error:
-            if str(error) != self._silent:
-                logger.warning("cannot look for what changed in Label Studio: %s", error)
-            self._silent = str(error)
         return woken
+
+    def _say(self, error: ProjectError) -> None:
+        if str(error) != self._silent:
+            logger.warning("cannot look for what changed in Label Studio: %s", error)
+        self._silent = str(error)
+
+    def _again(self, key: str) -> bool:
+        """Whether a job of the project failed last and it is time for another attempt."""
+        last = (self._jobs.last(kind, key) for kind in ("train", "check", "score"))
+        states = (self._jobs.status(job) for job in last if job)
+        if not any(state and state["status"] == "ERROR" for state in states):
+            self._waits.pop(key, None)
+            return False
+        left, next_time = self._waits.get(key, (0, 1))
+        self._waits[key] = (left - 1, next_time) if left else (next_time, 2 * next_time)
+        return not left
 
 
 def state_of(client: LabelStudio, key: str) -> tuple[Any, ...] | None:

@@ -13,7 +13,7 @@ from tsp_model.predictions import PredictionFile, write_predictions
 
 FOLDER, OTHER = Path("/models/4.1/versions/a"), Path("/models/4.1/versions/b")
 MADE = prediction("", [(0.9, 0.8, 0.7)])
-SIZE = 2 * OVERHEAD + len(MADE.counts[0])
+SIZE = 2 * OVERHEAD + len(MADE.counts[0]) + len("{}")
 
 
 def test_a_prediction_is_found_by_its_version_and_image_only():

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+import requests
 from flask.testing import FlaskClient
 from label_studio_sdk import LabelStudio
 from PIL import Image
@@ -22,6 +20,7 @@ from backend.app import create_app
 from backend.images import fetch_image
 from backend.job_database import put_aside_if_damaged
 from backend.jobs import Jobs
+from scripts.backend_process import BackendProcess
 from scripts.processes import free_port
 from tests.builders import disc_set, new_version, prediction
 from tests.web import Server
@@ -31,7 +30,6 @@ from tsp_model.predictions import read_predictions, write_predictions
 from tsp_model.settings import Settings
 
 KEY = "4.1700000000"
-ROOT = Path(__file__).resolve().parent.parent
 CONFIG = """<View><Image name="image" value="$image"/>
 <BrushLabels name="tag" toName="image"><Label value="PED"/></BrushLabels></View>"""
 
@@ -92,28 +90,28 @@ def test_a_damaged_one_is_put_aside_whole_and_a_new_one_begins(tmp_path: Path, d
 
 
 def test_the_service_starts_on_a_damaged_job_database_and_says_so(tmp_path: Path) -> None:
-    models = tmp_path / "models"
-    models.mkdir()
-    (models / "jobs.sqlite").write_bytes(b"something else" * 1000)
-    environ = os.environ | {
-        "LABEL_STUDIO_URL": f"http://127.0.0.1:{free_port()}",
-        "LABEL_STUDIO_API_KEY": "token",
-        "MODEL_DIR": str(models),
-    }
-    command = [sys.executable, "-m", "backend", "worker"]
-    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    worker = subprocess.Popen(command, cwd=ROOT, env=environ, **output)
-    try:
-        lines = []
-        for line in worker.stdout:
-            lines.append(line)
-            if "worker ready" in line:
-                break
-    finally:
-        worker.kill()
-        worker.wait()
-    assert "is damaged" in lines[0] and "Traceback" not in "".join(lines)
-    assert "worker ready" in lines[-1]
+    with BackendProcess(tmp_path, free_port(), f"http://127.0.0.1:{free_port()}", "token") as backend:
+        pass  # makes a whole one
+    jobs_at(backend.model_dir)
+    (backend.model_dir / "jobs").mkdir(exist_ok=True)
+    (backend.model_dir / "jobs" / f"train-{KEY}-00001.json").write_text('{"status": "SUCCESS"}')
+    (backend.model_dir / "jobs.sqlite").write_bytes(b"something else" * 1000)
+    with backend:
+        assert "is damaged" in backend.log.read_text()
+        event = {"action": "START_TRAINING", "project": {"id": 4, "created_at": "2023-11-14T22:13:20Z"}}
+        job = requests.post(f"{backend.url}/webhook", json=event, timeout=30).json()["job_id"]
+        status = requests.get(f"{backend.url}/job_status", params={"job_id": job}, timeout=30).json()
+        assert status["status"] in ("QUEUED", "RUNNING"), "no old state passes for that of a new job"
+    assert "Traceback" not in backend.log.read_text()
+
+
+def test_a_busy_database_is_no_damaged_one(tmp_path: Path) -> None:
+    url, _ = jobs_at(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "jobs.sqlite", isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        assert put_aside_if_damaged(url) is None
+    assert (tmp_path / "jobs.sqlite").is_file()
 
 
 # Torn files

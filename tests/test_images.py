@@ -99,6 +99,8 @@ def test_cookies_of_label_studio_do_not_reach_another_port(studio, elsewhere, cl
         ("", "not the address of an image"),
         (None, "not the address of an image"),
         ("http://[::1", "not an address"),
+        ("http://images.example.org:99999/x.png", "not an address"),
+        ("http://images.example.org:abc/x.png", "not an address"),
     ],
 )
 def test_other_schemes_are_refused_before_anything_is_asked(url, cause, studio, client, tmp_path):

@@ -101,6 +101,7 @@ def test_kill_9_loses_nothing(client: LabelStudio, backend: BackendProcess, imag
     assert project_values(project)["model_version"] == versions.active() == versions.list()[-1]
     assert len(annotator.done) == project_values(project)["total_annotations_number"]
     print(f"killed in {dict(hit)}")
+    assert len(hit) > min(kills, 4), "kills fell into few phases only"
 
 
 def test_a_training_that_was_killed_ends_as_an_unbroken_one(
@@ -131,6 +132,32 @@ def test_a_training_that_was_killed_ends_as_an_unbroken_one(
     broken, unbroken = (load_file(one / WEIGHTS) for one in (folder, tmp_path / "unbroken"))
     for name, value in unbroken.items():
         torch.testing.assert_close(broken[name], value, rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize(
+    "phase", ["score", *(pytest.param(one, marks=pytest.mark.slow) for one in ("pull", "push", "switch"))]
+)
+def test_label_studio_that_is_killed_in_the_middle_of_a_job_costs_time_only(
+    images: ImageSet, tmp_path: Path, phase: str
+) -> None:
+    with (
+        LabelStudioServer(tmp_path / "label-studio", free_port()) as server,
+        BackendProcess(tmp_path, free_port(), server.url, server.api_key, **SLOW) as backend,
+    ):
+        project, tasks = filled_project(LabelStudio(base_url=server.url, api_key=server.api_key), images)
+        connect_backend(project, backend.url)
+        versions = Versions(backend.model_dir, project.key)
+        annotator = Annotator(project, tasks, images)
+        since = time.time()
+        for _ in range(3):
+            annotator.annotate()
+        assert reach(backend, phase, since) in PHASES
+        os.killpg(server.process_group, signal.SIGKILL)
+        server.start()  # on the same port, with the same data
+        settled(versions, annotator)
+        until(lambda: project_values(project)["model_version"] == versions.active(), "the switch")
+        check_whole(project, versions)
+        assert not any(state["status"] == "ERROR" for _, state in jobs_of(backend)), "the job went on by itself"
 
 
 def kill(backend: BackendProcess, part: str) -> None:
@@ -204,6 +231,7 @@ def check_whole(project: LabelStudioProject, versions: Versions) -> None:
     """No annotation is missing, no task has two predictions of a version, and the version that orders the tasks has
     all of its predictions there."""
     shown = project_values(project)["model_version"]
+    assert shown in (None, "TSP", *versions.list()), "the order is that of a version that is gone"
     snapshot = Snapshot.read(versions.folder(shown)) if shown in versions.list() else None
     for task in call(project.client, "GET", "api/tasks/", params={"project": project.project_id, "page_size": 100})[
         "tasks"

@@ -241,9 +241,9 @@ def test_large_pushes_go_in_several_calls(
     monkeypatch.setattr(module, "BYTES_A_CALL", bytes_a_call)
     sent, original = [], LabelStudioProject._import_predictions
 
-    def watched(self: LabelStudioProject, entries: list[str]) -> int:
+    def watched(self: LabelStudioProject, entries: list[str], version: str) -> int:
         sent.append(len(entries))
-        return original(self, entries)
+        return original(self, entries, version)
 
     monkeypatch.setattr(LabelStudioProject, "_import_predictions", watched)
     assert push(project, dict.fromkeys(tasks, 0.5), a_call=a_call) == 5
@@ -265,6 +265,19 @@ def test_a_version_is_forgotten_while_another_goes_on_ordering_the_tasks(
         assert project_values(project)["model_version"] == NEW
         for task in tasks:
             assert [one["model_version"] for one in predictions_of(project, task)] == [NEW]
+
+
+def test_of_doubled_predictions_one_stays(client: LabelStudio, images: ImageSet) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:3]))
+    for version in (OLD, NEW):
+        push(project, dict.fromkeys(tasks, 0.5), version)
+    assert project.remove_doubled(OLD) == 0
+    (first,) = [one["id"] for one in predictions_of(project, tasks[1]) if one["model_version"] == OLD]
+    late = {"task": tasks[1], "model_version": OLD, "score": 0.9, "result": []}
+    call(client, "POST", f"api/projects/{project.project_id}/import/predictions", json=[late, late])
+    assert project.remove_doubled(OLD) == 1
+    found = [(one["id"], one["model_version"]) for one in predictions_of(project, tasks[1])]
+    assert sorted(version for _, version in found) == [OLD, NEW] and (first, OLD) in found
 
 
 def test_what_was_deleted_since_it_was_scored_is_left_out(client: LabelStudio, images: ImageSet) -> None:

@@ -73,6 +73,9 @@ class Project:
         self._tasks[number].annotation = {"id": number, "updated_at": stamp}
         self._tasks[number].instances = tuple((self.classes[one.label - 1], one.rle) for one in item.instances)
 
+    def remove_doubled(self, version: str) -> int:
+        return 0
+
     def forget(self, version: str, active: str | None) -> None:
         assert active in self.pushed and active != version
         if self.refusal is not None:
@@ -111,7 +114,7 @@ def bench(tmp_path, monkeypatch):
 
     monkeypatch.setattr(backend_pool, "fetch_image", fetch)
     monkeypatch.setattr(backend_steps, "connect", lambda url, api_key: None)
-    monkeypatch.setattr(backend_steps.task_order, "settle", lambda project, versions: None)
+    monkeypatch.setattr(backend_steps.task_order, "settle", lambda project, versions, clusters: None)
     monkeypatch.setattr(backend_steps, "LabelStudioProject", lambda client, number: project)
     service = settings.load({"MODEL_DIR": str(tmp_path / "models")})
     return SimpleNamespace(
@@ -341,6 +344,38 @@ def test_a_training_is_due_after_enough_new_or_changed_annotations(bench):
     assert not bench.steps.due(KEY, bench.job)["due"]
 
 
+def test_what_the_last_training_read_is_not_new_whichever_version_answers(bench):
+    bench.project.annotate(1, 2)
+    first = run_training(bench)
+    bench.project.annotate(3, 4)
+    run_training(bench)
+    bench.steps.switch(KEY, first, bench.job)  # somebody goes back
+    assert not bench.steps.due(KEY, bench.job)["due"]
+    list(bench.project.tasks())[4].image_url = "nowhere.png"
+    bench.project.annotate(5)
+    bench.project.params["train_after"] = 1
+    assert bench.steps.due(KEY, bench.job)["due"]
+    run_training(bench)
+    assert not bench.steps.due(KEY, bench.job)["due"], "an annotation that cannot be used was read all the same"
+
+
+def test_a_training_that_failed_before_it_answered_is_due_again(bench):
+    bench.project.annotate(1, 2)
+    version = bench.steps.pull(KEY, bench.job)["version"]
+    bench.steps.train(KEY, version, bench.job)
+    assert bench.steps.due(KEY, bench.job)["due"], "score, push or switch did not come"
+
+
+def test_a_training_that_was_saved_is_not_repeated(bench):
+    bench.project.annotate(1, 2)
+    version = bench.steps.pull(KEY, bench.job)["version"]
+    counts = bench.steps.train(KEY, version, bench.job)
+    weights = bench.versions.folder(version) / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert bench.steps.train(KEY, version, bench.job) == counts
+    assert weights.stat().st_mtime_ns == before
+
+
 def test_new_tasks_are_scored_by_the_active_version_and_old_ones_not_again(bench):
     assert "first training" in bench.steps.score_new(KEY, bench.job)["message"]
     bench.project.annotate(1, 2)
@@ -468,15 +503,16 @@ def test_nobody_asked_for_a_version(bench):
         bench.steps.wanted(KEY, bench.job)
 
 
-def test_old_versions_go_here_and_in_label_studio_and_what_cannot_go_now_goes_later(bench, monkeypatch, caplog):
+def test_old_versions_go_here_and_in_label_studio_and_what_cannot_go_now_goes_later(bench, monkeypatch):
     monkeypatch.setattr(bench.steps, "_service", dataclasses.replace(bench.steps._service, keep_versions=2))
     bench.project.annotate(1, 2)
     first, second = run_training(bench), run_training(bench)
     assert bench.steps.prune(KEY, bench.job) == {"pruned": []}
     third = run_training(bench)
     bench.project.refusal = ProjectError("no Label Studio answers")
-    assert bench.steps.prune(KEY, bench.job) == {"pruned": []} and first in bench.versions.list()
-    assert "stays for now: no Label Studio answers" in caplog.text
+    with pytest.raises(ProjectError):
+        bench.steps.prune(KEY, bench.job)
+    assert first in bench.versions.list()
     bench.project.refusal = None
     assert bench.steps.prune(KEY, bench.job) == {"pruned": [first]}
     assert bench.versions.list() == [second, third] and set(bench.project.pushed) == {second, third}

@@ -83,6 +83,8 @@ def test_what_is_in_force_and_why(
     found = task_order.in_force(project, active)
     assert (found["next_task"], found["view"]) == (next_task, task_order.VIEW)
     assert why in found["why"]
+    if next_task == "lowest score first":
+        assert task_order.in_force(project, active, 3)["next_task"].startswith("round 3 clusters")
 
 
 def test_two_members_of_an_organisation_both_meet_the_lowest_scores_first(
@@ -124,7 +126,7 @@ def test_what_was_found_is_kept_for_health_and_costs_no_job(
     project: LabelStudioProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     versions = Versions(tmp_path, project.key)
-    task_order.settle(project, versions)
+    task_order.settle(project, versions, 0)
     kept = json.loads(versions.order_file.read_text())
     assert kept == task_order.in_force(project, None)
 
@@ -132,6 +134,6 @@ def test_what_was_found_is_kept_for_health_and_costs_no_job(
         raise ProjectError("not for this token", 403)
 
     monkeypatch.setattr(task_order, "call", refuse)
-    task_order.settle(project, versions)
+    task_order.settle(project, versions, 0)
     assert "not for this token" in caplog.text
     assert json.loads(versions.order_file.read_text()) == kept

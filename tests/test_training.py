@@ -94,7 +94,6 @@ def test_a_broken_training_goes_on_and_ends_as_an_unbroken_one(discs, tmp_path):
     found = train(resumed, labelled, pseudo, settings, 0.5, checkpoint, lambda event: steps.append(event["done"]))
     assert steps == [5, 6]
     assert found == expected
-    assert not checkpoint.exists()
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 

@@ -10,7 +10,8 @@ import pytest
 from label_studio_sdk import LabelStudio
 
 from backend import settings
-from backend.connection import call
+from backend import watch as backend_watch
+from backend.connection import ProjectError, call
 from backend.project import LabelStudioProject
 from backend.settings import ServiceSettings
 from backend.watch import Watch
@@ -24,10 +25,17 @@ class Jobs:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
+        self.failed: tuple[str, ...] = ()
 
     def request(self, kind: str, key: str) -> str:
         self.asked.append((kind, key))
         return f"{kind}-{key}-00001"
+
+    def last(self, kind: str, key: str) -> str | None:
+        return f"{kind}-{key}-00001" if (kind, key) in self.asked else None
+
+    def status(self, job: str) -> dict:
+        return {"status": "ERROR" if job.startswith(self.failed) else "SUCCESS"}
 
 
 @pytest.fixture
@@ -90,6 +98,38 @@ def test_a_project_that_is_gone_or_another_of_its_number_wakes_nothing(
     assert {job.split("-")[1] for job in Watch(service, Jobs()).look()} == {project.key}
     call(project.client, "DELETE", f"api/projects/{project.project_id}/")
     assert Watch(service, Jobs()).look() == []
+
+
+def test_a_failed_job_is_tried_again_less_and_less_often(
+    watched: tuple[LabelStudioProject, list[int]], service: ServiceSettings
+) -> None:
+    jobs = Jobs()
+    watch = Watch(service, jobs)
+    assert watch.look()
+    jobs.failed = ("score",)
+    assert [bool(watch.look()) for _ in range(8)] == [True, False, True, False, False, True, False, False]
+    jobs.failed = ()
+    assert not any(watch.look() for _ in range(8))
+
+
+def test_one_project_that_cannot_be_read_does_not_hide_the_others(
+    watched: tuple[LabelStudioProject, list[int]],
+    service: ServiceSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    project, _ = watched
+    settings.remember_extra_params(service.model_dir, "1.1600000000", None)
+    original = backend_watch.state_of
+
+    def refused(client: LabelStudio, key: str) -> object:
+        if key == "1.1600000000":
+            raise ProjectError("Label Studio answered 500", 500)
+        return original(client, key)
+
+    monkeypatch.setattr(backend_watch, "state_of", refused)
+    assert {job.split("-")[1] for job in Watch(service, Jobs()).look()} == {project.key}
+    assert "answered 500" in caplog.text
 
 
 def test_a_server_that_is_away_is_said_once_and_missed_changes_are_found_afterwards(

@@ -100,7 +100,7 @@ def train_cycle(
         counted = (metrics["small_objects"], labelled.objects, settings.smallest_object, settings.image_size)
         warnings.append(SMALL_OBJECTS.format(*counted))
         log.warning(warnings[-1])
-    return checkpoints.save(
+    card = checkpoints.save(
         folder,
         model,
         {
@@ -114,6 +114,8 @@ def train_cycle(
             "train_seconds": round(time.monotonic() - start, 3),
         },
     )
+    (folder / TRAINING_STATE).unlink(missing_ok=True)
+    return card
 
 
 def _threshold_scale(

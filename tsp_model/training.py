@@ -91,7 +91,7 @@ def train(
         pseudo: may be empty.
         beta: weight of the pseudo-labelled images.
         checkpoint: where the state is kept after each epoch; an unfinished training goes on from there and ends as
-            an unbroken one would. Removed at the end.
+            an unbroken one would. Whoever has saved the model removes it.
         progress: told after each step what is done, the loss and an estimate of the time left.
 
     Returns:
@@ -114,8 +114,6 @@ def train(
             run.epoch(epoch, reporter)
             if checkpoint and epoch + 1 < settings.epochs:
                 run.save(checkpoint, epoch + 1)
-    if checkpoint:
-        checkpoint.unlink(missing_ok=True)
     model.eval()
     return run.metrics() | {"small_objects": labelled.objects - large.objects}
 

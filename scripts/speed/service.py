@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -51,10 +52,13 @@ def predict(bench: Bench) -> Iterator[Comparison]:
     count = bench.repeats + WARMUP
     with house(count, size, bench.threads) as there:
         project, tasks = there.project({"train_after": 0})
+        # Before there is a version: Label Studio has a task predicted when it is asked for one, and what was predicted
+        # once is not predicted again.
+        asked = [_body(project, tasks[key]) for key in there.images.keys]
         folder, version = make_version(there, project, size)
         model, card = checkpoints.load(folder)
         settings = Settings.from_dict(card["settings"])
-        bodies = iter([_body(project, tasks[key]) for key in there.images.keys])
+        bodies = iter(asked)
         decoded = iter([read_image(item.path) for item in there.images.items])
         answers: list[dict[str, Any]] = []
         found: list[dict[str, Any]] = []
@@ -102,6 +106,13 @@ def _body(project: LabelStudioProject, task: int) -> dict[str, Any]:
     return {"tasks": tasks, "project": project.key, "label_config": project.label_config, "params": {}}
 
 
+def _at_a_new_address(body: dict[str, Any], number: int) -> dict[str, Any]:
+    """The same image at an address that was not asked for yet, so that it is predicted."""
+    (task,) = body["tasks"]
+    data = {name: f"{value}?{number}" if name == "image" else value for name, value in task["data"].items()}
+    return body | {"tasks": [task | {"data": data}]}
+
+
 def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
     response = requests.post(f"{url}/predict", json=body, timeout=REQUEST_SECONDS)
     response.raise_for_status()
@@ -114,14 +125,15 @@ def threads(bench: Bench) -> Iterator[Comparison]:
     most = max(2, bench.threads)
     with house(scored, size, most) as there:
         project, tasks = there.project({"train_after": 0})
-        folder, _ = make_version(there, project, size)
         body = _body(project, tasks[there.images.keys[0]])
+        folder, _ = make_version(there, project, size)
+        numbers = itertools.count()
 
         def page() -> None:
             _list_tasks(project)
 
         def prediction() -> None:
-            _post(there.backend.url, body)
+            _post(there.backend.url, _at_a_new_address(body, next(numbers)))
 
         loads = {"alone": None, "beside a busy Label Studio": page, "beside busy predictions": prediction}
         for situation, ask in loads.items():
