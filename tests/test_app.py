@@ -276,3 +276,8 @@ def test_with_authentication_setup_asks_for_webhooks_that_send_it_until_they_do(
     assert len(jobs.requests) == 2
     make().post("/setup", json=setup_request())
     assert len(jobs.requests) == 2
+
+
+def test_a_request_that_announces_too_much_is_not_read(make):
+    answer = make().post("/predict", environ_overrides={"CONTENT_LENGTH": str(600 * 2**20)})
+    assert answer.status_code == 413 and answer.json["error"].startswith("413 ")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import requests
+import torch
 from flask.testing import FlaskClient
 from label_studio_sdk import LabelStudio
 from PIL import Image
@@ -129,6 +130,37 @@ def test_a_training_whose_state_is_torn_begins_anew_and_ends_as_ever(
         train_cycle(images, images.subset([]), None, method, folder)
     assert "begins anew" in caplog.text and "\n" not in caplog.records[0].getMessage()
     assert (torn / checkpoints.WEIGHTS).read_bytes() == (whole / checkpoints.WEIGHTS).read_bytes()
+
+
+class Harm:
+    """What runs code where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.mark,)
+
+
+def test_a_training_state_that_would_run_code_is_not_unpickled(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = disc_set(tmp_path / "images", 2)
+    method = Settings.preset("tiny").override({"image_size": 64, "epochs": 1, "batch_size": 2})
+    folder = tmp_path / "version"
+    folder.mkdir()
+    torch.save({"epochs_done": 1, "model": Harm(tmp_path / "harmed")}, folder / TRAINING_STATE)
+    train_cycle(images, images.subset([]), None, method, folder)
+    assert "begins anew" in caplog.text and not (tmp_path / "harmed").exists()
+
+
+def test_weights_that_are_a_pickle_are_refused(tmp_path: Path) -> None:
+    version = new_version(tmp_path, KEY)
+    folder = tmp_path / KEY / "versions" / version
+    torch.save({"weights": Harm(tmp_path / "harmed")}, folder / checkpoints.WEIGHTS)
+    with pytest.raises(checkpoints.CheckpointError):
+        checkpoints.load(folder)
+    assert not (tmp_path / "harmed").exists()
 
 
 # A full disk

@@ -331,11 +331,11 @@ def test_before_the_first_training_nothing_is_answered_and_nothing_stored(
 TWO_IMAGES = """<View><Image name="a" value="$image"/><Image name="b" value="$other"/>
 <BrushLabels name="label" toName="a"><Label value="disc"/></BrushLabels></View>"""
 NO_MASKS = """<View><Image name="image" value="$image"/>
-<RectangleLabels name="label" toName="image"><Label value="disc"/></RectangleLabels></View>"""
+<EllipseLabels name="label" toName="image"><Label value="disc"/></EllipseLabels></View>"""
 
 
 @pytest.mark.parametrize(
-    ("config", "reason"), [(TWO_IMAGES, "several images"), (NO_MASKS, "no tag for masks")], ids=["images", "tag"]
+    ("config", "reason"), [(TWO_IMAGES, "several images"), (NO_MASKS, "no tag for objects")], ids=["images", "tag"]
 )
 def test_a_configuration_that_cannot_be_used_is_refused_with_the_reason(
     client: LabelStudio, backend: BackendProcess, config: str, reason: str
