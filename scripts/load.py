@@ -1,4 +1,4 @@
-"""What the service holds, on a real Label Studio server: `python -m scripts.load`, 10 minutes.
+"""What the service holds, on a real Label Studio server: `python -m scripts.load`, three minutes.
 
 Webhooks from many clients that wait for their answers, questions while a training runs, one request for a whole
 selection, and whether memory, processes and threads stay. Everything runs on this machine, the clients too.
