@@ -89,10 +89,12 @@ def test_a_broken_training_goes_on_and_ends_as_an_unbroken_one(discs, tmp_path):
     checkpoint = tmp_path / "training.pt"
     with pytest.raises(Stopped):
         train(initial_model(labelled, settings), labelled, pseudo, settings, 0.5, checkpoint, stop_in_the_third_epoch)
+    before = torch.load(checkpoint, weights_only=True)["seconds"]
     resumed = initial_model(labelled, settings)
     steps = []
     found = train(resumed, labelled, pseudo, settings, 0.5, checkpoint, lambda event: steps.append(event["done"]))
     assert steps == [5, 6]
+    assert found.pop("seconds") > before > 0 and expected.pop("seconds") > 0
     assert found == expected
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name

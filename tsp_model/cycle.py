@@ -87,6 +87,7 @@ def train_cycle(
     write_predictions(folder / PSEUDO_LABELS, chosen.values())
     pseudo = pseudo_labels.as_image_set(chosen, unlabelled)
     model = initial_model(labelled, settings, parent)
+    prepared = time.monotonic() - start
     metrics = train(
         Execution.choose(settings, learning=True).prepare(model),
         labelled,
@@ -111,7 +112,7 @@ def train_cycle(
             "metrics": metrics | {"pseudo_threshold_scale": scale},
             "warnings": warnings,
             "parent": parent.name if parent else None,
-            "train_seconds": round(time.monotonic() - start, 3),
+            "train_seconds": round(prepared + metrics["seconds"], 3),
         },
     )
     (folder / TRAINING_STATE).unlink(missing_ok=True)

@@ -96,8 +96,8 @@ def train(
 
     Returns:
         Metrics: loss (mean of the last epoch), its terms, semi_gradient_share (||beta grad L_semi|| / ||grad L_sup||,
-        mean over the first step of each epoch; None without pseudo labels), steps, small_objects (labelled ones below
-        `settings.smallest_object`, which counted as background).
+        mean over the first step of each epoch; None without pseudo labels), steps, seconds (before an interruption,
+        too), small_objects (labelled ones below `settings.smallest_object`, which counted as background).
 
     Raises:
         ValueError: nothing labelled. NonFiniteLossError.
@@ -131,6 +131,7 @@ class _Run:
         self.steps_per_epoch = math.ceil(len(labelled) / settings.batch_size)
         self.terms: dict[str, float] = {}
         self.gradient_shares: list[float] = []
+        self.start, self.seconds_before = time.monotonic(), 0.0
 
     def epoch(self, epoch: int, reporter: _Reporter) -> None:
         # Everything random in an epoch comes from its own seed: a resumed run repeats an unbroken one.
@@ -220,6 +221,7 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "terms": self.terms,
             "gradient_shares": self.gradient_shares,
+            "seconds": self.seconds,
         }
         write_atomically(path, lambda temporary: torch.save(state, temporary))
 
@@ -229,6 +231,7 @@ class _Run:
             return 0
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
+            self.seconds_before = state["seconds"]
         except Exception as error:  # whatever a torn file makes of pickle and zip
             log.warning("the training begins anew: its state %s is damaged (%s)", path, type(error).__name__)
             return 0
@@ -237,6 +240,11 @@ class _Run:
         self.terms, self.gradient_shares = state["terms"], state["gradient_shares"]
         return state["epochs_done"]
 
+    @property
+    def seconds(self) -> float:
+        """Of training so far, without what was done after the last saved epoch of an interrupted run."""
+        return self.seconds_before + time.monotonic() - self.start
+
     def metrics(self) -> dict[str, Any]:
         shares = self.gradient_shares
         return {
@@ -244,6 +252,7 @@ class _Run:
             "loss_terms": {name: value for name, value in self.terms.items() if name != "loss"},
             "semi_gradient_share": sum(shares) / len(shares) if shares else None,
             "steps": self.steps_per_epoch * self.settings.epochs,
+            "seconds": round(self.seconds, 3),
         }
 
 
