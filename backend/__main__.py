@@ -43,9 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     reason = _cannot_start(service, options.part)
     if reason:
         return _say(reason, 1)
-    if options.part == "all":  # alone, the other part may have it open
-        _mend_jobs(service)
     if options.part == "all":
+        _mend_jobs(service)  # alone, the other part may have them open
         return Supervisor(environ).run()
     if service.keep_memory:
         memory.keep()  # before there is a second thread, which would have a place of its own to allocate from

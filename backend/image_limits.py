@@ -41,10 +41,10 @@ class ImageLimits:
         Args:
             studio: Label Studio's address.
         """
-        host = (urlsplit(address).hostname or "").lower()
+        host = _host(address)
         if _climbs(address):
             return "its path climbs out of its folder with '..': correct the task's data"
-        if _is_studio(address, studio) or host in self.hosts:
+        if self._named(address, studio):
             return None
         if not self._by_a_star(host):
             return f"{host} is neither Label Studio nor among the hosts of {SETTING}: name it there"
@@ -57,25 +57,32 @@ class ImageLimits:
     def refusal_of_peer(self, address: str, studio: str, peers: Iterable[str]) -> str | None:
         """The same for the IP addresses that stand behind a name. Looked at again once there is a connection, since the
         name may lead elsewhere by then: of such an answer nothing is read."""
-        host = (urlsplit(address).hostname or "").lower()
-        if _is_studio(address, studio) or host in self.hosts:
+        if self._named(address, studio):
             return None
         private = sorted(peer for peer in peers if not _public(peer))
-        return f"{host} leads into a private network ({private[0]}): name it in {SETTING}" if private else None
+        if not private:
+            return None
+        return f"{_host(address)} leads into a private network ({private[0]}): name it in {SETTING}"
+
+    def _named(self, address: str, studio: str) -> bool:
+        """Label Studio's own host and port, or the same host by https, where a plain address may redirect to; or a host
+        that the settings name in full."""
+        _, host, port = origin(address)
+        _, its_host, its_port = origin(studio)
+        return (host == its_host and port in (its_port, PORTS["https"])) or host in self.hosts
 
     def _by_a_star(self, host: str) -> bool:
         return any("*" in name and fnmatchcase(host, name) for name in self.hosts)
 
 
-def _is_studio(address: str, studio: str) -> bool:
-    """Label Studio's own host and port, or the same host by https, where a plain address may redirect to."""
-    host, port = _place(address)
-    return (host, port) in (_place(studio), (_place(studio)[0], PORTS["https"]))
-
-
-def _place(address: str) -> tuple[str, int | None]:
+def origin(address: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port of an address, in lower case; ValueError for a port that is none."""
     parts = urlsplit(address)
-    return (parts.hostname or "").lower(), parts.port or PORTS.get(parts.scheme)
+    return parts.scheme, parts.hostname or "", parts.port or PORTS.get(parts.scheme)
+
+
+def _host(address: str) -> str:
+    return origin(address)[1]
 
 
 def _climbs(address: str) -> bool:

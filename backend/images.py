@@ -18,7 +18,7 @@ from PIL import Image
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_exponential
 
 from backend.connection import ProjectError, authorization, base_url
-from backend.image_limits import MOST_MEGAPIXELS, ImageLimits
+from backend.image_limits import MOST_MEGAPIXELS, ImageLimits, origin
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 CLOUD = ("s3", "gs", "azure-blob", "azure")
@@ -80,7 +80,7 @@ def _resolve(url: str, client: LabelStudio) -> str:
     try:
         scheme = urlsplit(url.strip()).scheme.lower()
         address = urljoin(base_url(client), url.strip())
-        host, _ = urlsplit(address).hostname, urlsplit(address).port
+        _, host, _ = origin(address)
     except ValueError as error:
         raise ImageError(f"{url[:100]!r} is not an address ({error}): correct the task's data") from None
     if scheme in CLOUD:
@@ -113,25 +113,23 @@ def _download(address: str, client: LabelStudio, part: Path, limits: ImageLimits
     with closing(_answer(address, client, limits, deadline)) as response, part.open("wb") as file:
         response.raise_for_status()
         most = int(limits.megabytes * 1e6)
-        received = int(response.headers.get("content-length") or 0)
-        if received <= most:
-            received = 0
-            for chunk in response.iter_bytes():
-                received += len(chunk)
-                if received > most:
-                    break
-                if time.monotonic() > deadline:
-                    slow = f"not there after {limits.seconds:g} s: is the server overloaded?"
-                    raise ImageError(f"{_shown(address)}: {slow}")
-                file.write(chunk)
-        if received > most:
-            raise ImageError(f"{_shown(address)}: larger than {limits.megabytes:g} MB: import a smaller image")
+        too_large = ImageError(f"{_shown(address)}: larger than {limits.megabytes:g} MB: import a smaller image")
+        if int(response.headers.get("content-length") or 0) > most:
+            raise too_large
+        received = 0
+        for chunk in response.iter_bytes():
+            received += len(chunk)
+            if received > most:
+                raise too_large
+            if time.monotonic() > deadline:
+                raise ImageError(f"{_shown(address)}: not there after {limits.seconds:g} s: is the server overloaded?")
+            file.write(chunk)
 
 
 def _answer(address: str, client: LabelStudio, limits: ImageLimits, deadline: float) -> httpx.Response:
     """The answer at the end of all redirects, its body not read yet; each address is checked before it is asked."""
     studio = base_url(client)
-    headers = authorization(client) if _origin(address) == _origin(studio) else {}
+    headers = authorization(client) if origin(address) == origin(studio) else {}
     request = _http().build_request("GET", address, headers=headers)
     for _ in range(1 + REDIRECTS):
         url = str(request.url)
@@ -178,11 +176,6 @@ def _check_image(part: Path, address: str, limits: ImageLimits) -> None:
     if size[0] * size[1] > limits.megapixels * 1e6:
         most = f"more than {limits.megapixels:g} megapixels (TSP_IMAGE_MEGAPIXELS): import a smaller one"
         raise ImageError(f"{_shown(address)}: an image of {size[0]} x {size[1]} pixels, {most}")
-
-
-def _origin(address: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(address)
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _may_pass(error: BaseException) -> bool:

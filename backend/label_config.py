@@ -14,8 +14,14 @@ from typing import Any
 
 from label_studio_sdk.label_interface import LabelInterface
 
-# What shows an object best comes first: it answers for a label that several tags have.
-KINDS = {"brushlabels": "brush", "bitmasklabels": "bitmask", "polygonlabels": "polygon", "rectanglelabels": "rectangle"}
+# The tag of each kind. What shows an object best comes first: it answers for a label that several tags have.
+LABEL_TAGS = {
+    "brush": "BrushLabels",
+    "bitmask": "BitmaskLabels",
+    "polygon": "PolygonLabels",
+    "rectangle": "RectangleLabels",
+}
+KINDS = {tag.lower(): kind for kind, tag in LABEL_TAGS.items()}
 REMEDY = "use <BrushLabels>, <BitmaskLabels>, <PolygonLabels> or <RectangleLabels> on one <Image>"
 
 
@@ -99,7 +105,7 @@ def parse_label_config(xml: str) -> LabelConfig:
 
 
 def _rank(tag: LabelTag) -> int:
-    return list(KINDS.values()).index(tag.kind)
+    return list(LABEL_TAGS).index(tag.kind)
 
 
 def _read(xml: str) -> LabelInterface:

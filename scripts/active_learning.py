@@ -10,10 +10,10 @@ import argparse
 import time
 from typing import Any
 
+from backend.label_config import LABEL_TAGS
 from scripts.command_line import run
 from scripts.experiment import Experiment
 from scripts.plan import Plan
-from scripts.project_setup import LABEL_TAGS
 from scripts.service import BACKEND_URL
 from scripts.table import table
 from tsp_model.acquisition import STRATEGIES

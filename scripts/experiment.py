@@ -15,13 +15,12 @@ from tqdm import tqdm
 
 from backend.connection import connect
 from backend.project import LabelStudioProject
-from backend.regions import to_region
 from backend.snapshot import Snapshot
 from backend.versions import Versions
 from scripts.command_line import CommandError
 from scripts.data_sets import load_sets
 from scripts.plan import STATE, Plan, State
-from scripts.project_setup import create_project, import_images
+from scripts.project_setup import create_project, import_images, truth
 from scripts.results import TEST_PREDICTIONS, read_rows, result_row, write_rows
 from scripts.service import Service
 from tsp_model.cycle import PREDICTIONS, PSEUDO_LABELS, pick_images, rank_pool, score_pool
@@ -141,10 +140,7 @@ class Experiment:
         return time.monotonic() - start
 
     def _annotate(self, item: Any) -> None:
-        regions = [
-            to_region(self.train_set.classes[instance.label - 1], instance.rle, self.project.config, f"truth{index}")
-            for index, instance in enumerate(item.instances)
-        ]
+        regions = truth(item, self.train_set.classes, self.project.config)
         self.project.submit_annotation(self.task_of[item.key], regions)
 
     def train(self, k: int) -> dict[str, Any]:

@@ -7,7 +7,6 @@ selection, and whether memory, processes and threads stay. Everything runs on th
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import threading
 import time
@@ -21,12 +20,11 @@ import requests
 
 from backend.connection import call, connect
 from backend.project import LabelStudioProject
-from backend.regions import to_region
 from scripts.backend_process import BackendProcess
 from scripts.command_line import CommandError, run
 from scripts.label_studio import LabelStudioServer
-from scripts.processes import free_port
-from scripts.project_setup import label_config
+from scripts.processes import free_port, statuses
+from scripts.project_setup import label_config, truth
 from scripts.service import Service
 from scripts.speed.served import served
 from scripts.table import markdown
@@ -85,12 +83,8 @@ class There:
 
     def annotate(self, index: int) -> None:
         """As an annotator would; Label Studio tells the backend."""
-        item = self.images.items[index]
-        truth = [
-            to_region(self.images.classes[one.label - 1], one.rle, self.project.config, f"truth{number}")
-            for number, one in enumerate(item.instances)
-        ]
-        self.project.submit_annotation(self.tasks[index]["id"], truth)
+        regions = truth(self.images.items[index], self.images.classes, self.project.config)
+        self.project.submit_annotation(self.tasks[index]["id"], regions)
 
 
 def load(amount: Amount) -> Iterator[Row]:
@@ -246,18 +240,12 @@ def _times(ask: Callable[[], object], count: int) -> list[float]:
 
 def _web(backend: BackendProcess) -> dict[str, float]:
     """Processes, threads and resident megabytes of the web service (Linux)."""
-    found = {"processes": 0, "threads": 0, "megabytes": 0.0}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            ours = os.getpgid(int(entry.name)) == backend.process_group
-            if ours and b"web" in (entry / "cmdline").read_bytes().split(b"\0"):
-                lines = dict(line.split(":", 1) for line in (entry / "status").read_text().splitlines())
-                found["processes"] += 1
-                found["threads"] += int(lines["Threads"])
-                found["megabytes"] += int(lines["VmRSS"].split()[0]) / 1024
-        except OSError:  # it has just ended
-            continue
-    return found
+    found = statuses(backend.process_group, "web")
+    return {
+        "processes": len(found),
+        "threads": sum(int(status["Threads"]) for status in found),
+        "megabytes": sum(int(status["VmRSS"].split()[0]) for status in found) / 1024,
+    }
 
 
 def _project(client: Any, backend: BackendProcess, address: str, images: ImageSet, method: dict[str, Any]) -> There:

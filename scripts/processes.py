@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 GRACE_SECONDS = 10.0
@@ -67,6 +68,23 @@ class Child:
         except subprocess.TimeoutExpired:
             os.killpg(self.group, signal.SIGKILL)
             self._guard.wait()
+
+
+def statuses(group: int | None, word: str | None = None) -> list[dict[str, str]]:
+    """What the kernel tells of each process of a group, by name as in /proc/<pid>/status (Linux); the ended ones, whose
+    parent has not looked yet, are left out.
+
+    Args:
+        word: only of those that have it in their command line, as a word of its own.
+    """
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has just ended
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if os.getpgid(int(entry.name)) == group and any(words) and (word is None or word in words):
+                lines = (entry / "status").read_text().splitlines()
+                found.append({name: value.strip() for name, _, value in (line.partition(":") for line in lines)})
+    return found
 
 
 def require_free_port(port: int, host: str = "127.0.0.1") -> None:

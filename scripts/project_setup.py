@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
 
 from label_studio_sdk import LabelStudio
 
 from backend.connection import ProjectError, call
+from backend.label_config import LABEL_TAGS, LabelConfig
 from backend.project import LabelStudioProject
+from backend.regions import to_region
 from scripts.service import credentials
-from tsp_model.data.image_set import ImageSet
+from tsp_model.data.image_set import ImageSet, Item
 
 if TYPE_CHECKING:
     from scripts.plan import Plan
 
-LABEL_TAGS = {
-    "brush": "BrushLabels",
-    "bitmask": "BitmaskLabels",
-    "polygon": "PolygonLabels",
-    "rectangle": "RectangleLabels",
-}
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#fabed4", "#469990")
 
 
@@ -88,3 +84,10 @@ def import_images(project: LabelStudioProject, images: ImageSet) -> dict[str, in
     if missing:
         known |= project.upload_images(missing)
     return {key: known[key] for key in images.keys}
+
+
+def truth(item: Item, classes: Sequence[str], config: LabelConfig) -> list[dict[str, Any]]:
+    """An image's ground truth as an annotator would draw it. classes: those of its set."""
+    return [
+        to_region(classes[one.label - 1], one.rle, config, f"truth{index}") for index, one in enumerate(item.instances)
+    ]

@@ -11,11 +11,11 @@ import requests
 from label_studio_sdk import LabelStudio
 
 from backend.connection import call
+from backend.label_config import LABEL_TAGS
 from backend.project import LabelStudioProject
-from backend.regions import to_region
 from backend.versions import Versions
 from scripts.backend_process import BackendProcess
-from scripts.project_setup import LABEL_TAGS, label_config
+from scripts.project_setup import label_config, truth
 from tests.builders import prediction
 from tsp_model.data.image_set import ImageSet, Item
 from tsp_model.predictions import Prediction
@@ -62,10 +62,7 @@ def connect_backend(project: LabelStudioProject, url: str, **values: Any) -> dic
 
 def regions(project: LabelStudioProject, item: Item) -> list[dict[str, Any]]:
     """The ground truth of an image as an annotator would draw it."""
-    return [
-        to_region(project.classes[one.label - 1], one.rle, project.config, f"truth{index}")
-        for index, one in enumerate(item.instances)
-    ]
+    return truth(item, project.classes, project.config)
 
 
 def project_values(project: LabelStudioProject) -> dict[str, Any]:

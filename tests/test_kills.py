@@ -24,7 +24,7 @@ from backend.steps import _image_set
 from backend.versions import Versions
 from scripts.backend_process import BackendProcess
 from scripts.label_studio import LabelStudioServer
-from scripts.processes import free_port
+from scripts.processes import ServerError, free_port, require_free_port, statuses
 from tests.builders import disc_set
 from tests.live import (
     LIMIT_SECONDS,
@@ -152,9 +152,8 @@ def test_label_studio_that_is_killed_in_the_middle_of_a_job_costs_time_only(
         for _ in range(3):
             annotator.annotate()
         assert reach(backend, phase, since) in PHASES
-        group = server.process_group
-        os.killpg(group, signal.SIGKILL)
-        until(lambda: not processes_of(group), "the end of Label Studio")
+        os.killpg(server.process_group, signal.SIGKILL)
+        until(lambda: is_free(server.port), "the end of Label Studio")
         server.start()  # on the same port, with the same data
         settled(versions, annotator)
         until(lambda: project_values(project)["model_version"] == versions.active(), "the switch")
@@ -165,31 +164,19 @@ def test_label_studio_that_is_killed_in_the_middle_of_a_job_costs_time_only(
 def kill(backend: BackendProcess, part: str) -> None:
     """-9 to all processes of a part; the supervisor then ends the rest."""
     group = backend.process_group
-    for pid in processes_of(group):
-        if f"backend\0{part}\0" in command_of(pid):
-            os.kill(pid, signal.SIGKILL)
-    until(lambda: not processes_of(group), "the end of the service")
+    for status in statuses(group, part):
+        os.kill(int(status["Pid"]), signal.SIGKILL)
+    until(lambda: not statuses(group), "the end of the service")
     backend.__exit__(None, None, None)
 
 
-def processes_of(group: int) -> list[int]:
-    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [pid for pid in pids if group_of(pid) == group and command_of(pid)]
-
-
-def group_of(pid: int) -> int | None:
+def is_free(port: int) -> bool:
+    """A process that was killed lets go of its port after it is gone from the lists."""
     try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return None
-
-
-def command_of(pid: int) -> str:
-    """Empty for one that has ended and is not waited for yet."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
+        require_free_port(port)
+    except ServerError:
+        return False
+    return True
 
 
 def an_epoch_more(versions: Versions) -> None:

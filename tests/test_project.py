@@ -14,10 +14,11 @@ from backend import project as module
 from backend.connection import ProjectError, call, connect
 from backend.early import EarlySender
 from backend.images import fetch_image
+from backend.label_config import LABEL_TAGS
 from backend.project import LabelStudioProject
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port
-from scripts.project_setup import LABEL_TAGS, label_config
+from scripts.project_setup import label_config
 from tests.live import (
     CLASSES,
     NEW,

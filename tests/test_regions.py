@@ -16,7 +16,7 @@ from PIL import Image
 from backend import bitmask, polygons
 from backend import brush as our_brush
 from backend import settings as environment
-from backend.label_config import parse_label_config
+from backend.label_config import LABEL_TAGS, parse_label_config
 from backend.regions import to_instances, to_region, to_regions
 from tsp_model.data import masks
 from tsp_model.predictions import Prediction
@@ -25,13 +25,7 @@ CONFIG = (
     '<View><Image name="img" value="$image"/><{tag} name="m" toName="img">'
     '<Label value="Fluid" predicted_values="SRF"/><Label value="rea"/></{tag}></View>'
 )
-CONTROLS = {
-    "brush": "BrushLabels",
-    "bitmask": "BitmaskLabels",
-    "polygon": "PolygonLabels",
-    "rectangle": "RectangleLabels",
-}
-CONFIGS = {kind: parse_label_config(CONFIG.format(tag=tag)) for kind, tag in CONTROLS.items()}
+CONFIGS = {kind: parse_label_config(CONFIG.format(tag=tag)) for kind, tag in LABEL_TAGS.items()}
 BRUSH, BITMASK, POLYGON, RECTANGLE = CONFIGS.values()
 
 
@@ -174,7 +168,7 @@ def test_regions_are_valid_scored_unique_and_stable(kind):
     stack = np.stack([same, same, disc((40, 50), 3, (30, 40))])
     made = prediction(stack, [1, 1, 2], instance_scores=[0.7, 0.6, 0.5], scores=[0.934, 0.9, 0.9])
     regions = to_regions(made, ["SRF", "REA"], config)
-    xml = CONFIG.format(tag=CONTROLS[kind])
+    xml = CONFIG.format(tag=LABEL_TAGS[kind])
     assert LabelInterface(xml).validate_prediction({"result": regions, "score": 0.5}, return_errors=True) == []
     assert [region["score"] for region in regions] == [0.7, 0.6, 0.5]
     assert [region["value"][region_type] for region in regions] == [["Fluid"], ["Fluid"], ["rea"]]
@@ -205,7 +199,7 @@ def region(mask, region_id="a", labels=("rea",), tag=BRUSH):
 def test_a_rectangle_is_the_box_that_the_network_found():
     made = prediction(disc((40, 50), 6)[None], boxes=[[0.0, 8.5, 30.0, 44.0]])
     [region] = to_regions(made, ["SRF"], RECTANGLE)
-    xml = CONFIG.format(tag=CONTROLS["rectangle"])
+    xml = CONFIG.format(tag=LABEL_TAGS["rectangle"])
     assert LabelInterface(xml).validate_prediction({"result": [region], "score": 0.5}, return_errors=True) == []
     found = {name: value for name, value in region["value"].items() if name != "rectanglelabels"}
     # In percent of 50 x 40 pixels; what lies beyond the image is cut off.

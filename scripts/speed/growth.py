@@ -6,7 +6,6 @@ scores the pool and pushes it. The work should grow as the pool does, the worker
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,17 +16,16 @@ from tqdm import tqdm
 
 from backend.connection import call, connect
 from backend.project import LabelStudioProject
-from backend.regions import to_region
 from scripts.backend_process import BackendProcess
 from scripts.command_line import CommandError
 from scripts.label_studio import LabelStudioServer
-from scripts.processes import free_port
-from scripts.project_setup import label_config
+from scripts.processes import free_port, statuses
+from scripts.project_setup import label_config, truth
 from scripts.service import Service
 from scripts.speed.served import served
 from scripts.table import markdown
 from tsp_model.data.coco import load_coco
-from tsp_model.data.image_set import ImageSet, Item
+from tsp_model.data.image_set import ImageSet
 from tsp_model.data.synthetic import write_synthetic
 
 SIDE, LABELLED, WARM_UP = 64, 8, 60  # pixels; images that train; tasks of the project before the one that counts
@@ -100,17 +98,10 @@ def _project(client: LabelStudio, backend: str, address: str, images: ImageSet, 
         some = tasks[start : start + TASKS_A_CALL]
         made += call(client, "POST", path, params={"return_task_ids": "true"}, json=some, timeout=600)["task_ids"]
     for task, item in zip(made, labelled, strict=False):
-        project.submit_annotation(task, _truth(project, item))
+        project.submit_annotation(task, truth(item, images.classes, project.config))
     connection = {"project": project.project_id, "url": backend, "title": "TSP", "is_interactive": False}
     call(client, "POST", "api/ml", json=connection | {"extra_params": METHOD})
     return project
-
-
-def _truth(project: LabelStudioProject, item: Item) -> list[dict[str, Any]]:
-    return [
-        to_region(project.classes[one.label - 1], one.rle, project.config, f"truth{index}")
-        for index, one in enumerate(item.instances)
-    ]
 
 
 def _train(project: LabelStudioProject, backend: str) -> dict[str, Any]:
@@ -128,14 +119,8 @@ def _train(project: LabelStudioProject, backend: str) -> dict[str, Any]:
 
 def _peak_mb(backend: BackendProcess) -> float:
     """The most memory that the service's worker ever held (Linux)."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            ours = os.getpgid(int(entry.name)) == backend.process_group
-            if ours and b"worker" in (entry / "cmdline").read_bytes().split(b"\0"):
-                lines = dict(line.split(":", 1) for line in (entry / "status").read_text().splitlines())
-                return int(lines["VmHWM"].split()[0]) / 1024
-        except OSError:  # it has just ended
-            continue
+    for status in statuses(backend.process_group, "worker"):
+        return int(status["VmHWM"].split()[0]) / 1024
     raise CommandError(f"the service has no worker any more; see {backend.log}.")
 
 
