@@ -232,12 +232,14 @@ def _worker(service: ServiceSettings) -> int:
 
     start_worker(service.database_url, service.model_dir, CycleSteps(service))
     print("worker ready", flush=True)
-    watch = Watch(service, Jobs(service.database_url, service.model_dir))
+    jobs = Jobs(service.database_url, service.model_dir)
+    watch = Watch(service, jobs)
     while True:
         try:
             watch.look()  # the first one also says at once what would otherwise fail the first job
+            jobs.forget(service.keep_jobs)
         except Exception:  # a full disk, a database that is busy: the next look finds what this one could not
-            logging.exception("cannot look for what changed in Label Studio")
+            logging.exception("cannot look for what changed in Label Studio, or forget old jobs")
         time.sleep(60 * service.look_minutes) if service.look_minutes else signal.pause()
 
 

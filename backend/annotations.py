@@ -35,30 +35,20 @@ def training_annotation(annotations: Iterable[Mapping[str, Any]]) -> Mapping[str
 def instances_of(
     annotation: Mapping[str, Any], config: LabelConfig, task_id: int
 ) -> tuple[tuple[str, RLE], ...] | None:
-    """The labelled masks of an annotation; what cannot be used goes to the log with the task's number.
-
-    Instances with a label that the configuration no longer has are left out. None if a region is malformed: half of
-    an annotation would teach that the other half is background.
+    """The labelled masks of an annotation, by the configuration's labels; those whose label it does not have (any more)
+    by their own. None if a region is malformed, said in the log with the task's number: half of an annotation would
+    teach that the other half is background.
 
     Args:
         annotation: with ``id`` and ``result``.
-        config: the labeling configuration.
+        config: the labeling configuration; a label's ``predicted_values`` name what it was called before.
     """
-    known = set(config.labels)
     try:
         found = to_instances(annotation.get("result") or [], boxed=config.boxed)
     except ValueError as error:
         logger.warning("task %s, annotation %s is not used: %s", task_id, annotation.get("id"), error)
         return None
-    unknown = sorted({label for label, _ in found} - known)
-    if unknown:
-        logger.warning(
-            "task %s, annotation %s: objects with labels that the configuration does not have are left out: %s",
-            task_id,
-            annotation.get("id"),
-            ", ".join(unknown),
-        )
-    return tuple((label, rle) for label, rle in found if label in known)
+    return tuple((label if label in config.tags else config.label_for(label) or label, rle) for label, rle in found)
 
 
 def _age(annotation: Mapping[str, Any]) -> tuple[datetime, int]:

@@ -35,6 +35,19 @@ class ProjectError(RuntimeError):
         super().__init__(message)
         self.status = status
 
+    @property
+    def may_pass(self) -> bool:
+        """Whether another attempt may succeed: the server was away, too slow, or had an error of its own."""
+        return (self.status or 0) >= 500
+
+
+class UnansweredError(ProjectError):
+    """Nobody was there, or the answer did not come in time."""
+
+    @property
+    def may_pass(self) -> bool:
+        return True
+
 
 def connect(url: str, api_key: str, timeout: float = 60.0) -> LabelStudio:
     """A client that has reached the server and whose token was accepted.
@@ -143,10 +156,10 @@ def _explained(client: LabelStudio, error: Exception, what: str) -> ProjectError
     """`error` as one line with cause and remedy."""
     base = base_url(client)
     if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
-        return ProjectError(f"Label Studio at {base} took too long over {what}: is it overloaded?")
+        return UnansweredError(f"Label Studio at {base} took too long over {what}: is it overloaded?")
     if isinstance(error, httpx.TransportError):
         cause = str(error) or type(error).__name__
-        return ProjectError(f"no Label Studio answers at {base} ({cause}): start it or correct LABEL_STUDIO_URL")
+        return UnansweredError(f"no Label Studio answers at {base} ({cause}): start it or correct LABEL_STUDIO_URL")
     if isinstance(error, ValueError) or not isinstance(error, (ApiError, httpx.HTTPStatusError)):
         return ProjectError(f"what answers at {base} to {what} is not Label Studio: correct LABEL_STUDIO_URL")
     if isinstance(error, ApiError):

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -38,6 +39,7 @@ QUEUE = "jobs"
 APPLICATION = {"name": "tsp-backend", "application_version": "1", "executor_id": "worker"}
 # A job that takes its worker down each time (out of memory, say) is given up after so many starts.
 MAX_STARTS = 5
+FORGOTTEN_AT_ONCE = 1000
 
 _STATUS = {"ENQUEUED": "QUEUED", "DELAYED": "QUEUED", "PENDING": "RUNNING", "SUCCESS": "SUCCESS"}
 _LABEL_STUDIO_STATUS = {"QUEUED": "queued", "RUNNING": "started", "SUCCESS": "finished", "ERROR": "failed"}
@@ -119,6 +121,25 @@ class Jobs:
             state = (state or {"job_id": job_id}) | self._told_by_database(rows[0], state)
         return state | {"job_status": _LABEL_STUDIO_STATUS[state["status"]]}
 
+    def forget(self, days: float) -> int:
+        """Delete what is known of jobs that ended so many days ago, FORGOTTEN_AT_ONCE at most; of how many.
+
+        The newest of a kind and project stays, since the next one's number follows from it.
+        """
+        client = self._connected()
+        before = datetime.now(timezone.utc) - timedelta(days=days)
+        rows = client.list_workflows(
+            completed_before=before.isoformat(), limit=FORGOTTEN_AT_ONCE, load_input=False, load_output=False
+        )
+        ended = {row.workflow_id for row in rows}
+        ended -= {self.last(*job.split("-")[:2]) for job in ended}
+        for job in ended:  # the file first: a new job of this number would take it for its own
+            path = progress.job_file(self._model_dir, job)
+            if path is not None:
+                path.unlink(missing_ok=True)
+        client.delete_workflows(list(ended))
+        return len(ended)
+
     def close(self) -> None:
         """Let go of the database."""
         with self._lock:
@@ -195,7 +216,7 @@ def _step(dbos: Any, steps: Steps, model_dir: Path, name: str, retry: bool) -> A
         "retries_allowed": True,
         "max_attempts": 7,  # a minute, and Label Studio restarts in less
         "interval_seconds": 1.0,
-        "should_retry": _connection_lost,
+        "should_retry": _may_pass,
     }
 
     def run(job_id: str, *args: str) -> dict[str, Any]:
@@ -314,9 +335,9 @@ def _without_stack_trace(record: logging.LogRecord) -> bool:
     return "in background workflow" not in record.getMessage()
 
 
-def _connection_lost(error: BaseException) -> bool:
-    """Whether Label Studio went away for a moment, so that the step may be tried again."""
+def _may_pass(error: BaseException) -> bool:
+    """Whether Label Studio went away for a moment, so that the step may be tried again; a refused token or an unknown
+    project will be no other in a minute."""
     from backend.connection import ProjectError
 
-    # Without a status nobody answered; a refused token or an unknown project will be no other in a minute.
-    return isinstance(error, ProjectError) and (error.status is None or error.status >= 500)
+    return isinstance(error, ProjectError) and error.may_pass

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SIZES = "sizes.json"  # beside the images
+DAY = 24 * 3600.0
+
 
 class Pool:
     """Walks a project's tasks once.
@@ -30,6 +35,7 @@ class Pool:
         skipped: why a task is in neither, by its key (its id as text). One broken image or annotation costs its task,
             not the training.
         annotations: the state of each annotation that was read, whether it can be used or not.
+        without_label: how many objects were left out, by their label, which the configuration does not have.
     """
 
     def __init__(self, project: LabelStudioProject, cache: Path, limits: ImageLimits) -> None:
@@ -42,6 +48,7 @@ class Pool:
         self.unlabelled: list[Image] = []
         self.skipped: dict[str, str] = {}
         self.annotations: list[str] = []
+        self.without_label: Counter[str] = Counter()
 
     def read(self, job: Progress, wanted: Callable[[Task], bool] = lambda task: True) -> Pool:
         """Fetch and check the images of the `wanted` tasks, and the labels of those that train."""
@@ -54,6 +61,14 @@ class Pool:
             self._sizes.save()
         for key, reason in self.skipped.items():
             logger.warning("task %s is left out: %s", key, reason)
+        for label, count in self.without_label.items():
+            logger.warning(
+                "%d objects are left out, since the labeling configuration has no label %r; if one was renamed, give "
+                'it predicted_values="%s"',
+                count,
+                label,
+                label,
+            )
         return self
 
     def _take(self, task: Task) -> None:
@@ -78,7 +93,8 @@ class Pool:
                 f"its annotation was drawn on an image of another size than {size} (H, W); draw it anew."
             )
             return
-        instances = [(self._numbers[label], rle) for label, rle in task.instances]
+        self.without_label.update(label for label, _ in task.instances if label not in self._numbers)
+        instances = [(self._numbers[label], rle) for label, rle in task.instances if label in self._numbers]
         self.labelled.append(Image(key, str(path), instances, state(task.annotation), task.name))
 
 
@@ -87,11 +103,27 @@ def state(annotation: dict[str, Any]) -> str:
     return f"{annotation['id']}@{annotation.get('updated_at') or annotation.get('created_at')}"
 
 
+def forget_images(cache: Path, named: Collection[str]) -> int:
+    """Delete the images of a cache whose file names are not among `named`; how many.
+
+    What came within the last day stays: a task may have been imported since the names were read.
+    """
+    if not cache.is_dir():
+        return 0
+    before = time.time() - DAY
+    surplus = [path for path in cache.iterdir() if path.name not in named and path.name != SIZES]
+    surplus = [path for path in surplus if path.stat().st_mtime < before]
+    for path in surplus:
+        path.unlink()
+    _Sizes(cache).forget(path.name for path in surplus)
+    return len(surplus)
+
+
 class _Sizes:
     """(H, W) of images that could be decoded once; a file in the cache never changes, so once is enough."""
 
     def __init__(self, cache: Path) -> None:
-        self._file = cache / "sizes.json"
+        self._file = cache / SIZES
         self._known: dict[str, list[int]] = {}
         if self._file.is_file():
             self._known = json.loads(self._file.read_text(encoding="utf-8"))
@@ -104,6 +136,11 @@ class _Sizes:
             self._new = True
         height, width = self._known[path.name]
         return height, width
+
+    def forget(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._new |= self._known.pop(name, None) is not None
+        self.save()
 
     def save(self) -> None:
         if self._new:

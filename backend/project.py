@@ -40,8 +40,9 @@ HAS_SCORE = {"filter": "filter:tasks:predictions_score", "operator": "empty", "t
 
 @dataclass(frozen=True)
 class Task:
-    """One task. `annotation` is the one that trains (None: the task counts as unlabelled); `instances` are its
-    objects by label name, None if it is malformed; `name` is the image's in the task's data, "" if it has none."""
+    """One task. `annotation` is the one that trains (None: the task counts as unlabelled); `instances` are its objects
+    by label, of the configuration or not, None if it is malformed; `name` is the image's in the task's data, "" if it
+    has none."""
 
     id: int
     image_url: str

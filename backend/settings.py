@@ -59,6 +59,7 @@ VARIABLES: tuple[Variable, ...] = (
         "share of the labelled images kept out of training, once they are 30, so that no worse version is activated",
     ),
     Variable("TSP_KEEP_VERSIONS", "10", "versions of a project that are kept, the active one always; 0: all"),
+    Variable("TSP_KEEP_JOBS", "30", "days for which /job_status knows of a job that ended, of the last one for ever"),
     Variable("TSP_SHOW_THRESHOLD", "0.3", "class score above which an instance is shown to annotators"),
     Variable("TSP_CLUSTERS", "0", "groups of like images that next task goes round; 0: the lowest score comes first"),
     Variable("TSP_IMAGE_HOSTS", "", "hosts of images besides Label Studio, by comma; * in a name: any public host"),
@@ -94,6 +95,7 @@ class ServiceSettings:
     look_minutes: float
     keep_aside: float
     keep_versions: int
+    keep_jobs: float
     show_threshold: float
     clusters: int
     image_limits: ImageLimits
@@ -178,6 +180,7 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
         look_minutes=_number("TSP_LOOK_MINUTES", text["TSP_LOOK_MINUTES"], float, 0, 1440),
         keep_aside=_number("TSP_KEEP_ASIDE", text["TSP_KEEP_ASIDE"], float, 0, 0.5),
         keep_versions=_kept(text["TSP_KEEP_VERSIONS"]),
+        keep_jobs=_number("TSP_KEEP_JOBS", text["TSP_KEEP_JOBS"], float, 0, 36500),
         show_threshold=_number("TSP_SHOW_THRESHOLD", text["TSP_SHOW_THRESHOLD"], float, 0, 1),
         clusters=_number("TSP_CLUSTERS", text["TSP_CLUSTERS"], int, 0, MOST_CLUSTERS),
         image_limits=ImageLimits(

@@ -50,6 +50,11 @@ class Snapshot:
     aside: Sequence[Image] = ()
     annotations: Sequence[str] = ()
 
+    @property
+    def lists(self) -> tuple[Sequence[Image], ...]:
+        """Its lists of images."""
+        return tuple(getattr(self, name) for name in LISTS)
+
     def write(self, folder: Path) -> None:
         """Keep it in `folder`, atomically."""
         values = {name: getattr(self, name) for name in ("classes", "settings", "parent", "skipped", "annotations")}

@@ -20,7 +20,7 @@ from backend.connection import connect
 from backend.early import EarlySender
 from backend.kept_aside import LEAST, compared, split
 from backend.ordering import keep_order, known_at_once, score_of
-from backend.pool import Pool, state
+from backend.pool import Pool, forget_images, state
 from backend.progress import Progress
 from backend.project import PREDICTIONS_A_CALL, LabelStudioProject
 from backend.settings import ProjectSettings, ServiceSettings
@@ -80,7 +80,7 @@ class CycleSteps:
         versions.folder(version).mkdir(parents=True)
         snapshot.write(versions.folder(version))
         counts = {name: len(getattr(snapshot, name)) for name in ("labelled", "unlabelled", "aside")}
-        job.note(version=version, **counts)
+        job.note(version=version, **counts, without_label=dict(pool.without_label))
         return {"version": version, "skipped": len(pool.skipped)}
 
     def train(self, key: str, version: str, job: Progress) -> dict[str, Any]:
@@ -208,13 +208,16 @@ class CycleSteps:
         return {"scored": scored, **self.push(key, version, job)}
 
     def prune(self, key: str, job: Progress) -> dict[str, Any]:
-        """Old versions go, here and their predictions in Label Studio; the active one never does."""
+        """Old versions go, here and their predictions in Label Studio; the active one never does. Images that none of
+        the others read go with them."""
         versions = self._versions(key)
         surplus = versions.surplus(self._service.keep_versions)
         for version in surplus:
             self._project(key).forget(version, versions.active())
             versions.prune(version)
-        return {"pruned": surplus}
+        read = (Snapshot.read(versions.folder(version)) for version in versions.list())
+        named = {Path(image.path).name for one in read for images in one.lists for image in images}
+        return {"pruned": surplus, "images": forget_images(versions.root / "images", named)}
 
     def connect(self, key: str, job: Progress) -> dict[str, Any]:
         """With basic authentication set, let the project's webhooks send it."""

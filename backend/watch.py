@@ -38,6 +38,7 @@ class Watch:
         self._service, self._jobs = service, jobs
         self._seen: dict[str, Any] = {}
         self._waits: dict[str, tuple[int, int]] = {}  # looks until the next attempt, and after that one
+        self._gone: set[str] = set()
         self._silent: str | None = None
 
     def look(self) -> list[str]:
@@ -57,6 +58,10 @@ class Watch:
                 self._say(error)
                 silent = False
                 continue
+            if found is None and key not in self._gone:
+                self._gone.add(key)
+                folder = self._service.model_dir / key
+                logger.info("project %s is gone from Label Studio; %s is not needed any more", key, folder)
             if found is not None and (found != self._seen.get(key) or self._again(key)):
                 asked = (check(key, self._jobs, self._service).job_id, self._jobs.request("score", key))
                 woken += [job for job in asked if job]

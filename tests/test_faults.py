@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import io
 import json
 import resource
 import sqlite3
@@ -16,11 +18,14 @@ from flask.testing import FlaskClient
 from label_studio_sdk import LabelStudio
 from PIL import Image
 
-from backend import settings
+from backend import serving, settings
+from backend.__main__ import _cannot_start
+from backend.answers import AnswerCache
 from backend.app import create_app
 from backend.images import fetch_image
 from backend.job_database import put_aside_if_damaged
 from backend.jobs import Jobs
+from backend.progress import Progress
 from scripts.backend_process import BackendProcess
 from scripts.processes import free_port
 from tests.builders import disc_set, new_version, prediction
@@ -188,9 +193,94 @@ def test_an_image_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
     server.close()
 
 
+# A folder that cannot be written
+
+
+class _Capabilities(ctypes.Structure):
+    _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
+
+
+@contextmanager
+def without_the_right_to_write_everywhere() -> Iterator[None]:
+    """root writes where it may not, unless this thread lays CAP_DAC_OVERRIDE down (capabilities(7))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (_Capabilities * 2)()
+    assert libc.capget(header, sets) == 0
+    before, dac_override = sets[0].effective, 1 << 1
+    try:
+        sets[0].effective &= ~dac_override
+        assert libc.capset(header, sets) == 0
+        yield
+    finally:
+        sets[0].effective = before
+        assert libc.capset(header, sets) == 0
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Nothing in `folder` can be changed, made or deleted by this thread."""
+    modes = {path: path.stat().st_mode for path in (folder, *folder.rglob("*"))}
+    for path, mode in modes.items():
+        path.chmod(mode & 0o7555)
+    try:
+        with without_the_right_to_write_everywhere():
+            yield
+    finally:
+        for path, mode in modes.items():
+            path.chmod(mode)
+
+
+def test_a_folder_that_became_read_only_ends_trainings_with_a_line_and_the_old_version_answers(
+    web: FlaskClient, studio: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = tmp_path / "models"
+    version = new_version(models, KEY)
+    pixels = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(pixels, "PNG")
+    studio.pages |= {f"/{name}.png": (200, {}, pixels.getvalue()) for name in ("known", "new")}
+
+    def predicted(*names: str) -> list[str | None]:
+        tasks = [{"id": i, "data": {"image": f"/{name}.png"}} for i, name in enumerate(names, start=1)]
+        body = {"tasks": tasks, "project": KEY, "label_config": CONFIG, "params": {}}
+        return [one and one["model_version"] for one in web.post("/predict", data=json.dumps(body)).json["results"]]
+
+    assert predicted("known") == [version]
+    event = json.dumps({"action": "START_TRAINING", "project": {"id": 4, "created_at": "2023-11-14T22:13:20Z"}})
+    assert web.post("/webhook", data=event).status_code in (200, 201)
+    serving.ANSWERS = AnswerCache()  # as after a restart
+    with read_only(models):
+        with pytest.raises(OSError, match="Permission denied"):
+            (models / "x").touch()
+        setup = {"project": KEY, "schema": CONFIG, "extra_params": {"train_after": 3}}
+        answer = web.post("/setup", data=json.dumps(setup))
+        assert (answer.status_code, answer.json) == (200, {"model_version": version})
+        assert predicted("known", "new") == [version, []], "an image that cannot be kept leaves its task open"
+        assert "Permission denied" in caplog.text
+        job = Progress(models, f"train-{KEY}-00001")
+        with pytest.raises(OSError, match="Permission denied"):
+            job.start()
+    assert predicted("known", "new") == [version, version]
+
+
+def test_the_service_does_not_start_on_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    with read_only(tmp_path):
+        reason = _cannot_start(settings.load({"MODEL_DIR": str(tmp_path)}), "worker")
+    assert reason == f"MODEL_DIR={tmp_path} cannot be written (Permission denied); choose another folder."
+
+
 @pytest.fixture
-def web(tmp_path: Path) -> Iterator[FlaskClient]:
-    service = settings.load({"MODEL_DIR": str(tmp_path / "models")})
+def studio() -> Iterator[Server]:
+    """What /predict asks of Label Studio."""
+    server = Server()
+    server.pages["/api/current-user/whoami"] = (200, {}, b'{"email": "ann@example.org"}')
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def web(studio: Server, tmp_path: Path) -> Iterator[FlaskClient]:
+    environ = {"MODEL_DIR": str(tmp_path / "models"), "LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": "a" * 40}
+    service = settings.load(environ)
     jobs = Jobs(service.database_url, service.model_dir)
     yield create_app(service, jobs).test_client()
     jobs.close()

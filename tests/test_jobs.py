@@ -220,6 +220,31 @@ def test_what_webhooks_could_not_say_before_they_had_the_password_is_looked_for_
     assert bench.log() == [f"{step} {KEY}" for step in ("connect", "due", "score_new")]
 
 
+def test_old_jobs_are_forgotten_but_for_what_runs_and_the_newest_of_each_kind(bench):
+    bench.worker()
+    checks = [bench.jobs.request("check", KEY)]
+    bench.ended(checks[0])
+    while len(checks) < 3:
+        checks.append(bench.jobs.request("check", KEY))
+        bench.ended(checks[-1])
+    score = bench.jobs.request("score", KEY)
+    bench.ended(score)
+    bench.hold("train")
+    training = bench.jobs.request("train", KEY)
+    bench.until(lambda: "train " + KEY in bench.log(), "the training to start")
+    assert bench.jobs.forget(days=1) == 0
+    assert bench.jobs.forget(days=0) == 2
+    known = [name for name in (*checks, score, training) if bench.jobs.status(name) is not None]
+    assert known == [checks[2], score, training]
+    assert {path.stem for path in (bench.folder / "jobs").iterdir()} == set(known)
+    bench.release("train")
+    assert bench.ended(training)["status"] == "SUCCESS"
+    assert bench.jobs.request("check", KEY) == f"check-{KEY}-00004", "numbers go on"
+    with closing(sqlite3.connect(bench.folder / "jobs.sqlite")) as database:
+        (left,) = database.execute("SELECT count(*) FROM operation_outputs WHERE workflow_uuid = ?", checks[:1])
+    assert left == (0,)
+
+
 def test_the_database_holds_json_and_nothing_pickled(bench):
     bench.worker()
     assert bench.ended(bench.jobs.request("train", KEY))["status"] == "SUCCESS"

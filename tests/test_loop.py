@@ -14,6 +14,7 @@ from label_studio_sdk import LabelStudio
 
 from backend.connection import ProjectError, call
 from backend.project import LabelStudioProject
+from backend.snapshot import Snapshot
 from scripts.backend_process import BackendProcess
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port
@@ -276,6 +277,38 @@ def test_a_label_added_after_a_version_is_learned_by_the_next(
     assert changed.versions.card(second)["classes"] == ["ring", "disc", "box"]
     assert changed.versions.card(second)["counts"]["labelled_images"] == 2
     check_version(changed, second, set(tasks[2:]))
+
+
+def test_labels_that_are_renamed_or_removed_though_annotations_and_a_version_use_them(
+    client: LabelStudio, backend: BackendProcess, images: ImageSet
+) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:4]))
+    connect_backend(project, backend.url, extra_params=CURIOUS)
+    both = next(item for item in images.items if {one.label for one in item.instances} == {1, 2})
+    project.submit_annotation(tasks[0], regions(project, both))
+    first = Loop(project, backend).train()
+
+    def changed(config: str) -> Loop:
+        call(client, "PATCH", f"api/projects/{project.project_id}", json={"label_config": config})
+        return Loop(LabelStudioProject(client, project.project_id), backend)
+
+    count = {name: sum(one.label == label for one in both.instances) for label, name in enumerate(CLASSES, start=1)}
+    loop = changed(label_config(("box",), "brush"))
+    for answer in loop.predict(tasks[1:])["results"]:
+        assert answer["model_version"] == first
+        assert {label for region in answer["result"] for label in region["value"]["brushlabels"]} <= {"box"}
+    second = loop.train()
+    assert loop.versions.card(second)["classes"] == ["box"]
+    assert loop.status(project=project.key)["without_label"] == {"disc": count["disc"]}
+    loop = changed(
+        label_config(("ring", "box"), "brush").replace('value="ring"', 'value="ring" predicted_values="disc"')
+    )
+    third = loop.train()
+    assert loop.versions.card(third)["classes"] == ["ring", "box"]
+    assert loop.status(project=project.key)["without_label"] == {}
+    learned = Snapshot.read(loop.versions.folder(third)).labelled[0].instances
+    assert sum(label == 1 for label, _ in learned) == count["disc"], "the old ones are of the new name"
+    check_version(loop, third, set(tasks[1:]))
 
 
 def test_two_projects_with_different_labels_never_mix(

@@ -6,7 +6,9 @@ import dataclasses
 import itertools
 import json
 import logging
+import os
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -86,6 +88,9 @@ class Project:
         number = len(self._tasks) + 1
         self._tasks[number] = SimpleNamespace(id=number, image_url=path, annotation=None, instances=None, name="")
         return number
+
+    def remove(self, number: int) -> None:
+        del self._tasks[number]
 
     def push(self, predictions, version, classes, show_threshold, a_call, score_of) -> int:
         already = self.pushed.setdefault(version, {})
@@ -503,17 +508,43 @@ def test_nobody_asked_for_a_version(bench):
         bench.steps.wanted(KEY, bench.job)
 
 
+def test_images_that_no_version_reads_any_more_go_with_the_versions(bench, monkeypatch):
+    monkeypatch.setattr(bench.steps, "_service", dataclasses.replace(bench.steps._service, keep_versions=2))
+    cache = bench.versions.root / "images"
+    cache.mkdir(parents=True)
+
+    def cached(name: str, days: float) -> Path:
+        path = cache / name
+        path.write_bytes(bench.project.truth.items[2].path.read_bytes())
+        os.utime(path, (time.time() - 86400 * days,) * 2)
+        return path
+
+    read, gone, torn, imported = cached("a.png", 2), cached("b.png", 2), cached(".part-x", 2), cached("c.png", 0.5)
+    tasks = [bench.project.add(str(path)) for path in (read, gone)]
+    bench.project.annotate(1, 2)
+    run_training(bench)
+    bench.project.remove(tasks[1])
+    run_training(bench)
+    assert bench.steps.prune(KEY, bench.job) == {"pruned": [], "images": 1}
+    assert not torn.exists() and gone.exists(), "one of the two versions can still be gone back to"
+    assert set(json.loads((cache / "sizes.json").read_text())) > {"a.png", "b.png"}
+    run_training(bench)
+    assert bench.steps.prune(KEY, bench.job)["images"] == 1
+    assert sorted(cache.iterdir()) == sorted([read, imported, cache / "sizes.json"])
+    assert "b.png" not in json.loads((cache / "sizes.json").read_text())
+
+
 def test_old_versions_go_here_and_in_label_studio_and_what_cannot_go_now_goes_later(bench, monkeypatch):
     monkeypatch.setattr(bench.steps, "_service", dataclasses.replace(bench.steps._service, keep_versions=2))
     bench.project.annotate(1, 2)
     first, second = run_training(bench), run_training(bench)
-    assert bench.steps.prune(KEY, bench.job) == {"pruned": []}
+    assert bench.steps.prune(KEY, bench.job)["pruned"] == []
     third = run_training(bench)
     bench.project.refusal = ProjectError("no Label Studio answers")
     with pytest.raises(ProjectError):
         bench.steps.prune(KEY, bench.job)
     assert first in bench.versions.list()
     bench.project.refusal = None
-    assert bench.steps.prune(KEY, bench.job) == {"pruned": [first]}
+    assert bench.steps.prune(KEY, bench.job)["pruned"] == [first]
     assert bench.versions.list() == [second, third] and set(bench.project.pushed) == {second, third}
     assert bench.versions.lineage(third) == [third, second, first]

@@ -91,13 +91,17 @@ def test_where_annotations_start_no_training_only_new_tasks_are_scored(
 
 
 def test_a_project_that_is_gone_or_another_of_its_number_wakes_nothing(
-    watched: tuple[LabelStudioProject, list[int]], service: ServiceSettings
+    watched: tuple[LabelStudioProject, list[int]], service: ServiceSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     project, _ = watched
     settings.remember_extra_params(service.model_dir, f"{project.project_id}.1600000000", None)
     assert {job.split("-")[1] for job in Watch(service, Jobs()).look()} == {project.key}
     call(project.client, "DELETE", f"api/projects/{project.project_id}/")
-    assert Watch(service, Jobs()).look() == []
+    watch = Watch(service, Jobs())
+    with caplog.at_level(logging.INFO):
+        assert watch.look() == watch.look() == []
+    said = [line for line in caplog.messages if str(service.model_dir / project.key) in line]
+    assert len(said) == 1 and "gone from Label Studio" in said[0]
 
 
 def test_a_failed_job_is_tried_again_less_and_less_often(

@@ -7,19 +7,27 @@ from types import SimpleNamespace
 
 
 class Server:
-    """Answers from ``pages`` (path -> (status, headers, body) or a callable) and records what was asked."""
+    """Answers from ``pages`` (path -> (status, headers, body) or a callable), else with ``otherwise``, and records what
+    was asked. A callable that answers None leaves the client without an answer.
+    """
 
     def __init__(self):
         self.pages, self.asked = {}, []
+        self.otherwise = (404, {}, b"no")
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def answer(self):
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
-                request = SimpleNamespace(path=self.path, headers=dict(self.headers.items()), body=body)
+                request = SimpleNamespace(
+                    method=self.command, path=self.path, headers=dict(self.headers.items()), body=body
+                )
                 outer.asked.append(request)
-                page = outer.pages.get(self.path, (404, {}, b"no"))
-                status, headers, body = page(request) if callable(page) else page
+                page = outer.pages.get(self.path, outer.otherwise)
+                answer = page(request) if callable(page) else page
+                if answer is None:
+                    return
+                status, headers, body = answer
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(body)), **headers}.items():
                     self.send_header(name, value)
@@ -27,7 +35,7 @@ class Server:
                 with suppress(BrokenPipeError):  # a client that gave up, as some tests want
                     self.wfile.write(body)
 
-            do_GET = do_POST = answer
+            do_GET = do_POST = do_PATCH = do_DELETE = answer
 
             def log_message(self, *arguments):
                 pass
