@@ -22,6 +22,7 @@ from backend.jobs import Jobs
 from backend.progress import one_line
 from backend.settings import ServiceSettings
 from backend.versions import UNTRAINED, VersionError, Versions, project_keys, versions_of
+from tsp_model.errors import ExplainedError
 from tsp_model.settings import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 LONGEST_PHRASE = 160  # what Label Studio writes around it has to fit into its message too
 
 
-class BadRequest(ValueError):
+class BadRequest(ExplainedError, ValueError):
     """A request that cannot be answered; the message is one line."""
 
 

@@ -15,6 +15,8 @@ from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
+from tsp_model.errors import ExplainedError
+
 ATTEMPTS = 4
 # Our PATCH calls set whole values, so that a second one changes nothing.
 REPEATABLE = frozenset({"GET", "PATCH", "DELETE"})
@@ -25,7 +27,7 @@ PRIVATE_ADDRESS = (
 )
 
 
-class ProjectError(RuntimeError):
+class ProjectError(ExplainedError, RuntimeError):
     """Label Studio cannot be used as asked. The message is one line: the cause, then the remedy; never a token.
 
     ``status`` is the HTTP status where an answer was the cause.

@@ -10,6 +10,7 @@ from typing import Any
 from backend.jobs import Jobs
 from backend.settings import ServiceSettings, for_project, remembered_extra_params
 from backend.versions import project_key
+from tsp_model.errors import ExplainedError
 from tsp_model.settings import SettingsError
 
 TRAIN = ("START_TRAINING",)
@@ -18,7 +19,7 @@ CHECK = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED")
 SCORE = ("TASKS_CREATED", "ANNOTATIONS_DELETED")
 
 
-class EventError(ValueError):
+class EventError(ExplainedError, ValueError):
     """A webhook that cannot be understood; the message is one line."""
 
 

@@ -19,6 +19,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_afte
 
 from backend.connection import ProjectError, authorization, base_url
 from backend.image_limits import MOST_MEGAPIXELS, ImageLimits, origin
+from tsp_model.errors import ExplainedError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 CLOUD = ("s3", "gs", "azure-blob", "azure")
@@ -27,7 +28,7 @@ REDIRECTS = 5
 DEFAULT_LIMITS = ImageLimits()
 
 
-class ImageError(ValueError):
+class ImageError(ExplainedError, ValueError):
     """An image cannot be had. The message is one line: address (without its query), cause, remedy."""
 
 

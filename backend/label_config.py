@@ -14,6 +14,8 @@ from typing import Any
 
 from label_studio_sdk.label_interface import LabelInterface
 
+from tsp_model.errors import ExplainedError
+
 # The tag of each kind. What shows an object best comes first: it answers for a label that several tags have.
 LABEL_TAGS = {
     "brush": "BrushLabels",
@@ -25,7 +27,7 @@ KINDS = {tag.lower(): kind for kind, tag in LABEL_TAGS.items()}
 REMEDY = "use <BrushLabels>, <BitmaskLabels>, <PolygonLabels> or <RectangleLabels> on one <Image>"
 
 
-class LabelConfigError(ValueError):
+class LabelConfigError(ExplainedError, ValueError):
     """A labeling configuration that cannot be used. The message is one line: the cause, then the remedy."""
 
 

@@ -23,22 +23,21 @@ from label_studio_ml.model import LabelStudioMLBase
 from label_studio_sdk import LabelStudio
 
 from backend import settings
-from backend.connection import ProjectError, connect
+from backend.connection import connect
 from backend.events import handle
 from backend.images import ImageError, fetch_image
 from backend.jobs import Jobs
-from backend.label_config import LabelConfig, LabelConfigError, parse_label_config
+from backend.label_config import LabelConfig, parse_label_config
 from backend.progress import one_line
 from backend.project import LabelStudioProject
 from backend.serving import ActiveVersion, Image
 from backend.settings import ServiceSettings
-from backend.versions import UNTRAINED, VersionError, Versions
-from tsp_model import checkpoints
+from backend.versions import UNTRAINED, Versions
 from tsp_model.ahead import ahead
 from tsp_model.data import DataError
 from tsp_model.data.image_set import read_image
+from tsp_model.errors import ExplainedError
 from tsp_model.inference import BATCH_SIZE
-from tsp_model.settings import SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ _PLACES = threading.BoundedSemaphore(6)
 
 
 # What may keep a request from being answered, in part or as a whole.
-UNANSWERED = (LabelConfigError, ProjectError, SettingsError, VersionError, checkpoints.CheckpointError, OSError)
+UNANSWERED = (ExplainedError, OSError)
 
 
 class TSPBackend(LabelStudioMLBase):

@@ -65,7 +65,7 @@ class LabelStudioProject:
 
     def __init__(self, client: LabelStudio, project_id: int) -> None:
         self.client, self.project_id = client, project_id
-        project = self._project()
+        project = self.values()
         self.key = project_key(project["id"], project["created_at"])
         self.label_config: str = project["label_config"]
         self.config = parse_label_config(self.label_config)
@@ -191,7 +191,7 @@ class LabelStudioProject:
         Raises:
             ProjectError: the project does not follow.
         """
-        self._change_connection(self.connection(), title=version)
+        self.change_connection(self.connection(), title=version)
         self._order_by(version)
 
     def forget(self, version: str, active: str | None) -> None:
@@ -223,9 +223,9 @@ class LabelStudioProject:
         return doubled
 
     def _order_by(self, version: str) -> None:
-        if self._project()["model_version"] != version:
+        if self.values()["model_version"] != version:
             call(self.client, "PATCH", f"api/projects/{self.project_id}", json={"model_version": version})
-        found = self._project()["model_version"]
+        found = self.values()["model_version"]
         if found != version:
             raise ProjectError(f"project {self.project_id} stays at version {found!r} instead of {version!r}")
 
@@ -233,9 +233,9 @@ class LabelStudioProject:
         """Let the connection lead to `url`, where the backend answers now."""
         row = self.connection()
         if row["url"].rstrip("/") != url.rstrip("/"):
-            self._change_connection(row, url=url)
+            self.change_connection(row, url=url)
 
-    def _change_connection(self, row: Mapping[str, Any], **changes: str) -> None:
+    def change_connection(self, row: Mapping[str, Any], **changes: str) -> None:
         """PATCH the connection `row`; Label Studio refuses a change that does not repeat these values."""
         values = {"url": row["url"], "project": self.project_id, "title": row["title"]}
         if row.get("auth_method") == "BASIC_AUTH":  # an empty password keeps the one that is stored
@@ -253,7 +253,7 @@ class LabelStudioProject:
         except ProjectError as error:
             if error.status != 404:
                 raise
-        self._project()  # a project that is gone is 404 too, and not a finished one
+        self.values()  # a project that is gone is 404 too, and not a finished one
         return None
 
     def upload_images(self, images: Mapping[str, Path]) -> dict[str, int]:
@@ -287,7 +287,8 @@ class LabelStudioProject:
         values = {"result": list(regions), "was_cancelled": cancelled}
         return call(self.client, "POST", f"api/tasks/{task_id}/annotations/", json=values)["id"]
 
-    def _project(self) -> dict[str, Any]:
+    def values(self) -> dict[str, Any]:
+        """The project as the server has it now. ProjectError, status 404, if it is gone."""
         try:
             return call(self.client, "GET", f"api/projects/{self.project_id}/")
         except ProjectError as error:

@@ -29,6 +29,7 @@ from backend.versions import Versions
 from backend.webhooks import authorise
 from tsp_model.cycle import PREDICTIONS, complete_predictions, looked_at, train_cycle
 from tsp_model.data.image_set import ImageSet, Instance, Item
+from tsp_model.errors import ExplainedError
 from tsp_model.execution import Execution
 from tsp_model.files import write_json, write_text
 from tsp_model.predictions import Prediction, PredictionFile, iterate_predictions
@@ -40,7 +41,7 @@ COMPARISON = "comparison.json"  # with the version that answered when this one w
 LEAST_EARLY, EARLY_CALLS = 100, 20  # predictions in a call while others are made, at least; calls, at most
 
 
-class JobError(RuntimeError):
+class JobError(ExplainedError, RuntimeError):
     """A job that cannot be done; the message is one line with cause and remedy."""
 
 

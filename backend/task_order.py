@@ -25,9 +25,9 @@ UNCERTAINTY = "Uncertainty sampling"
 
 def keep_view(project: LabelStudioProject) -> int:
     """The id of the view; it is made, as the first tab, if it is not there, and gets its order back if it lost it."""
-    views = call(project.client, "GET", "api/dm/views/", params={"project": project.project_id})
-    ours = next((view for view in views if view["data"].get("title") == VIEW), None)
+    ours = view_of(project)
     if ours is None:
+        views = _views(project)
         data = {"title": VIEW, "type": "list", "target": "tasks", "ordering": ORDERING}
         ours = call(project.client, "POST", "api/dm/views/", json={"project": project.project_id, "data": data})
         first = {"project": project.project_id, "ids": [ours["id"], *(view["id"] for view in views)]}
@@ -38,9 +38,18 @@ def keep_view(project: LabelStudioProject) -> int:
     return ours["id"]
 
 
+def view_of(project: LabelStudioProject) -> dict[str, Any] | None:
+    """The view, if it is there."""
+    return next((view for view in _views(project) if view["data"].get("title") == VIEW), None)
+
+
+def _views(project: LabelStudioProject) -> list[dict[str, Any]]:
+    return call(project.client, "GET", "api/dm/views/", params={"project": project.project_id})
+
+
 def in_force(project: LabelStudioProject, active: str | None, clusters: int = 0) -> dict[str, Any]:
     """What `next task` does in a project, and why."""
-    values = call(project.client, "GET", f"api/projects/{project.project_id}/")
+    values = project.values()
     sampling, shown = values.get("sampling"), values.get("model_version")
     if active is None:
         reason = "there is no version yet: label some tasks and start a training"

@@ -19,6 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from tsp_model.errors import ExplainedError
 from tsp_model.files import write_json, write_text
 
 # What /setup answers before the first training; no prediction ever has this version.
@@ -30,7 +31,7 @@ _KEY = re.compile(r"[0-9]+\.[0-9]+")
 _VERSION = re.compile(r"tsp-([0-9]{4,})-[0-9]{8}T[0-9]{6}")
 
 
-class VersionError(ValueError):
+class VersionError(ExplainedError, ValueError):
     """A version or project that cannot be used; the message is one line."""
 
 

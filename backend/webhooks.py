@@ -7,12 +7,19 @@ user and password, annotation events and imports do not and would get 401. So th
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backend.connection import call
 
 if TYPE_CHECKING:
     from label_studio_sdk import LabelStudio
+
+
+def webhooks_of(client: LabelStudio, project_id: int, backend_url: str) -> list[dict[str, Any]]:
+    """The project's webhooks to the backend at `backend_url`, oldest first."""
+    hooks = call(client, "GET", "api/webhooks/", params={"project": project_id})
+    ours = [hook for hook in hooks if hook["url"] == backend_url.rstrip("/") + "/webhook"]
+    return sorted(ours, key=lambda hook: hook["id"])
 
 
 def authorise(client: LabelStudio, project_id: int, backend_url: str, user: str, password: str) -> bool:
@@ -24,11 +31,7 @@ def authorise(client: LabelStudio, project_id: int, backend_url: str, user: str,
     """
     token = base64.b64encode(f"{user}:{password}".encode()).decode()
     header = {"Authorization": f"Basic {token}"}
-    ours = [
-        hook
-        for hook in call(client, "GET", "api/webhooks/", params={"project": project_id})
-        if hook["url"] == backend_url.rstrip("/") + "/webhook"
-    ]
+    ours = webhooks_of(client, project_id, backend_url)
     for hook in ours:
         if header.items() - (hook.get("headers") or {}).items():
             headers = {**(hook.get("headers") or {}), **header}

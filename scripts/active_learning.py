@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backend.label_config import LABEL_TAGS
 from scripts.command_line import run
-from scripts.experiment import Experiment
-from scripts.plan import Plan
-from scripts.service import BACKEND_URL
+from scripts.plan import Plan, add_place_arguments
 from scripts.table import table
-from tsp_model.acquisition import STRATEGIES
-from tsp_model.settings import PRESETS
+from tsp_model.settings import PRESETS, STRATEGY_NAMES
+
+if TYPE_CHECKING:
+    from scripts.experiment import Experiment
 
 
 def algorithm_1(experiment: Experiment) -> list[dict[str, Any]]:
@@ -63,18 +63,19 @@ def parse_arguments() -> Plan:
     )
     add_plan_arguments(parser)
     add = parser.add_argument
-    add("--strategy", choices=sorted(STRATEGIES), default="tsp", help="how images are picked (default: %(default)s)")
+    add(
+        "--strategy", choices=sorted(STRATEGY_NAMES), default="tsp", help="how images are picked (default: %(default)s)"
+    )
     add("--ssl", action=argparse.BooleanOptionalAction, default=True, help="pseudo labels (default: on)")
-    add("--url", default=None, help="of Label Studio (default: LABEL_STUDIO_URL, else http://localhost:8080)")
-    add("--api-key", default=None, help="its token (default: LABEL_STUDIO_API_KEY)")
-    add("--backend-url", default=BACKEND_URL, help="as Label Studio reaches it (default: %(default)s)")
-    add("--model-dir", default=None, help="the backend's MODEL_DIR, seen from here (default: MODEL_DIR, else models)")
+    add_place_arguments(parser)
     add("--out", default="runs/active_learning", help="folder of state and results (default: %(default)s)")
     return Plan.from_arguments(parser.parse_args())
 
 
 def main() -> None:
     plan = parse_arguments()
+    from scripts.experiment import Experiment  # brings torch, which --help can do without
+
     with Experiment.open(plan) as experiment:
         print(table(algorithm_1(experiment)))
 

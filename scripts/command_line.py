@@ -7,34 +7,12 @@ import os
 import sys
 from collections.abc import Callable
 
-from backend.connection import ProjectError
-from backend.images import ImageError
-from backend.label_config import LabelConfigError
-from backend.versions import VersionError
-from scripts.processes import ServerError
-from scripts.service import ServiceError
 from tsp_model import memory
-from tsp_model.checkpoints import CheckpointError
-from tsp_model.data import DataError
-from tsp_model.settings import SettingsError
+from tsp_model.errors import ExplainedError
 
 
-class CommandError(RuntimeError):
+class CommandError(ExplainedError, RuntimeError):
     """A command that cannot go on; the message is one line with cause and remedy."""
-
-
-EXPECTED = (
-    CommandError,
-    CheckpointError,
-    DataError,
-    ImageError,
-    LabelConfigError,
-    ProjectError,
-    ServerError,
-    ServiceError,
-    SettingsError,
-    VersionError,
-)
 
 
 def run(name: str, main: Callable[[], None], stopped: str = "stopped") -> None:
@@ -44,7 +22,7 @@ def run(name: str, main: Callable[[], None], stopped: str = "stopped") -> None:
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
     try:
         main()
-    except EXPECTED as error:
+    except ExplainedError as error:
         sys.exit(f"{name}: {error}")
     except OSError as error:
         sys.exit(f"{name}: {error.strerror or error}: {error.filename or 'no file named'}")

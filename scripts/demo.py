@@ -16,7 +16,6 @@ from typing import Any
 from scripts.active_learning import add_plan_arguments, algorithm_1
 from scripts.backend_process import BackendProcess
 from scripts.command_line import run
-from scripts.experiment import Experiment
 from scripts.label_studio import LabelStudioServer
 from scripts.plan import Plan
 from scripts.processes import ServerError, free_port, require_free_port
@@ -28,6 +27,8 @@ LABEL_STUDIO_PORT, BACKEND_PORT = 8080, 9090
 
 def demo(folder: Path, ports: tuple[int, int], arguments: argparse.Namespace) -> None:
     """Start everything in `folder`, run both arms, print the table; wait for Ctrl-C unless `--once`."""
+    from scripts.experiment import Experiment  # brings torch, which --help can do without
+
     say = _speaker(time.monotonic())
     with ExitStack() as stack:
         server = stack.enter_context(LabelStudioServer(folder / "label-studio", ports[0], say))

@@ -10,10 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from scripts.command_line import CommandError
+from scripts.service import BACKEND_URL
 from tsp_model.files import write_json
 from tsp_model.settings import Settings
 
 STATE = "experiment.json"
+
+
+def add_place_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where Label Studio and the backend are; the same for every command that asks them."""
+    add = parser.add_argument
+    add("--url", default=None, help="of Label Studio (default: LABEL_STUDIO_URL, else http://localhost:8080)")
+    add("--api-key", default=None, help="its token (default: LABEL_STUDIO_API_KEY)")
+    add("--backend-url", default=BACKEND_URL, help="as Label Studio reaches it (default: %(default)s)")
+    add("--model-dir", default=None, help="the backend's MODEL_DIR, seen from here (default: MODEL_DIR, else models)")
+
+
+def add_project_argument(parser: argparse.ArgumentParser) -> None:
+    """The project that a command is about."""
+    parser.add_argument("--project", type=int, required=True, help="its number, as in its address")
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,11 @@ class Place:
             backend_url,
             model_dir or environment("MODEL_DIR") or "models",
         )
+
+    @staticmethod
+    def from_arguments(arguments: argparse.Namespace) -> Place:
+        """What `add_place_arguments` asked for."""
+        return Place.choose(arguments.backend_url, arguments.url, arguments.api_key, arguments.model_dir)
 
 
 @dataclass(frozen=True)
@@ -77,8 +97,7 @@ class Plan:
         asked = {"strategy": arguments.strategy, "ssl": arguments.ssl, "seed": arguments.seed}
         chosen = {name.strip(): value for name, _, value in pairs} | asked
         values["method"] = Settings.preset(values.pop("preset")).override(chosen).to_dict()
-        where = {name: values[name] for name in ("url", "api_key", "backend_url", "model_dir")}
-        values |= asdict(Place.choose(**where))
+        values |= asdict(Place.from_arguments(arguments))
         return Plan(**values)
 
     @property

@@ -1,8 +1,7 @@
 """A server as a child process that never outlives its parent.
 
-Between parent and server stands a guard (this file, run as a script). It leads a process group of its own
-with the server in it and reads a pipe from the parent: when that pipe closes, because the parent asks for it
-or is gone (Ctrl-C, SIGTERM, kill -9), the guard ends the whole group, first politely, then not.
+Between parent and server stands scripts/guard.py, which ends the server and all that it started when the parent asks
+for it or is gone.
 """
 
 from __future__ import annotations
@@ -12,17 +11,16 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-GRACE_SECONDS = 10.0
-"""How long a server may take to end by itself after SIGTERM."""
+from scripts import guard
+from scripts.guard import GRACE_SECONDS
+from tsp_model.errors import ExplainedError
 
 
-class ServerError(RuntimeError):
+class ServerError(ExplainedError, RuntimeError):
     """A server that cannot be started or has ended; the first line says why and what to do."""
 
 
@@ -36,7 +34,7 @@ class Child:
         self.log = log
         with log.open("ab") as output:
             self._guard = subprocess.Popen(
-                [sys.executable, "-I", __file__, *map(str, command)],
+                [sys.executable, "-I", guard.__file__, *map(str, command)],
                 cwd=log.parent,
                 env=dict(environment),
                 stdin=subprocess.PIPE,
@@ -105,25 +103,3 @@ def free_port(host: str = "127.0.0.1") -> int:
     with socket.socket() as probe:
         probe.bind((host, 0))
         return probe.getsockname()[1]
-
-
-def _guard(command: list[str]) -> None:
-    """Run `command` until it ends or standard input closes, then end everything in this process group."""
-    # A handler, not SIG_IGN: the command inherits the latter and would not end on SIGTERM either.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-
-    def end_with_parent() -> None:
-        sys.stdin.buffer.read()
-        os.killpg(0, signal.SIGTERM)
-        time.sleep(GRACE_SECONDS)
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    code = child.wait()
-    print(f"{command[0]} ended with exit status {code}", flush=True)
-    os.killpg(0, signal.SIGKILL)  # what the command may have left behind, and this guard
-
-
-if __name__ == "__main__":
-    _guard(sys.argv[1:])

@@ -9,6 +9,8 @@ from typing import Any
 import requests
 from tqdm import tqdm
 
+from tsp_model.errors import ExplainedError
+
 BACKEND_URL = "http://127.0.0.1:9090"  # where `python -m backend` listens by default
 POLL_SECONDS = 0.5
 COUNTED = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
@@ -16,7 +18,7 @@ PATIENCE_SECONDS = 60.0
 """How long a service that stops answering in mid-job is given to come back."""
 
 
-class ServiceError(RuntimeError):
+class ServiceError(ExplainedError, RuntimeError):
     """The backend cannot be used as asked; the message is one line with cause and remedy."""
 
 

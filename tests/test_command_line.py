@@ -14,6 +14,7 @@ from PIL import Image
 
 from backend.connection import call, connect
 from scripts import active_learning, command_line, demo
+from scripts import connect as connect_module
 from scripts import label_studio as label_studio_module
 from scripts import table as table_module
 from scripts.backend_process import REPOSITORY, BackendProcess
@@ -205,7 +206,14 @@ def test_the_backend_s_port_in_use(label_studio, tmp_path):
     assert requests.get(label_studio.url + "/health", timeout=10).ok
 
 
-@pytest.mark.parametrize("module", [active_learning, demo, table_module])
+@pytest.mark.parametrize("module", ["active_learning", "connect", "demo", "load", "table"])
+def test_a_command_is_quick_to_say_what_it_takes(module: str) -> None:
+    ask = f"import sys, scripts.{module}; print([name for name in ('torch', 'matplotlib') if name in sys.modules])"
+    told = subprocess.run([sys.executable, "-c", ask], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", [active_learning, connect_module, demo, table_module])
 def test_help_has_an_example(module, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [module.__name__, "--help"])
     with pytest.raises(SystemExit) as ended:

@@ -14,6 +14,7 @@ from typing import Any
 import safetensors.torch
 from safetensors import SafetensorError
 
+from tsp_model.errors import ExplainedError
 from tsp_model.execution import Execution
 from tsp_model.files import write_atomically, write_json
 from tsp_model.network import TSPMaskRCNN, tsp_mask_rcnn
@@ -22,7 +23,7 @@ from tsp_model.settings import Settings
 WEIGHTS, CARD = "model.safetensors", "card.json"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(ExplainedError, ValueError):
     """A folder that holds no whole model; the message is one line with cause and remedy."""
 
 

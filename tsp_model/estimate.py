@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tsp_model.errors import ExplainedError
 from tsp_model.predictions import Prediction
 
 LEAST_IMAGES, LEAST_OBJECTS = 5, 5  # to learn from; fewer say nothing
@@ -43,7 +44,7 @@ FLOOR = 0.5
 RECALLS = np.linspace(0, 1, 101)
 
 
-class EstimateError(ValueError):
+class EstimateError(ExplainedError, ValueError):
     """There is too little to learn from; the message is one line with the reason."""
 
 

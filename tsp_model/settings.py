@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
+from tsp_model.errors import ExplainedError
+
 # tsp_model/acquisition
 STRATEGY_NAMES = ("tsp", "random", "entropy", "mc_dropout", "learning_loss", "core_set", "tsp_diverse")
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "tiny")
@@ -62,7 +64,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
 )  # fmt: skip
 
 
-class SettingsError(ValueError):
+class SettingsError(ExplainedError, ValueError):
     """A setting that cannot be used; the message is one line with cause and remedy."""
 
 

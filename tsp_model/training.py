@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tsp_model.ahead import ahead
 from tsp_model.data.augmentation import augment
 from tsp_model.data.image_set import ImageSet
+from tsp_model.errors import ExplainedError
 from tsp_model.files import write_atomically
 from tsp_model.inference import to_input
 from tsp_model.losses import semi_supervised_loss, supervised_loss, total_loss
@@ -35,7 +36,7 @@ LOSS_REACHES_BACKBONE = 0.6  # of the epochs; then the ranking loss trains its h
 AHEAD = 2  # steps whose images are read before their turn
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(ExplainedError, RuntimeError):
     """The loss is no number any more; the message names the images of the step and the terms."""
 
 

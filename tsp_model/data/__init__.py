@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tsp_model.errors import ExplainedError
 
-class DataError(ValueError):
+
+class DataError(ExplainedError, ValueError):
     """Data that cannot be used. The message is one line: the cause, then the remedy."""
 
 

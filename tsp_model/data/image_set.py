@@ -1,4 +1,7 @@
-"""A labelled (or unlabelled) set of images, decoded on access."""
+"""A labelled (or unlabelled) set of images, decoded on access.
+
+torch, which takes seconds to import, is imported where a tensor is made: a set can be made and counted without it.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from tsp_model.data import DataError, masks, some
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["DataError", "ImageSet", "Instance", "Item", "image_size", "read_image"]
 
@@ -39,8 +42,8 @@ class Item:
     instances: tuple[Instance, ...] = ()
 
 
-class ImageSet(Dataset):
-    """Images with their instances.
+class ImageSet:
+    """Images with their instances; a map-style dataset for torch's DataLoader.
 
     ``set[i]`` is ``(image, target)``: image uint8 [3, H, W] RGB; target a dict of boxes float32 [N, 4] (XYXY,
     pixel edges: a one-pixel object is 1 wide), labels int64 [N], masks uint8 [N, H, W] and key str. Images
@@ -80,6 +83,8 @@ class ImageSet(Dataset):
         return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+        import torch
+
         item = self.items[index]
         image = read_image(item.path)
         size = tuple(image.shape[-2:])
@@ -124,6 +129,8 @@ def read_image(path: Path | str) -> Tensor:
     Raises:
         DataError: with the path and the reason.
     """
+    import torch
+
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)

@@ -1,0 +1,152 @@
+"""From an existing project to a working loop: the connection to the backend, its webhook, the order of tasks, the view.
+
+Says what it changed, changes nothing that is right already, and takes back what it did with --undo.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+from backend.connection import ProjectError, call, connect
+from backend.project import LabelStudioProject
+from backend.task_order import UNCERTAINTY, VIEW, keep_view, view_of
+from backend.webhooks import webhooks_of
+from scripts.command_line import run
+from scripts.plan import Place, add_place_arguments, add_project_argument
+from scripts.project_setup import access
+from scripts.service import Service
+
+WANTED = {"sampling": UNCERTAINTY, "show_collab_predictions": True}
+IN_WORDS = {"sampling": "task sampling", "show_collab_predictions": "predictions shown to annotators"}
+BEFORE = "Before python -m scripts.connect: "  # ends the connection's description: what --undo brings back
+Say = Callable[[str], None]
+
+
+def connect_project(project: LabelStudioProject, backend_url: str, say: Say) -> None:
+    """Connect `project` to the backend at `backend_url`; a line to `say` for each thing that is changed.
+
+    Raises ProjectError, with nothing left half done, where Label Studio cannot reach the backend.
+    """
+    values = project.values()
+    before = {name: values[name] for name in WANTED}
+    row = _keep_connection(project, backend_url, say)
+    changed = {name: value for name, value in WANTED.items() if before[name] != value}
+    if changed:
+        if BEFORE not in (row["description"] or ""):
+            told = f"{row['description'] or ''}\n{BEFORE}{json.dumps(before)}".strip()
+            project.change_connection(row, description=told)
+        call(project.client, "PATCH", f"api/projects/{project.project_id}", json=changed)
+    for name, value in changed.items():
+        say(f"{IN_WORDS[name]}: {before[name]!r} -> {value!r}")
+    _keep_webhook(project, backend_url, say)
+    if view_of(project) is None:
+        say(f"made the view {VIEW!r}")
+    keep_view(project)
+
+
+def undo(project: LabelStudioProject, backend_url: str, say: Say) -> None:
+    """Take back what `connect_project` did; predictions and annotations stay."""
+    row = connection_to(project, backend_url)
+    for hook in webhooks_of(project.client, project.project_id, backend_url):
+        call(project.client, "DELETE", f"api/webhooks/{hook['id']}/")
+        say("deleted a webhook to the backend")
+    if row is not None:
+        call(project.client, "DELETE", f"api/ml/{row['id']}")
+        say(f"deleted the connection {row['title']!r}")
+        if before := _before(row):
+            call(project.client, "PATCH", f"api/projects/{project.project_id}", json=before)
+            for name, value in before.items():
+                say(f"{IN_WORDS[name]}: back to {value!r}")
+    view = view_of(project)
+    if view is not None:
+        call(project.client, "DELETE", f"api/dm/views/{view['id']}/")
+        say(f"deleted the view {VIEW!r}")
+
+
+def connection_to(project: LabelStudioProject, backend_url: str) -> dict[str, Any] | None:
+    """The project's connection to the backend at `backend_url`."""
+    rows = call(project.client, "GET", "api/ml/", params={"project": project.project_id})
+    return next((row for row in rows if row["url"].rstrip("/") == backend_url.rstrip("/")), None)
+
+
+def _keep_connection(project: LabelStudioProject, backend_url: str, say: Say) -> dict[str, Any]:
+    row = connection_to(project, backend_url)
+    if row is not None:
+        return row
+    body = {
+        "project": project.project_id,
+        "url": backend_url,
+        "title": "TSP",
+        "is_interactive": False,
+        **access(),
+    }
+    try:
+        row = call(project.client, "POST", "api/ml", json=body)
+    except ProjectError:
+        # Label Studio keeps the connection if it was the webhook that it refused.
+        half = connection_to(project, backend_url)
+        if half is not None:
+            call(project.client, "DELETE", f"api/ml/{half['id']}")
+        raise
+    say(f"connected the backend at {backend_url}, titled TSP")
+    return row
+
+
+def _keep_webhook(project: LabelStudioProject, backend_url: str, say: Say) -> None:
+    """One, active; Label Studio makes one with each connection, and leaves it behind when the connection goes."""
+    first, *others = webhooks_of(project.client, project.project_id, backend_url) or [None]
+    if first is None:
+        body = {
+            "project": project.project_id,
+            "url": f"{backend_url.rstrip('/')}/webhook",
+            "send_payload": True,
+            "send_for_all_actions": True,
+        }
+        call(project.client, "POST", "api/webhooks/", params={"project": project.project_id}, json=body)
+        say("made the webhook that tells the backend of annotations and imports")
+    elif not first["is_active"]:
+        values = {"is_active": True, "actions": first["actions"]}
+        call(project.client, "PATCH", f"api/webhooks/{first['id']}/", json=values)
+        say("switched the webhook to the backend on")
+    for hook in others:
+        call(project.client, "DELETE", f"api/webhooks/{hook['id']}/")
+        say("deleted a second webhook to the backend")
+
+
+def _before(row: dict[str, Any]) -> dict[str, Any]:
+    _, _, values = (row["description"] or "").partition(BEFORE)
+    return json.loads(values) if values else {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.connect",
+        description=(__doc__ or "").split("\n\n")[0],
+        epilog="example: python -m scripts.connect --project 4",
+    )
+    add_project_argument(parser)
+    add_place_arguments(parser)
+    parser.add_argument("--undo", action="store_true", help="take back what this command did; labels stay")
+    arguments = parser.parse_args()
+    place = Place.from_arguments(arguments)
+    project = LabelStudioProject(connect(place.url, place.api_key), arguments.project)
+    lines: list[str] = []
+    say = lines.append
+    try:
+        if arguments.undo:
+            undo(project, place.backend_url, say)
+        else:
+            Service(place.backend_url).check()
+            connect_project(project, place.backend_url, say)
+    finally:
+        print("\n".join(lines) or "nothing to change", flush=True)
+    if not arguments.undo:
+        address = f"{place.url}/projects/{project.project_id}"
+        print(f"ready: label some tasks at {address}, then Settings > Model > Start Training")
+
+
+if __name__ == "__main__":
+    run("connect", main)

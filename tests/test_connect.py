@@ -1,0 +1,158 @@
+"""scripts.connect: from a project made by hand to a working loop and back, on the real server and the real backend."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from label_studio_sdk import LabelStudio
+
+from backend.connection import ProjectError, call
+from backend.project import LabelStudioProject
+from backend.task_order import UNCERTAINTY, VIEW, view_of
+from backend.webhooks import webhooks_of
+from scripts import command_line, connect
+from scripts.backend_process import BackendProcess
+from scripts.label_studio import LabelStudioServer
+from scripts.processes import free_port
+from tests.live import CURIOUS, QUICK, Loop, connect_backend, predictions_of, regions
+from tsp_model.data.image_set import ImageSet
+
+OWN = """<View><Header value="Nuclei"/><Image name="picture" value="$image"/>
+<BrushLabels name="what" toName="picture"><Label value="disc"/><Label value="box"/></BrushLabels></View>"""
+
+
+@pytest.fixture(scope="module")
+def backend(label_studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackendProcess]:
+    folder = tmp_path_factory.mktemp("backend")
+    curious = {f"TSP_{name.upper()}": str(value) for name, value in CURIOUS.items()}
+    environment = QUICK | curious | {"TSP_TRAIN_AFTER": "0"}
+    with BackendProcess(folder, free_port(), label_studio.url, label_studio.api_key, **environment) as process:
+        yield process
+
+
+@pytest.fixture
+def project(client: LabelStudio) -> LabelStudioProject:
+    """As somebody makes it in the UI, with labels and names of their own."""
+    made = call(client, "POST", "api/projects", json={"title": "made by hand", "label_config": OWN})
+    return LabelStudioProject(client, made["id"])
+
+
+@pytest.fixture
+def command(
+    label_studio: LabelStudioServer,
+    backend: BackendProcess,
+    project: LabelStudioProject,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Any:
+    """Run the command; what it printed."""
+
+    def start(*arguments: str) -> list[str]:
+        monkeypatch.setenv("LABEL_STUDIO_URL", label_studio.url)
+        monkeypatch.setenv("LABEL_STUDIO_API_KEY", label_studio.api_key)
+        given = ["--project", str(project.project_id), "--backend-url", backend.url, *arguments]
+        monkeypatch.setattr(sys, "argv", ["connect", *given])
+        command_line.run("connect", connect.main)
+        return capsys.readouterr().out.splitlines()
+
+    return start
+
+
+def state(project: LabelStudioProject) -> tuple[Any, ...]:
+    """What the command may change."""
+    values = project.values()
+    rows = call(project.client, "GET", "api/ml/", params={"project": project.project_id})
+    hooks = call(project.client, "GET", "api/webhooks/", params={"project": project.project_id})
+    view = view_of(project)
+    return values["sampling"], values["show_collab_predictions"], len(rows), len(hooks), view and view["data"]["title"]
+
+
+def test_a_project_is_connected_once_and_its_loop_works_and_undo_brings_back_what_was(
+    project: LabelStudioProject, backend: BackendProcess, images: ImageSet, command: Any
+) -> None:
+    call(project.client, "PATCH", f"api/projects/{project.project_id}", json={"show_collab_predictions": False})
+    before = state(project)
+    lines = command()
+    assert state(project) == (UNCERTAINTY, True, 1, 1, VIEW)
+    assert len(lines) == 5, lines
+    assert any("'Sequential sampling' -> 'Uncertainty sampling'" in line for line in lines)
+    assert lines[-1].startswith("ready: ") and f"/projects/{project.project_id}," in lines[-1]
+    assert command()[0] == "nothing to change"
+    assert state(project) == (UNCERTAINTY, True, 1, 1, VIEW)
+
+    tasks = list(project.upload_images({item.key: item.path for item in images.items[:4]}).values())
+    project.submit_annotation(tasks[0], regions(project, images.items[0]))
+    version = Loop(project, backend).train()
+    assert set(project.scores()) == set(tasks[1:]) and project.next_task() == next(iter(project.scores()))
+    assert command()[0] == "nothing to change", "not after a training either, which renames the connection"
+
+    command("--undo")
+    assert state(project) == before
+    assert [one["model_version"] for one in predictions_of(project, tasks[1])] == [version], "predictions stay"
+    assert project.annotated_task_ids() == {tasks[0]}
+    assert command("--undo") == ["nothing to change"]
+
+
+def test_what_is_half_there_is_made_whole(project: LabelStudioProject, backend: BackendProcess, command: Any) -> None:
+    row = connect_backend(project, backend.url)  # by hand, and given up: its webhook stays behind
+    call(project.client, "DELETE", f"api/ml/{row['id']}")
+    assert command()[0].startswith("connected the backend")
+    assert len(webhooks_of(project.client, project.project_id, backend.url)) == 1
+
+    (hook,) = webhooks_of(project.client, project.project_id, backend.url)
+    off = {"is_active": False, "actions": hook["actions"]}
+    call(project.client, "PATCH", f"api/webhooks/{hook['id']}/", json=off)
+    assert command()[:-1] == ["switched the webhook to the backend on"]
+    call(project.client, "DELETE", f"api/webhooks/{hook['id']}/")
+    assert command()[:-1] == ["made the webhook that tells the backend of annotations and imports"]
+    (again,) = webhooks_of(project.client, project.project_id, backend.url)
+    assert again["is_active"] and again["send_for_all_actions"]
+
+
+def test_somebody_elses_connection_webhook_and_view_are_left_alone(
+    project: LabelStudioProject, backend: BackendProcess, command: Any
+) -> None:
+    hook = {"project": project.project_id, "url": "http://127.0.0.1:9/webhook"}
+    call(project.client, "POST", "api/webhooks/", params={"project": project.project_id}, json=hook)
+    body = {"project": project.project_id, "data": {"title": "Mine"}}
+    call(project.client, "POST", "api/dm/views/", json=body)
+    command()
+    command("--undo")
+    assert state(project)[2:] == (0, 1, None)
+    views = call(project.client, "GET", "api/dm/views/", params={"project": project.project_id})
+    assert [view["data"]["title"] for view in views] == ["Mine"]
+
+
+def test_a_connection_made_by_hand_keeps_its_sampling_when_it_is_undone(
+    project: LabelStudioProject, backend: BackendProcess, command: Any
+) -> None:
+    call(project.client, "PATCH", f"api/projects/{project.project_id}", json={"sampling": "Uniform sampling"})
+    connect_backend(project, backend.url, description="the new one")
+    assert any("'Uniform sampling' -> " in line for line in command())
+    assert project.connection()["description"].startswith("the new one\n")
+    assert command()[0] == "nothing to change"
+    command("--undo")
+    assert state(project)[0] == "Uniform sampling"
+
+
+def test_a_refused_address_leaves_nothing_behind(
+    project: LabelStudioProject, backend: BackendProcess, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = state(project)
+    original = connect.call
+
+    def half_refused(client: LabelStudio, method: str, path: str, **more: Any) -> Any:
+        """As Label Studio does with ML_BLOCK_LOCAL_IP=false alone: the row is made, then 403."""
+        made = original(client, method, path, **more)
+        if (method, path) == ("POST", "api/ml"):
+            raise ProjectError("Label Studio refuses addresses of private networks: start it with", 403)
+        return made
+
+    monkeypatch.setattr(connect, "call", half_refused)
+    with pytest.raises(SystemExit) as ended:
+        command()
+    assert str(ended.value.code).startswith("connect: Label Studio refuses addresses of private networks")
+    assert state(project)[:3] == before[:3]
