@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import logging
 import os
 import signal
@@ -17,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from backend import settings
+from backend import settings, worker_lock
 from backend.job_database import put_aside_if_damaged, unusable_sqlite
 from backend.settings import ServiceSettings
 from tsp_model import memory
@@ -101,18 +100,12 @@ def _cannot_start(service: ServiceSettings, part: str) -> str | None:
 
 def _mend_jobs(service: ServiceSettings) -> None:
     """A damaged job database is put aside, unless a worker runs on it already."""
-    with _lock_file(service).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return
+    lock = worker_lock.hold(service.model_dir)
+    if lock is None:
+        return
+    with lock:
         if said := put_aside_if_damaged(service.database_url):
             _say(said, 0)
-
-
-def _lock_file(service: ServiceSettings) -> Path:
-    """Held by the worker as long as it runs."""
-    return service.model_dir / "worker.lock"
 
 
 class Supervisor:
@@ -217,10 +210,8 @@ def _worker(service: ServiceSettings) -> int:
     """Runs jobs until a signal; killing it is safe at any time, the job goes on at the next start."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    lock = _lock_file(service).open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    lock = worker_lock.hold(service.model_dir)
+    if lock is None:
         # Two workers would take each other's running jobs for dead ones.
         return _say(f"another worker runs on MODEL_DIR={service.model_dir}; stop it or choose another folder.", 1)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -16,7 +16,7 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from backend import settings
+from backend import settings, worker_lock
 from backend.events import EventError, handle
 from backend.jobs import Jobs
 from backend.progress import one_line
@@ -116,7 +116,8 @@ def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
     def health() -> Response:
         files = {key: Versions(service.model_dir, key).order_file for key in project_keys(service.model_dir)}
         ordering = {key: json.loads(file.read_text(encoding="utf-8")) for key, file in files.items() if file.is_file()}
-        return jsonify({"status": "UP", "model_class": "TSPBackend", "ordering": ordering})
+        worker = "runs" if worker_lock.held(service.model_dir) else "does not run"
+        return jsonify({"status": "UP", "model_class": "TSPBackend", "worker": worker, "ordering": ordering})
 
     @app.route("/setup", methods=["POST"])
     def setup() -> Response:
@@ -166,7 +167,8 @@ def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
         project = request.args.get("project")
         if project:
             versions = versions_of(service.model_dir, project)
-            return jsonify({"versions": versions.list(), "active": versions.active()})
+            told = {name: versions.summary(name) for name in versions.list()}
+            return jsonify({"versions": list(told), "active": versions.active(), "summaries": told})
         every = [Versions(service.model_dir, key) for key in project_keys(service.model_dir)]
         active = {versions.key: version for versions in every if (version := versions.active())}
         names = sorted({name for versions in every for name in versions.list()})

@@ -25,7 +25,7 @@ from backend.progress import Progress
 from backend.project import PREDICTIONS_A_CALL, LabelStudioProject
 from backend.settings import ProjectSettings, ServiceSettings
 from backend.snapshot import Image, Snapshot
-from backend.versions import Versions
+from backend.versions import COMPARISON, Versions
 from backend.webhooks import authorise
 from tsp_model.cycle import PREDICTIONS, complete_predictions, looked_at, train_cycle
 from tsp_model.data.image_set import ImageSet, Instance, Item
@@ -37,7 +37,6 @@ from tsp_model.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-COMPARISON = "comparison.json"  # with the version that answered when this one was new
 LEAST_EARLY, EARLY_CALLS = 100, 20  # predictions in a call while others are made, at least; calls, at most
 
 

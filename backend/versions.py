@@ -25,6 +25,8 @@ from tsp_model.files import write_json, write_text
 # What /setup answers before the first training; no prediction ever has this version.
 UNTRAINED = "untrained"
 ENDED = "ended"
+COMPARISON = "comparison.json"  # with the version that answered when this one was new
+SUMMARY = ("classes", "counts", "metrics", "warnings", "parent", "train_seconds")
 PRUNED = "pruned.json"  # the card of a version of which nothing else is left
 
 _KEY = re.compile(r"[0-9]+\.[0-9]+")
@@ -71,6 +73,17 @@ class Versions:
             raise VersionError(f"project {self.key} has no version {version}.") from None
         except json.JSONDecodeError as error:
             raise VersionError(f"{path} is damaged ({error}); activate another version.") from None
+
+    def summary(self, version: str) -> dict[str, Any]:
+        """What people want to know of a complete version: of its card SUMMARY and its strategy, and how it compared
+        with the version before it where it was compared; `warnings` alone for one whose card is damaged."""
+        try:
+            card = self.card(version)
+        except VersionError as error:
+            return {"warnings": [str(error)]}
+        compared = self.folder(version) / COMPARISON
+        told = {name: card.get(name) for name in SUMMARY} | {"strategy": card.get("settings", {}).get("strategy")}
+        return told | ({"comparison": json.loads(compared.read_text(encoding="utf-8"))} if compared.is_file() else {})
 
     def active(self) -> str | None:
         """The version that answers, or None before the first training; read anew, since another process

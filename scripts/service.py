@@ -38,9 +38,22 @@ class Service:
 
     def check(self) -> None:
         """Raise ServiceError unless a TSP backend answers."""
+        self.health()
+
+    def health(self) -> dict[str, Any]:
+        """What the backend says of itself. ServiceError if it is none of ours."""
         answer = self._get("/health")
         if answer.get("model_class") != "TSPBackend":
             raise ServiceError(f"what answers at {self.url} is no TSP backend; correct --backend-url.")
+        return answer
+
+    def versions(self, project_key: str) -> dict[str, Any]:
+        """The project's versions, oldest first, which one is active, and what is known of each."""
+        return self._get("/versions", project=project_key)
+
+    def activate(self, project_key: str, version: str) -> str:
+        """Let `version` answer from now on; the id of the job that does so."""
+        return self._ask("POST", "/versions", json={"project": project_key, "version": version})["job_id"]
 
     def last_training(self, project_key: str) -> dict[str, Any] | None:
         """The status of the project's newest training job, None if there never was one."""
@@ -66,7 +79,7 @@ class Service:
                 continue
             if status["status"] == "ERROR":
                 bar.close()
-                raise ServiceError(f"training {job_id} failed: {status.get('error')}")
+                raise ServiceError(f"job {job_id} failed: {status.get('error')}")
             if status["status"] == "SUCCESS":
                 bar.close()
                 return status
@@ -74,8 +87,11 @@ class Service:
             time.sleep(POLL_SECONDS)
 
     def _get(self, path: str, allow_missing: bool = False, **parameters: str) -> dict[str, Any]:
+        return self._ask("GET", path, allow_missing, params=parameters)
+
+    def _ask(self, method: str, path: str, allow_missing: bool = False, **request: Any) -> dict[str, Any]:
         try:
-            response = self._session.get(self.url + path, params=parameters, timeout=30)
+            response = self._session.request(method, self.url + path, timeout=30, **request)
             if response.status_code == 404 and allow_missing:
                 return {}
             if response.status_code == 401:

@@ -154,11 +154,13 @@ def test_a_webhook_that_cannot_be_understood_is_one_line(make, jobs, body):
 def test_versions_of_one_project_or_of_all(make, tmp_path):
     first, second = finished_version(tmp_path, 1), finished_version(tmp_path, 2)
     client = make()
-    assert client.get(f"/versions?project={KEY}").get_json() == {
-        "versions": [first, second],
-        "active": second,
-    }
-    assert client.get("/versions?project=5.1").get_json() == {"versions": [], "active": None}
+    told = client.get(f"/versions?project={KEY}").get_json()
+    assert (told["versions"], told["active"]) == ([first, second], second)
+    assert set(told["summaries"]) == {first, second} and "labelled" not in told["summaries"][first], "which may be long"
+    (tmp_path / KEY / "versions" / first / "card.json").write_text("{")
+    damaged = client.get(f"/versions?project={KEY}").get_json()["summaries"]
+    assert "is damaged" in damaged[first]["warnings"][0] and damaged[second] == told["summaries"][second]
+    assert client.get("/versions?project=5.1").get_json() == {"versions": [], "active": None, "summaries": {}}
     bare = client.get(f"/versions?project={KEY.split('.')[0]}").get_json()
     assert bare == client.get(f"/versions?project={KEY}").get_json()
     unknown = client.get("/versions?project=77")

@@ -1,0 +1,211 @@
+"""Looks at everything that a working loop needs, and says in one line each whether it is well, else what to do."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from label_studio_sdk import LabelStudio
+
+from backend.connection import PRIVATE_ADDRESS, ProjectError, call, connect
+from backend.job_database import unusable_sqlite
+from backend.project import LabelStudioProject
+from backend.task_order import VIEW, in_force, view_of
+from backend.webhooks import webhooks_of
+from scripts.command_line import run
+from scripts.connect import connection_to
+from scripts.plan import Place, add_place_arguments
+from scripts.service import Service
+from tsp_model.errors import ExplainedError
+
+LEAST_FREE_GB = 5.0  # ten versions of R50, their predictions, and images
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at; `remedy` is "" where it is well."""
+
+    what: str
+    remedy: str = ""
+
+    @property
+    def line(self) -> str:
+        """For people."""
+        return f"WRONG  {self.what}: {self.remedy}" if self.remedy else f"well   {self.what}"
+
+
+def examine(place: Place, project_id: int | None = None) -> Iterator[Finding]:
+    """Everything about this machine, the backend and Label Studio; with a project, everything about that, too.
+
+    What cannot be looked at because of something that is wrong is left out; that is said instead.
+    """
+    yield from _this_machine(Path(place.model_dir))
+    service = Service(place.backend_url)
+    try:
+        health = service.health()
+    except ExplainedError as error:
+        yield Finding("backend", str(error))
+        service = None
+    else:
+        yield from _backend(health, place)
+    try:
+        client = connect(place.url, place.api_key)
+        yield from _label_studio(client, place)
+        if project_id is None:
+            return
+        project = LabelStudioProject(client, project_id)
+        yield from _project(project, place)
+        if service is not None:
+            yield from _versions(project, service, place)
+    except ExplainedError as error:
+        yield Finding("Label Studio" if project_id is None else f"project {project_id}", str(error))
+
+
+def _this_machine(model_dir: Path) -> Iterator[Finding]:
+    reason = unusable_sqlite()
+    yield Finding(reason or "Python and its SQLite", "use Python 3.10 or 3.11" if reason else "")
+    there = next(folder for folder in (model_dir.absolute(), *model_dir.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free / 1e9
+    what = f"{free:.0f} GB of disk are free in {there}"
+    yield Finding(what, "" if free >= LEAST_FREE_GB else f"make room: versions and images need {LEAST_FREE_GB:g} GB")
+    import torch  # seconds
+
+    if torch.cuda.is_available():
+        yield Finding(f"GPU: {torch.cuda.get_device_name()}")
+    else:
+        yield Finding("no GPU: TSP_PRESET=tiny trains in minutes on a CPU, the paper's network in hours")
+
+
+def _backend(health: dict[str, Any], place: Place) -> Iterator[Finding]:
+    yield Finding(f"backend answers at {place.backend_url}")
+    runs = health.get("worker") == "runs"
+    remedy = "jobs wait for it; start both with `python -m backend`, or `python -m backend worker`"
+    yield Finding("worker runs" if runs else "worker does not run", "" if runs else remedy)
+
+
+def _label_studio(client: LabelStudio, place: Place) -> Iterator[Finding]:
+    version = call(client, "GET", "api/version")["release"]
+    yield Finding(f"Label Studio {version} answers at {place.url}")
+    user = call(client, "GET", "api/current-user/whoami")["email"]
+    kind = "personal access token" if place.api_key.count(".") == 2 else "legacy token"
+    yield Finding(f"{kind} of {user} is accepted")
+    yield _private_addresses(client, place)
+
+
+def _private_addresses(client: LabelStudio, place: Place) -> Finding:
+    """Both switches, each asked for something that lacks a field and is refused for that, or for its address before."""
+    refused = [
+        switch
+        for switch, path, body in (
+            ("ML_BLOCK_LOCAL_IP=false", "api/ml", {"url": place.backend_url}),
+            ("SSRF_PROTECTION_ENABLED=false", "api/webhooks/", {"url": f"{place.backend_url}/webhook", "actions": 0}),
+        )
+        if _answer_to(client, path, body) == PRIVATE_ADDRESS
+    ]
+    if refused:
+        return Finding(
+            f"Label Studio refuses the backend's address {place.backend_url}",
+            f"start it with {' and '.join(refused)}, which allow private addresses",
+        )
+    return Finding("Label Studio lets connections and webhooks lead to the backend's address")
+
+
+def _answer_to(client: LabelStudio, path: str, body: dict[str, Any]) -> str:
+    try:
+        call(client, "POST", path, json=body)
+    except ProjectError as error:
+        return str(error)
+    return ""
+
+
+def _project(project: LabelStudioProject, place: Place) -> Iterator[Finding]:
+    connecting = f"run python -m scripts.connect --project {project.project_id}"
+    tags = ", ".join(f"{label} ({tag.kind})" for label, tag in project.config.tags.items())
+    yield Finding(f"labels of project {project.project_id}: {tags}")
+    row = connection_to(project, place.backend_url)
+    if row is None:
+        yield Finding(f"no connection to {place.backend_url}", connecting)
+    elif row["state"] != "CO":
+        remedy = f"{row.get('error_message') or 'Label Studio cannot reach it'}; see the backend's terminal"
+        yield Finding(f"connection to {place.backend_url} is {row['readable_state']}", " ".join(remedy.split()))
+    else:
+        yield Finding(f"connection to {place.backend_url}, titled {row['title']}")
+    hooks = webhooks_of(project.client, project.project_id, place.backend_url)
+    active = [hook for hook in hooks if hook["is_active"]]
+    what = f"{len(active)} active webhooks to the backend" if len(active) != 1 else "webhook to the backend, once"
+    yield Finding(what, "" if len(hooks) == len(active) == 1 else connecting)
+    yield Finding(*((f"view {VIEW!r}",) if view_of(project) else (f"no view {VIEW!r}", connecting)))
+    yield _members(project)
+
+
+def _members(project: LabelStudioProject) -> Finding:
+    organisation = call(project.client, "GET", "api/current-user/whoami")["active_organization"]
+    count = call(project.client, "GET", f"api/organizations/{organisation}/memberships")["count"]
+    if count == 1:
+        return Finding("one member")
+    return Finding(
+        f"{count} members: next task follows the scores for each of them, but in Enterprise, which draws it by chance; "
+        f"the view {VIEW!r} is exact for everybody"
+    )
+
+
+def _versions(project: LabelStudioProject, service: Service, place: Place) -> Iterator[Finding]:
+    found = service.versions(project.key)
+    active = found["active"]
+    if active is None:
+        job = service.last_training(project.key)
+        failed = job["error"] if job is not None and job["status"] == "ERROR" else ""
+        yield Finding("no version yet: label some tasks, then Settings > Model > Start Training", failed)
+        return
+    yield _agreement(project, active, place)
+    yield _classes(project, found["summaries"][active].get("classes") or [])
+    order = in_force(project, active)
+    by_score = order["next_task"] != "not by score"
+    yield Finding(f"next task: {order['next_task']}", "" if by_score else order["why"])
+    tasks, scored = project.task_count - len(project.annotated_task_ids()), len(project.scores())
+    yield Finding(f"{scored} of {tasks} unlabelled tasks have its score")
+
+
+def _agreement(project: LabelStudioProject, active: str, place: Place) -> Finding:
+    row = connection_to(project, place.backend_url)
+    told = {"connection's title": row and row["title"], "project's version": project.values()["model_version"]}
+    wrong = " and ".join(f"the {name} is {value!r}" for name, value in told.items() if value != active)
+    if wrong:
+        again = f"run python -m scripts.versions activate {active} --project {project.project_id}"
+        return Finding(f"version {active} answers, but {wrong}", again)
+    return Finding(f"version {active} answers, in Label Studio as here")
+
+
+def _classes(project: LabelStudioProject, classes: Sequence[str]) -> Finding:
+    unknown = [name for name in classes if project.config.label_for(name) is None]
+    if unknown:
+        renamed = f'write predicted_values="{unknown[0]}" into the label that it is called now, or train again'
+        return Finding(f"the configuration has no label for the version's {', '.join(unknown)}", renamed)
+    return Finding("the configuration has every label of the version")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.doctor",
+        description=__doc__,
+        epilog="example: python -m scripts.doctor --project 4",
+    )
+    parser.add_argument("--project", type=int, help="its number, as in its address; without, all but the project")
+    add_place_arguments(parser)
+    arguments = parser.parse_args()
+    findings = []
+    for finding in examine(Place.from_arguments(arguments), arguments.project):
+        print(finding.line, flush=True)
+        findings.append(finding)
+    wrong = sum(bool(finding.remedy) for finding in findings)
+    if wrong:
+        sys.exit(f"doctor: {wrong} of {len(findings)} are wrong")
+
+
+if __name__ == "__main__":
+    run("doctor", main)

@@ -1,0 +1,75 @@
+"""A project's versions: list them, let another one answer, go back to the one before."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from backend.connection import connect
+from backend.project import LabelStudioProject
+from scripts.command_line import CommandError, run
+from scripts.plan import Place, add_place_arguments, add_project_argument
+from scripts.service import Service
+from scripts.table import markdown
+
+HEADER = ("version", "", "strategy", "labelled", "pseudo", "trained", "AP50 kept aside")
+
+
+def listed(found: dict[str, Any]) -> str:
+    """What Service.versions answers, as a table, the newest first."""
+    return markdown([HEADER, *(_row(name, found) for name in reversed(found["versions"]))])
+
+
+def before(found: dict[str, Any]) -> str:
+    """The version before the active one. CommandError if there is none."""
+    names, active = found["versions"], found["active"]
+    if active not in names or names.index(active) == 0:
+        raise CommandError("there is no version before the active one.")
+    return names[names.index(active) - 1]
+
+
+def _row(name: str, found: dict[str, Any]) -> list[str]:
+    told = found["summaries"][name]
+    counts, compared = told.get("counts") or {}, told.get("comparison")
+    seconds = told.get("train_seconds")
+    return [
+        name,
+        "active" if name == found["active"] else "",
+        told.get("strategy") or "damaged",
+        str(counts.get("labelled_images", "")),
+        str(counts.get("pseudo_images", "")),
+        "" if seconds is None else f"{seconds / 60:.1f} min",
+        f"{compared['after']:.3f}, before {compared['before']:.3f}" if compared else "",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.versions",
+        description=__doc__,
+        epilog="example: python -m scripts.versions back --project 4",
+    )
+    add = parser.add_argument
+    add("action", nargs="?", default="list", choices=("list", "activate", "back"), help="default: %(default)s")
+    add("version", nargs="?", help="that answers from now on, for activate")
+    add_project_argument(parser)
+    add_place_arguments(parser)
+    arguments = parser.parse_args()
+    if (arguments.action == "activate") != bool(arguments.version):
+        parser.error("activate needs the name of a version, and nothing else takes one")
+    place = Place.from_arguments(arguments)
+    key = LabelStudioProject(connect(place.url, place.api_key), arguments.project).key
+    service = Service(place.backend_url)
+    service.check()
+    found = service.versions(key)
+    if not found["versions"]:
+        raise CommandError(f"project {arguments.project} has no version yet; label some tasks and start a training.")
+    if arguments.action != "list":
+        version = arguments.version or before(found)
+        service.wait(service.activate(key, version), f"activate {version}")
+        found = service.versions(key)
+    print(listed(found))
+
+
+if __name__ == "__main__":
+    run("versions", main)

@@ -1,0 +1,245 @@
+"""scripts.doctor and scripts.versions on the real server and the real backend: each thing is broken for real."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from label_studio_sdk import LabelStudio
+
+from backend.connection import call
+from backend.project import LabelStudioProject
+from backend.task_order import view_of
+from backend.webhooks import webhooks_of
+from scripts import command_line, connect, doctor, versions
+from scripts.backend_process import BackendProcess
+from scripts.label_studio import LabelStudioServer
+from scripts.plan import Place
+from scripts.processes import free_port, statuses
+from tests.live import CURIOUS, QUICK, Loop, filled_project, predictions_of, regions, until
+from tsp_model.data.image_set import ImageSet
+
+
+@dataclass
+class Patient:
+    """A loop that works, and where it is."""
+
+    loop: Loop
+    place: Place
+    tasks: list[int]
+    version: str
+
+    @property
+    def project(self) -> LabelStudioProject:
+        return LabelStudioProject(self.loop.project.client, self.loop.project.project_id)
+
+    def wrong(self) -> list[str]:
+        """What the doctor finds wrong, a line each."""
+        found = doctor.examine(self.place, self.loop.project.project_id)
+        return [finding.line for finding in found if finding.remedy]
+
+    def change(self, **values: Any) -> None:
+        call(self.project.client, "PATCH", f"api/projects/{self.project.project_id}", json=values)
+
+    def connect(self) -> list[str]:
+        lines: list[str] = []
+        connect.connect_project(self.project, self.place.backend_url, lines.append)
+        return lines
+
+
+@pytest.fixture(scope="module")
+def patient(
+    client: LabelStudio,
+    label_studio: LabelStudioServer,
+    images: ImageSet,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Patient]:
+    """Each test mends what it broke."""
+    curious = {f"TSP_{name.upper()}": str(value) for name, value in CURIOUS.items()}
+    folder = tmp_path_factory.mktemp("backend")
+    environment = QUICK | curious | {"TSP_TRAIN_AFTER": "0"}
+    with BackendProcess(folder, free_port(), label_studio.url, label_studio.api_key, **environment) as backend:
+        project, tasks = filled_project(client, images.subset(images.keys[:4]))
+        connect.connect_project(project, backend.url, lambda line: None)
+        project.submit_annotation(tasks[0], regions(project, images.items[0]))
+        loop = Loop(project, backend)
+        place = Place(label_studio.url, label_studio.api_key, backend.url, str(backend.model_dir))
+        yield Patient(loop, place, tasks, loop.train())
+
+
+def test_all_is_well(patient: Patient) -> None:
+    found = [finding.line for finding in doctor.examine(patient.place, patient.project.project_id)]
+    assert patient.wrong() == []
+    text = "\n".join(found)
+    assert f"version {patient.version} answers, in Label Studio as here" in text
+    assert "3 of 3 unlabelled tasks have its score" in text and "labels of project" in text and "disc (brush)" in text
+    assert "next task: lowest score first" in text and "legacy token of demo@example.com" in text
+    assert patient.place.api_key not in text
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (lambda p: p.change(sampling="Sequential sampling"), "next task: not by score.*choose 'Uncertainty sampling'"),
+        (lambda p: p.change(model_version=""), "answers, but the project's version is .*scripts.versions activate"),
+        (lambda p: call(p.project.client, "DELETE", f"api/dm/views/{view_of(p.project)['id']}/"), "no view .*connect"),
+        (lambda p: delete_hook(p, *hooks(p)), "0 active webhooks.*scripts.connect"),
+        (lambda p: double(p, *hooks(p)), "2 active webhooks.*scripts.connect"),
+    ],
+    ids=["sampling", "version", "view", "no webhook", "two webhooks"],
+)  # fmt: skip
+def test_what_somebody_changed_in_label_studio(patient: Patient, harm: Callable[[Patient], Any], told: str) -> None:
+    harm(patient)
+    lines = patient.wrong()
+    assert any(re.search(told, line) for line in lines), lines
+    patient.connect()
+    patient.change(model_version=patient.version)
+    assert patient.wrong() == []
+
+
+def hooks(patient: Patient) -> list[dict[str, Any]]:
+    return webhooks_of(patient.project.client, patient.project.project_id, patient.place.backend_url)
+
+
+def delete_hook(patient: Patient, hook: dict[str, Any]) -> None:
+    call(patient.project.client, "DELETE", f"api/webhooks/{hook['id']}/")
+
+
+def double(patient: Patient, hook: dict[str, Any]) -> None:
+    values = {name: hook[name] for name in ("project", "url", "send_payload", "send_for_all_actions")}
+    call(patient.project.client, "POST", "api/webhooks/", json=values)
+
+
+def test_a_connection_that_is_gone(patient: Patient) -> None:
+    row = patient.project.connection()
+    call(patient.project.client, "DELETE", f"api/ml/{row['id']}")
+    lines = patient.wrong()
+    assert any("no connection to" in line and "scripts.connect --project" in line for line in lines)
+    assert any(f"version {patient.version} answers, but" in line for line in lines)
+    assert any(line.startswith("connected") for line in patient.connect())
+    lines = patient.wrong()
+    assert len(lines) == 2 and "scripts.versions activate" in lines[0], "the new one has no version yet"
+    ask(patient, versions, "activate", patient.version)
+    assert patient.wrong() == []
+
+
+def test_labels_that_the_version_does_not_have(patient: Patient) -> None:
+    config = patient.project.label_config
+    patient.change(label_config=config.replace('value="disc"', 'value="ring"'))
+    (line,) = patient.wrong()
+    assert "no label for the version's disc" in line and 'predicted_values="disc"' in line
+    patient.change(label_config=config.replace('value="disc"', 'value="ring" predicted_values="disc"'))
+    assert patient.wrong() == []
+    patient.change(label_config=config)
+    assert patient.wrong() == []
+
+
+def test_a_configuration_that_cannot_be_used(patient: Patient) -> None:
+    config = "<View><Image name='i' value='$image'/><Choices name='c' toName='i'><Choice value='x'/></Choices></View>"
+    made = call(patient.project.client, "POST", "api/projects", json={"title": "no masks", "label_config": config})
+    lines = [finding.line for finding in doctor.examine(patient.place, made["id"]) if finding.remedy]
+    assert len(lines) == 1 and "no tag for objects" in lines[0] and "<BrushLabels>" in lines[0]
+
+
+def test_nobody_where_label_studio_or_the_backend_should_be_and_a_wrong_token(patient: Patient) -> None:
+    place, nowhere = patient.place, f"http://127.0.0.1:{free_port()}"
+    patient.place = Place(nowhere, place.api_key, place.backend_url, place.model_dir)
+    assert re.search("no Label Studio answers at", patient.wrong()[0])
+    patient.place = Place(place.url, "f" * 40, place.backend_url, place.model_dir)
+    assert re.search("refuses the token", patient.wrong()[0])
+    patient.place = Place(place.url, place.api_key, nowhere, place.model_dir)
+    assert re.search(r"no backend answers at .*python -m backend", patient.wrong()[0])
+    patient.place = Place(place.url, place.api_key, place.url, place.model_dir)
+    assert "is no TSP backend" in patient.wrong()[0]
+    patient.place = place
+    (remedy,) = (finding.remedy for finding in doctor.examine(place, 999_999) if finding.remedy)
+    assert remedy.startswith("Label Studio has no project 999999")
+
+
+def test_a_worker_that_is_gone(patient: Patient, label_studio: LabelStudioServer, tmp_path: Path) -> None:
+    with BackendProcess(tmp_path, free_port(), label_studio.url, label_studio.api_key, **QUICK) as backend:
+        place = Place(label_studio.url, label_studio.api_key, backend.url, str(backend.model_dir))
+
+        def wrong() -> list[str]:
+            return [finding.line for finding in doctor.examine(place) if finding.remedy]
+
+        until(lambda: wrong() == [], "the worker")
+        (worker,) = statuses(backend.process_group, "worker")
+        (supervisor,) = (one for one in statuses(backend.process_group, "backend") if one["Pid"] == worker["PPid"])
+        os.kill(int(supervisor["Pid"]), signal.SIGSTOP)  # or it would end the web service, too
+        os.kill(int(worker["Pid"]), signal.SIGKILL)
+        try:
+            (line,) = until(wrong, "the finding")
+            assert "worker does not run" in line and "python -m backend worker" in line
+        finally:
+            os.kill(int(supervisor["Pid"]), signal.SIGCONT)
+
+
+def test_a_label_studio_that_refuses_private_addresses(patient: Patient, tmp_path: Path, monkeypatch: Any) -> None:
+    environment = LabelStudioServer._environment
+    for given, lacking in (
+        ({"ML_BLOCK_LOCAL_IP": "true"}, "ML_BLOCK_LOCAL_IP=false,"),
+        ({"SSRF_PROTECTION_ENABLED": "true"}, "SSRF_PROTECTION_ENABLED=false,"),
+    ):
+        monkeypatch.setattr(LabelStudioServer, "_environment", lambda *a, given=given: environment(*a) | given)
+        with LabelStudioServer(tmp_path / next(iter(given)), free_port()) as server:
+            place = Place(server.url, server.api_key, patient.place.backend_url, patient.place.model_dir)
+            (line,) = [finding.line for finding in doctor.examine(place) if finding.remedy]
+            assert "refuses the backend's address" in line and f"start it with {lacking}" in line
+            client = LabelStudio(base_url=server.url, api_key=server.api_key)
+            assert call(client, "GET", "api/webhooks/") == [], "looking makes nothing"
+
+
+def ask(patient: Patient, module: Any, *arguments: str) -> None:
+    """Run a command on the patient."""
+    place, before = patient.place, sys.argv
+    given = ["--project", str(patient.project.project_id), "--url", place.url, "--api-key", place.api_key]
+    sys.argv = [module.__name__, *arguments, *given, "--backend-url", place.backend_url]
+    try:
+        command_line.run("asked", module.main)
+    finally:
+        sys.argv = before
+
+
+def test_versions_are_listed_and_one_goes_back(
+    patient: Patient, images: ImageSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        ask(patient, versions, "back")
+    assert ended.value.code == "asked: there is no version before the active one."
+    first, second = patient.version, patient.loop.train()
+    late = next(iter(patient.project.upload_images({"late": images.items[5].path}).values()))
+    patient.loop.settle()
+    ask(patient, versions, "back")
+    lines = capsys.readouterr().out.splitlines()
+    assert [second in lines[2], first in lines[3], "active" in lines[3], "active" in lines[2]] == [
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert {one["model_version"] for one in predictions_of(patient.project, late)} == {first, second}
+    assert patient.wrong() == [] and patient.loop.setup() == first
+    ask(patient, versions, "activate", second)
+    assert patient.wrong() == [] and patient.loop.setup() == second
+    patient.version = second
+    with pytest.raises(SystemExit) as ended:
+        ask(patient, versions, "activate", "tsp-0099-20260101T000000")
+    assert "has no version tsp-0099" in str(ended.value.code)
+
+
+def test_the_command_ends_with_1_if_something_is_wrong(patient: Patient, capsys: pytest.CaptureFixture[str]) -> None:
+    ask(patient, doctor)
+    assert "WRONG" not in capsys.readouterr().out
+    patient.change(sampling="Sequential sampling")
+    with pytest.raises(SystemExit) as ended:
+        ask(patient, doctor)
+    assert re.fullmatch(r"doctor: 1 of \d+ are wrong", str(ended.value.code))
+    patient.connect()
