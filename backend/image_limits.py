@@ -8,7 +8,6 @@ a name never opens a private network.
 from __future__ import annotations
 
 import ipaddress
-import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,6 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 SETTING = "TSP_IMAGE_HOSTS"
 PORTS = {"http": 80, "https": 443}
+GLOBAL_UNICAST, SIX_TO_FOUR = ipaddress.ip_network("2000::/3"), ipaddress.ip_network("2002::/16")
 MOST_MEGAPIXELS = 178  # Pillow opens no larger image
 
 
@@ -34,40 +34,28 @@ class ImageLimits:
     seconds: float = 30.0
 
     def refusal(self, address: str, studio: str) -> str | None:
-        """Why nothing may be fetched from an http(s) address, with the remedy; None if it may be.
-
-        Looks up the host's name where only a star lets it in.
+        """Why nothing may be fetched from an http(s) address, with the remedy; None if its text allows it.
 
         Args:
             studio: Label Studio's address.
         """
-        host = _host(address)
+        _, host, port = origin(address)
         if _climbs(address):
             return "its path climbs out of its folder with '..': correct the task's data"
-        if self._named(address, studio):
+        if self._named(host, port, studio) or self._by_a_star(host):
             return None
-        if not self._by_a_star(host):
-            return f"{host} is neither Label Studio nor among the hosts of {SETTING}: name it there"
-        try:
-            found = {entry[4][0] for entry in socket.getaddrinfo(host, None)}
-        except (OSError, UnicodeError) as error:
-            return f"{host} has no address ({str(error).splitlines()[0]}): correct the task's data"
-        return self.refusal_of_peer(address, studio, found)
+        return f"{host} is neither Label Studio nor among the hosts of {SETTING}: name it there"
 
-    def refusal_of_peer(self, address: str, studio: str, peers: Iterable[str]) -> str | None:
-        """The same for the IP addresses that stand behind a name. Looked at again once there is a connection, since the
-        name may lead elsewhere by then: of such an answer nothing is read."""
-        if self._named(address, studio):
+    def refusal_of_peers(self, host: str, port: int, studio: str, peers: Iterable[str]) -> str | None:
+        """The same for the IP addresses that stand behind a name which only a star lets in."""
+        if self._named(host, port, studio):
             return None
         private = sorted(peer for peer in peers if not _public(peer))
-        if not private:
-            return None
-        return f"{_host(address)} leads into a private network ({private[0]}): name it in {SETTING}"
+        return f"{host} leads into a private network ({private[0]}): name it in {SETTING}" if private else None
 
-    def _named(self, address: str, studio: str) -> bool:
+    def _named(self, host: str, port: int | None, studio: str) -> bool:
         """Label Studio's own host and port, or the same host by https, where a plain address may redirect to; or a host
         that the settings name in full."""
-        _, host, port = origin(address)
         _, its_host, its_port = origin(studio)
         return (host == its_host and port in (its_port, PORTS["https"])) or host in self.hosts
 
@@ -81,10 +69,6 @@ def origin(address: str) -> tuple[str, str, int | None]:
     return parts.scheme, parts.hostname or "", parts.port or PORTS.get(parts.scheme)
 
 
-def _host(address: str) -> str:
-    return origin(address)[1]
-
-
 def _climbs(address: str) -> bool:
     """Whether path or parameters hold "..", written plainly or not: Label Studio reads local files by their path."""
     parts = urlsplit(address)
@@ -93,6 +77,10 @@ def _climbs(address: str) -> bool:
 
 
 def _public(address: str) -> bool:
+    """Of IPv6 only what stands for itself: an address that leads through a translator or a tunnel (NAT64, 6to4, Teredo,
+    IPv4 in its last bits) may end in a private network."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return (mapped or ip).is_global and not ip.is_multicast
+    if ip.version == 6 and ip.ipv4_mapped is None:
+        return ip in GLOBAL_UNICAST and ip not in SIX_TO_FOUR and ip.is_global
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return ip.is_global and not ip.is_multicast

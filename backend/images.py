@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
+import re
 import tempfile
 import time
 from contextlib import closing
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -17,6 +16,7 @@ from label_studio_sdk import LabelStudio
 from PIL import Image
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_exponential
 
+from backend import connections
 from backend.connection import ProjectError, authorization, base_url
 from backend.image_limits import MOST_MEGAPIXELS, ImageLimits, origin
 from tsp_model.errors import ExplainedError
@@ -26,6 +26,8 @@ CLOUD = ("s3", "gs", "azure-blob", "azure")
 ATTEMPTS = 3
 REDIRECTS = 5
 DEFAULT_LIMITS = ImageLimits()
+# Where Label Studio keeps images, below its address. Elsewhere a GET with a token does things: .../next takes a lock.
+OF_IMAGES = re.compile(r"(data|storage-data)/|(tasks|projects)/[0-9]+/(resolve|presign)/")
 
 
 class ImageError(ExplainedError, ValueError):
@@ -36,8 +38,8 @@ def fetch_image(url: str, client: LabelStudio, cache: Path, limits: ImageLimits 
     """Download an image once; later calls for the same address find it in ``cache``.
 
     Addresses without a host ("/data/upload/…") are Label Studio's. Its token goes to its own scheme, host and
-    port and nowhere else, redirects included. The file appears whole or not at all, also when several
-    processes fetch it.
+    port, where images are (OF_IMAGES), and nowhere else, redirects included. The file appears whole or not at all, also
+    when several processes fetch it.
 
     Args:
         url: as the task's data has it.
@@ -61,14 +63,20 @@ def fetch_image(url: str, client: LabelStudio, cache: Path, limits: ImageLimits 
         retry=retry_if_exception(_may_pass),
         reraise=True,
     )
+    studio = base_url(client)
+    guard = connections.Guard(
+        time.monotonic() + limits.seconds,
+        lambda host, port, peers: limits.refusal_of_peers(host, port, studio, peers),
+    )
     try:
-        retrying(_download, address, client, part, limits, time.monotonic() + limits.seconds)
+        with connections.guarded(guard):
+            retrying(_download, address, client, part, limits)
         _check_image(part, address, limits)
         os.replace(part, path)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the last: where it redirects to
         # Without its cause: the error keeps the request and with it the token.
         raise ImageError(f"{_shown(address)}: {_cause(error)}") from None
-    except ProjectError as error:
+    except (ProjectError, connections.RefusedError) as error:
         raise ImageError(f"{_shown(address)}: {error}") from None
     finally:
         part.unlink(missing_ok=True)
@@ -82,7 +90,9 @@ def _resolve(url: str, client: LabelStudio) -> str:
         scheme = urlsplit(url.strip()).scheme.lower()
         address = urljoin(base_url(client), url.strip())
         _, host, _ = origin(address)
-    except ValueError as error:
+        _ = httpx.URL(address).host  # what is no name of a host in any alphabet, and no text
+        address.encode()
+    except (ValueError, httpx.InvalidURL) as error:
         raise ImageError(f"{url[:100]!r} is not an address ({error}): correct the task's data") from None
     if scheme in CLOUD:
         raise ImageError(
@@ -100,18 +110,8 @@ def _file_name(address: str) -> str:
     return hashlib.sha256(address.encode()).hexdigest()[:32] + known
 
 
-@functools.cache
-def _http() -> httpx.Client:
-    """One client for all downloads, because making one costs more than a small image.
-
-    It keeps no cookies: a session cookie of Label Studio would also go to other ports of the same host.
-    """
-    no_cookies = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
-    return httpx.Client(cookies=no_cookies)
-
-
-def _download(address: str, client: LabelStudio, part: Path, limits: ImageLimits, deadline: float) -> None:
-    with closing(_answer(address, client, limits, deadline)) as response, part.open("wb") as file:
+def _download(address: str, client: LabelStudio, part: Path, limits: ImageLimits) -> None:
+    with closing(_answer(address, client, limits)) as response, part.open("wb") as file:
         response.raise_for_status()
         most = int(limits.megabytes * 1e6)
         too_large = ImageError(f"{_shown(address)}: larger than {limits.megabytes:g} MB: import a smaller image")
@@ -122,16 +122,13 @@ def _download(address: str, client: LabelStudio, part: Path, limits: ImageLimits
             received += len(chunk)
             if received > most:
                 raise too_large
-            if time.monotonic() > deadline:
-                raise ImageError(f"{_shown(address)}: not there after {limits.seconds:g} s: is the server overloaded?")
             file.write(chunk)
 
 
-def _answer(address: str, client: LabelStudio, limits: ImageLimits, deadline: float) -> httpx.Response:
+def _answer(address: str, client: LabelStudio, limits: ImageLimits) -> httpx.Response:
     """The answer at the end of all redirects, its body not read yet; each address is checked before it is asked."""
     studio = base_url(client)
-    headers = authorization(client) if origin(address) == origin(studio) else {}
-    request = _http().build_request("GET", address, headers=headers)
+    request = connections.client().build_request("GET", address)
     for _ in range(1 + REDIRECTS):
         url = str(request.url)
         if request.url.scheme not in ("http", "https"):
@@ -139,19 +136,20 @@ def _answer(address: str, client: LabelStudio, limits: ImageLimits, deadline: fl
                 f"{_shown(address)}: it redirects to {request.url.scheme}: only http and https are allowed"
             )
         _refuse(address, limits.refusal(url, studio))
-        left = max(0.1, deadline - time.monotonic())
-        request.extensions["timeout"] = httpx.Timeout(left).as_dict()
-        response = _http().send(request, stream=True)
-        peer = response.extensions["network_stream"].get_extra_info("server_addr")
-        if refusal := limits.refusal_of_peer(url, studio, [peer[0]]):
-            response.close()
-            _refuse(address, refusal)
-        # httpx leaves the token out of the next request where that leaves the origin; a test watches it.
+        request.headers.update(authorization(client) if _takes_the_token(url, studio) else {})
+        response = connections.client().send(request, stream=True)
         if response.next_request is None:
             return response
         response.close()
         request = response.next_request
+        request.headers.pop("Authorization", None)
     raise ImageError(f"{_shown(address)}: more than {REDIRECTS} redirects: correct the task's data")
+
+
+def _takes_the_token(url: str, studio: str) -> bool:
+    path, root = urlsplit(url).path, urlsplit(studio).path
+    below = path[len(root) :] if path.startswith(root) else ""
+    return origin(url) == origin(studio) and OF_IMAGES.match(below) is not None
 
 
 def _refuse(address: str, refusal: str | None) -> None:

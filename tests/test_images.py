@@ -3,15 +3,19 @@
 import io
 import json
 import re
+import socket
+import struct
 import threading
-from types import SimpleNamespace
+import time
+from contextlib import suppress
 
 import jwt
 import pytest
 from label_studio_sdk import LabelStudio
 from PIL import Image
 
-from backend import image_limits
+from backend import connections
+from backend.connections import Guard, RefusedError
 from backend.image_limits import ImageLimits
 from backend.images import ImageError, fetch_image
 from tests.web import Server
@@ -61,22 +65,54 @@ def test_a_personal_access_token_is_exchanged_and_sent_as_bearer(studio, tmp_pat
     studio.pages["/api/token/refresh/"] = (
         200, {"Content-Type": "application/json"}, json.dumps({"access": access}).encode()
     )  # fmt: skip
-    studio.pages["/x.png"] = (200, {}, picture())
-    fetch_image("/x.png", LabelStudio(base_url=studio.url + "/", api_key=refresh), tmp_path)
+    studio.pages["/data/x.png"] = (200, {}, picture())
+    fetch_image("/data/x.png", LabelStudio(base_url=studio.url + "/", api_key=refresh), tmp_path)
     assert json.loads(studio.asked[0].body) == {"refresh": refresh}
     assert studio.asked[1].headers["Authorization"] == f"Bearer {access}"
 
 
 def test_other_hosts_never_see_the_token_not_even_after_a_redirect(studio, elsewhere, client, tmp_path):
     elsewhere.pages["/direct.png"] = elsewhere.pages["/redirected.png"] = (200, {}, picture())
-    studio.pages["/away.png"] = (302, {"Location": f"{elsewhere.url}/redirected.png"}, b"")
+    studio.pages["/data/away.png"] = (302, {"Location": f"{elsewhere.url}/redirected.png"}, b"")
     fetch_image(f"{elsewhere.url}/direct.png", client, tmp_path, NAMED)
-    fetch_image("/away.png", client, tmp_path, NAMED)
+    fetch_image("/data/away.png", client, tmp_path, NAMED)
     assert studio.asked[0].headers["Authorization"] == f"Token {TOKEN}"
     assert [request.path for request in elsewhere.asked] == ["/direct.png", "/redirected.png"]
     for request in elsewhere.asked:
         assert "Authorization" not in request.headers
         assert TOKEN not in str(request.headers)
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/data/upload/1/x.png", True),
+        ("/data/local-files/?d=x.png", True),
+        ("/storage-data/uploaded/?filepath=x.png", True),
+        ("/tasks/3/presign/?fileuri=x", True),
+        ("/projects/3/resolve/?fileuri=x", True),
+        ("/static/samples/sample.jpg", False),
+        ("/api/projects/7/next", False),
+        ("/api/data/x.png", False),
+        ("/tasks/3/presign", False),
+        ("/database/x.png", False),
+    ],
+)
+def test_the_token_is_sent_where_label_studio_keeps_images_only(path, sent, studio, client, tmp_path):
+    studio.pages[path] = studio.pages["/studio" + path] = (200, {}, picture())
+    fetch_image(path, client, tmp_path)
+    below = LabelStudio(base_url=studio.url + "/studio/", api_key=TOKEN)  # served under a path
+    fetch_image("/studio" + path, below, tmp_path)
+    fetch_image(path, below, tmp_path / "outside")
+    assert ["Authorization" in request.headers for request in studio.asked] == [sent, sent, False]
+
+
+def test_a_redirect_to_another_path_of_label_studio_does_not_take_the_token_along(studio, client, tmp_path):
+    studio.pages["/data/x.png"] = (302, {"Location": "/api/x.png"}, b"")
+    studio.pages["/api/x.png"] = (302, {"Location": "/data/y.png"}, b"")
+    studio.pages["/data/y.png"] = (200, {}, picture())
+    fetch_image("/data/x.png", client, tmp_path)
+    assert ["Authorization" in request.headers for request in studio.asked] == [True, False, True]
 
 
 def test_cookies_of_label_studio_do_not_reach_another_port(studio, elsewhere, client, tmp_path):
@@ -101,6 +137,10 @@ def test_cookies_of_label_studio_do_not_reach_another_port(studio, elsewhere, cl
         ("http://[::1", "not an address"),
         ("http://images.example.org:99999/x.png", "not an address"),
         ("http://images.example.org:abc/x.png", "not an address"),
+        ("http://xn--/x.png", "not an address"),
+        ("http://xn--a.example.org/x.png", "not an address"),
+        ("http://images.example.org/\ud800.png", "not an address"),
+        ("/data/\ud800.png", "not an address"),
     ],
 )
 def test_other_schemes_are_refused_before_anything_is_asked(url, cause, studio, client, tmp_path):
@@ -150,6 +190,14 @@ ADDRESSES = {
     "metadata.example.org": ["169.254.169.254"],
     "group.example.org": ["224.0.0.251"],
     "2130706433": ["127.0.0.1"],
+    "nat64.example.org": ["64:ff9b::a00:1"],
+    "local-nat64.example.org": ["64:ff9b:1::a00:1"],
+    "6to4.example.org": ["2002:a00:1::1"],
+    "teredo.example.org": ["2001:0:4136:e378:8000:63bf:3fff:fdd2"],
+    "last-bits.example.org": ["::7f00:1"],
+    "site.example.org": ["fec0::1"],
+    "translated.example.org": ["::ffff:0:10.0.0.1"],
+    "six.example.org": ["2606:2800:220:1:248:1893:25c8:1946"],
 }
 
 
@@ -171,19 +219,40 @@ ADDRESSES = {
         ("metadata.example.org", ("*",), "private network"),
         ("group.example.org", ("*",), "private network"),
         ("2130706433", ("*",), "private network .127.0.0.1."),
+        ("nat64.example.org", ("*",), "private network"),
+        ("local-nat64.example.org", ("*",), "private network"),
+        ("6to4.example.org", ("*",), "private network"),
+        ("teredo.example.org", ("*",), "private network"),
+        ("last-bits.example.org", ("*",), "private network"),
+        ("site.example.org", ("*",), "private network"),
+        ("translated.example.org", ("*",), "private network"),
+        ("six.example.org", ("*",), None),
         ("nowhere.example.org", ("*",), "has no address"),
     ],
 )
 def test_which_hosts_may_be_asked(host, hosts, refused, monkeypatch):
-    def lookup(name, port):
-        if name not in ADDRESSES:
-            raise OSError("Name or service not known")
-        return [(None, None, None, "", (address, 0)) for address in ADDRESSES[name]]
-
-    monkeypatch.setattr(image_limits, "socket", SimpleNamespace(getaddrinfo=lookup))
-    found = ImageLimits(hosts=hosts).refusal(f"https://{host}/x.png", "http://studio.example.org")
+    lead(monkeypatch, ADDRESSES | {"studio.example.org": ["10.0.0.7"]})
+    limits, studio = ImageLimits(hosts=hosts), "http://studio.example.org"
+    guard = Guard(time.monotonic() + 60, lambda host, port, peers: limits.refusal_of_peers(host, port, studio, peers))
+    found = limits.refusal(f"https://{host}/x.png", studio)
+    if found is None:
+        try:
+            guard.addresses(host.lower(), 443)
+        except RefusedError as error:
+            found = str(error)
     assert (found is None) == (refused is None)
     assert refused is None or re.search(refused, found)
+
+
+def lead(monkeypatch, addresses):
+    """Let names lead to addresses, in this process only."""
+
+    def lookup(name, port, type):
+        if name not in addresses:
+            raise OSError("Name or service not known")
+        return [(None, None, None, "", (address, port)) for address in addresses[name]]
+
+    monkeypatch.setattr(connections, "getaddrinfo", lookup)
 
 
 def test_another_port_of_label_studios_host_is_another_host():
@@ -193,13 +262,84 @@ def test_another_port_of_label_studios_host_is_another_host():
     assert limits.refusal("http://studio.example.org:9000/x", "http://studio.example.org:8080/")
 
 
-def test_a_name_that_leads_elsewhere_once_it_was_checked_gives_nothing(elsewhere, client, tmp_path, monkeypatch):
+def test_the_connection_goes_to_the_address_that_was_checked(elsewhere, client, tmp_path, monkeypatch):
     elsewhere.pages["/x.png"] = (200, {}, picture())
-    public = SimpleNamespace(getaddrinfo=lambda name, port: [(None, None, None, "", ("93.184.216.34", 0))])
-    monkeypatch.setattr(image_limits, "socket", public)
-    with pytest.raises(ImageError, match="127.0.0.1 leads into a private network"):
-        fetch_image(f"{elsewhere.url}/x.png", client, tmp_path, ImageLimits(hosts=("127.*",)))
+    port = elsewhere.url.rsplit(":", 1)[1]
+    looked_up = []
+
+    def lookup(name, port, type):
+        looked_up.append(name)
+        return [(None, None, None, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(connections, "getaddrinfo", lookup)
+    inner = f"http://inner.example.org:{port}/x.png"
+    with pytest.raises(ImageError, match=r"inner.example.org leads into a private network \(127.0.0.1\)"):
+        fetch_image(inner, client, tmp_path, ImageLimits(hosts=("*.example.org",)))
+    assert elsewhere.asked == [], "not even connected"
     assert list(tmp_path.iterdir()) == []
+    fetch_image(inner, client, tmp_path, ImageLimits(hosts=("inner.example.org",)))
+    assert looked_up == ["inner.example.org"] * 2, "once each: there is no second answer to fall for"
+    assert elsewhere.asked[0].headers["Host"] == f"inner.example.org:{port}"
+
+
+def test_the_next_address_of_a_name_is_tried_where_nobody_answers(elsewhere, client, tmp_path, monkeypatch):
+    elsewhere.pages["/x.png"] = (200, {}, picture())
+    port = elsewhere.url.rsplit(":", 1)[1]
+    lead(monkeypatch, {"two.example.org": ["127.0.0.2", "127.0.0.1"]})  # the server listens on the second only
+    named = ImageLimits(hosts=("two.example.org",))
+    assert fetch_image(f"http://two.example.org:{port}/x.png", client, tmp_path, named).read_bytes() == picture()
+
+
+@pytest.mark.parametrize("where", ["in the status line", "in the headers", "in the body"])
+def test_a_server_that_drips_has_no_more_time_than_one_that_is_silent(where, client, tmp_path):
+    text = b"HTTP/1.1 200 OK\r\nX-A: " + b"b" * 200 + b"\r\nContent-Length: 5000\r\n\r\n" + b"c" * 5000
+    begin = {"in the status line": 0, "in the headers": 24, "in the body": text.index(b"\r\n\r\n") + 4}[where]
+    ended = threading.Event()
+
+    def drip(listener):
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.sendall(text[:begin])
+            for letter in text[begin:]:
+                connection.sendall(bytes([letter]))
+                if ended.wait(0.05):
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,))
+        thread.start()
+        limits = ImageLimits(hosts=("127.0.0.1",), seconds=0.5)
+        with pytest.raises(ImageError, match="did not answer in time"):
+            fetch_image(f"http://127.0.0.1:{listener.getsockname()[1]}/x.png", client, tmp_path, limits)
+        ended.set()
+        thread.join()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_connection_that_is_reset_is_a_line(client, tmp_path):
+    def reset(listener):
+        for _ in range(3):
+            connection, _ = listener.accept()
+            connection.recv(1000)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=reset, args=(listener,))
+        thread.start()
+        with pytest.raises(ImageError, match="is the server running"):
+            fetch_image(f"http://127.0.0.1:{listener.getsockname()[1]}/x.png", client, tmp_path, NAMED)
+        thread.join()
+
+
+def test_names_are_not_looked_up_for_ever(client, tmp_path, monkeypatch):
+    released = threading.Event()
+    monkeypatch.setattr(connections, "getaddrinfo", lambda name, port, type: released.wait(60))
+    named = ImageLimits(hosts=("slow.example.org",), seconds=0.3)
+    with pytest.raises(ImageError, match="did not answer in time"):
+        fetch_image("http://slow.example.org/x.png", client, tmp_path, named)
+    released.set()
 
 
 def test_an_image_of_too_many_pixels_is_refused_by_its_header(studio, client, tmp_path):
@@ -221,6 +361,7 @@ BROKEN = {
     "empty": ((200, {}, b""), "0 bytes"),
     "announced too large": ((200, {"Content-Length": "999999"}, b""), "larger than 0.01 MB"),
     "too large": ((200, {}, b"x" * 20_000), "larger than 0.01 MB"),
+    "to no name": ((302, {"Location": "http://xn--a.example.org/x.png"}, b""), "example.org|not allowed"),
     "to a file": ((302, {"Location": "file:///etc/passwd"}, b""), "redirects to file"),
 }
 
