@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from backend.label_config import LabelConfig
+from backend.progress import one_line
 from backend.regions import RLE, to_instances
 
 logger = logging.getLogger(__name__)
@@ -45,8 +46,8 @@ def instances_of(
     """
     try:
         found = to_instances(annotation.get("result") or [], boxed=config.boxed)
-    except ValueError as error:
-        logger.warning("task %s, annotation %s is not used: %s", task_id, annotation.get("id"), error)
+    except Exception as error:  # whatever somebody stored, it costs its own task only
+        logger.warning("task %s, annotation %s is not used: %s", task_id, annotation.get("id"), one_line(error))
         return None
     return tuple((label if label in config.tags else config.label_for(label) or label, rle) for label, rle in found)
 

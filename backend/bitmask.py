@@ -6,26 +6,29 @@ import base64
 import binascii
 import io
 
-import cv2
 import numpy as np
 from PIL import Image
 
 PREFIX = "data:image/png;base64,"
 HALF_OPAQUE = 128
-# Masks are long runs of two values: looking for anything else takes longer and finds nothing.
-ENCODING = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
+BLACK_ON_NOTHING = {"transparency": b"\x00\xff", "bits": 1, "compress_level": 1}
 
 
 def to_address(window: np.ndarray, top: int, left: int, height: int, width: int) -> str:
-    """A mask of [height, width] pixels that is empty outside of a window; black on nothing, as the editor paints it.
+    """A mask of [height, width] pixels that is empty outside of a window; black on nothing, as the editor paints it, in
+    a palette of these two: of RGBA's 32 bits a pixel all but one would say nothing.
 
     Args:
         window: bool [h, w]. top, left: its first row and column.
     """
-    pixels = np.zeros((height, width, 4), dtype=np.uint8)
+    pixels = np.zeros((height, width), dtype=np.uint8)
     rows, columns = window.shape
-    pixels[top : top + rows, left : left + columns, 3] = window * np.uint8(255)
-    return PREFIX + base64.b64encode(cv2.imencode(".png", pixels, ENCODING)[1]).decode("ascii")
+    pixels[top : top + rows, left : left + columns] = window
+    image = Image.frombuffer("P", (width, height), pixels)
+    image.putpalette(bytes(6))
+    code = io.BytesIO()
+    image.save(code, "PNG", **BLACK_ON_NOTHING)
+    return PREFIX + base64.b64encode(code.getvalue()).decode("ascii")
 
 
 def from_address(address: str, height: int, width: int) -> np.ndarray:

@@ -34,7 +34,6 @@ from backend.serving import ActiveVersion, Image
 from backend.settings import ServiceSettings
 from backend.versions import UNTRAINED, Versions
 from tsp_model.ahead import ahead
-from tsp_model.data import DataError
 from tsp_model.data.image_set import read_image
 from tsp_model.errors import ExplainedError
 from tsp_model.inference import BATCH_SIZE
@@ -44,10 +43,6 @@ logger = logging.getLogger(__name__)
 _SECOND_GENERATION = "project_id" in inspect.signature(LabelStudioMLBase.__init__).parameters
 # Predictions in progress. The web service's other threads stay free for webhooks and /health.
 _PLACES = threading.BoundedSemaphore(6)
-
-
-# What may keep a request from being answered, in part or as a whole.
-UNANSWERED = (ExplainedError, OSError)
 
 
 class TSPBackend(LabelStudioMLBase):
@@ -102,7 +97,9 @@ class TSPBackend(LabelStudioMLBase):
         if not tasks:
             return answers
         if not _PLACES.acquire(blocking=False):
-            logger.warning("too many predictions at once; %d tasks are left unanswered, ask again later", len(tasks))
+            logger.warning("too many predictions at once; %d tasks are left to the worker", len(tasks))
+            if "." in self._project:
+                self._ask_worker(self._project)
             return answers
         try:
             key = self._key(tasks)
@@ -111,8 +108,10 @@ class TSPBackend(LabelStudioMLBase):
                 logger.info("project %s has no model yet; %d tasks are left unanswered", key or "?", len(tasks))
             else:
                 self._answer(tasks, key, version, answers)
-        except UNANSWERED as error:
+        except Exception as error:  # no memory left, say: what is answered by now stays
             logger.error("%d tasks are left unanswered: %s", answers.count([]), one_line(error))
+            if not isinstance(error, (ExplainedError, OSError)):
+                logger.error("they are left unanswered because of this", exc_info=True)
         finally:
             _PLACES.release()
         return answers
@@ -164,12 +163,9 @@ class TSPBackend(LabelStudioMLBase):
         config = self._asked(tasks)
         project = settings.for_project(self._service, settings.remembered_extra_params(self._service.model_dir, key))
         version = ActiveVersion(Versions(self._service.model_dir, key), name, project)
-        # A single task is quicker predicted than looked for in the file of a whole pool.
-        scored = [version.scored(task) if len(tasks) > BATCH_SIZE else None for task in tasks]
-        for index, found in enumerate(scored):
-            if found is not None:
-                answers[index] = version.answer(tasks[index], found, config)
-        missing = [index for index, one in enumerate(scored) if one is None]
+        missing = list(range(len(tasks)))
+        if len(tasks) > BATCH_SIZE:  # fewer are quicker predicted than looked for in the file of a whole pool
+            missing = self._answer_known(tasks, config, version, deadline, answers)
         with ahead(lambda index: self._image(tasks[index], config, version, deadline), missing, BATCH_SIZE) as images:
             for done in range(0, len(missing), BATCH_SIZE):
                 if time.monotonic() > deadline:
@@ -180,10 +176,35 @@ class TSPBackend(LabelStudioMLBase):
                     if found is not None:
                         answers[index] = version.answer(tasks[index], found, config)
 
+    def _answer_known(
+        self,
+        tasks: Sequence[Mapping[str, Any]],
+        config: LabelConfig,
+        version: ActiveVersion,
+        deadline: float,
+        answers: list[Any],
+    ) -> list[int]:
+        """Fill in what the worker predicted, as long as there is time; the places of the others."""
+        missing, late = [], 0
+        for index, task in enumerate(tasks):
+            found = version.scored(task)
+            if found is None:
+                missing.append(index)
+            elif time.monotonic() > deadline:
+                late += 1
+            else:
+                answers[index] = version.answer(task, found, config)
+        if late:
+            logger.warning("no time left for %d of %d tasks that are predicted already", late, len(tasks))
+        return missing
+
     def _leave_to_worker(self, key: str, left: int, asked: int) -> None:
         logger.warning(
             "no time left after %d tasks; the worker scores those of the other %d that need it", asked - left, left
         )
+        self._ask_worker(key)
+
+    def _ask_worker(self, key: str) -> None:
         try:
             with self._jobs() as jobs:
                 jobs.request("score", key)
@@ -204,8 +225,10 @@ class TSPBackend(LabelStudioMLBase):
             path = fetch_image(url, self._client(), version.images, replace(limits, seconds=seconds))
             known = version.remembered(path)
             return Image(path, known, None if known else read_image(path))
-        except (ImageError, DataError, OSError) as error:  # the last: a disk that is full or not to be written
-            logger.warning("task %s is left unanswered: %s", task.get("id"), error)
+        except Exception as error:  # whatever an image may be, it costs its own task only
+            logger.warning("task %s is left unanswered: %s", task.get("id"), one_line(error))
+            if not isinstance(error, (ExplainedError, OSError)):
+                logger.warning("task %s", task.get("id"), exc_info=True)
             return None
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.image_limits import ImageLimits
-from backend.images import ImageError, fetch_image
-from backend.progress import Progress
+from backend.images import fetch_image
+from backend.progress import Progress, one_line
 from backend.snapshot import Image
-from tsp_model.data import DataError
 from tsp_model.data.image_set import read_image
+from tsp_model.errors import ExplainedError
 from tsp_model.files import write_json
 
 if TYPE_CHECKING:
@@ -78,8 +78,12 @@ class Pool:
         try:
             path = fetch_image(task.image_url, self._project.client, self._cache, self._limits)
             size = self._sizes.of(path)
-        except (ImageError, DataError) as error:
-            self.skipped[key] = str(error)
+        except OSError:  # a disk that is full or not to be written spoils every task
+            raise
+        except Exception as error:  # whatever an image may be, it costs its own task only
+            self.skipped[key] = one_line(error)
+            if not isinstance(error, ExplainedError):
+                logger.warning("task %s", key, exc_info=True)
             return
         if task.annotation is None:
             self.unlabelled.append(Image(key, str(path), name=task.name))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from backend import bitmask, brush, polygons, settings
+from backend.image_limits import MOST_MEGAPIXELS
 from backend.label_config import KINDS, LabelConfig, LabelTag
 from tsp_model.data import masks
 from tsp_model.predictions import Prediction
@@ -151,7 +152,7 @@ def to_instances(
         kind = KINDS.get(str(region.get("type", "")).lower()) if isinstance(region, Mapping) else None
         if kind is None:
             continue
-        name = region.get("id") or f"number {index + 1}"
+        name = str(region.get("id") or f"number {index + 1}")
         try:
             label = _label(region, name)
             if label is None or (kind == "rectangle" and label not in boxed):
@@ -167,10 +168,12 @@ def to_instances(
             logger.warning("region %s (%s) has no pixel and is ignored", name, label)
             continue
         instances.setdefault((name, label), (label, []))[1].append(rle)
-    return [(label, _union(parts)) for label, parts in instances.values()]
+    return [(label, parts[0] if len(parts) == 1 else masks.union(parts)) for label, parts in instances.values()]
 
 
-def _label(region: Mapping[str, Any], name: Any) -> str | None:
+def _label(region: Mapping[str, Any], name: str) -> str | None:
+    if not isinstance(region["value"], Mapping):
+        raise ValueError(f"its value is {region['value']!r:.100}, not an object")
     labels = region["value"].get(region["type"].lower()) or []
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise ValueError(f"its labels are {labels!r}, not a list of names")
@@ -182,6 +185,10 @@ def _label(region: Mapping[str, Any], name: Any) -> str | None:
 def _mask(region: Mapping[str, Any], kind: str, size: tuple[int, int] | None) -> RLE | None:
     """None if no pixel is drawn."""
     drawn = (_pixels(region, "original_height"), _pixels(region, "original_width"))
+    if drawn[0] * drawn[1] > MOST_MEGAPIXELS * 1e6:
+        raise ValueError(
+            f"it says that its image has {drawn[1]} x {drawn[0]} pixels; none has more than {MOST_MEGAPIXELS} million"
+        )
     value = region["value"]
     if kind in ("polygon", "rectangle"):
         height, width = size or drawn
@@ -234,9 +241,3 @@ def _decode_brush(code: Sequence[int], height: int, width: int) -> RLE | None:
         )
     ends = _codec().decode(code)
     return masks.from_row_ends(ends, height, width) if len(ends) else None
-
-
-def _union(parts: list[RLE]) -> RLE:
-    if len(parts) == 1:
-        return parts[0]
-    return masks.encode(masks.decode(parts).any(axis=0)[None])[0]

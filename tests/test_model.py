@@ -1,6 +1,7 @@
 """TSPBackend on whichever generation of label-studio-ml is installed: who answers for whom, and with what."""
 
 import importlib
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -160,6 +161,49 @@ def test_a_damaged_model_or_configuration_leaves_every_place_empty(service):
     broken = TSPBackend(project_id=KEY, label_config=CONFIG, service=service)
     (Versions(service.model_dir, KEY).folder(version) / checkpoints.WEIGHTS).write_bytes(b"")
     assert broken.predict(tasks("a", "b")) == [[], []]
+
+
+def test_what_is_predicted_already_has_no_more_time_than_the_rest(service, monkeypatch):
+    version = new_version(service.model_dir, KEY)
+    folder = Versions(service.model_dir, KEY).folder(version)
+    sure = prediction("", [(0.9, 0.8, 0.7)])
+    write_predictions(folder / PREDICTIONS, [replace(sure, key=str(task)) for task in range(1, 11)])
+    clock, answer = [0.0], serving.ActiveVersion.answer
+
+    def slow(*arguments):
+        clock[0] += 30  # large masks, of a tag that takes its time
+        return answer(*arguments)
+
+    monkeypatch.setattr(backend_model, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(serving.ActiveVersion, "answer", slow)
+    answers = TSPBackend(project_id=KEY, label_config=CONFIG, service=service).predict(tasks(*"abcdefghij"))
+    assert [bool(answer) for answer in answers] == [True] * 3 + [False] * 7
+
+
+def test_what_was_answered_before_the_memory_was_gone_stays(service, monkeypatch, caplog):
+    new_version(service.model_dir, KEY)
+    detect, calls = serving.predict, []
+
+    def greedy(*args, **options):
+        calls.append(args)
+        if len(calls) == 2:
+            raise RuntimeError("can't allocate memory")
+        return detect(*args, **options)
+
+    monkeypatch.setattr(serving, "predict", greedy)
+    answers = TSPBackend(project_id=KEY, label_config=CONFIG, service=service).predict(tasks(*"abcdefgh"))
+    assert [bool(answer) for answer in answers] == [True] * 4 + [False] * 4
+    assert "4 tasks are left unanswered: can't allocate memory" in caplog.text
+
+
+def test_where_too_many_ask_at_once_the_worker_is_asked(service, monkeypatch):
+    new_version(service.model_dir, KEY)
+    monkeypatch.setattr(backend_model, "_PLACES", threading.BoundedSemaphore(1))
+    backend_model._PLACES.acquire()
+    assert TSPBackend(project_id=KEY, label_config=CONFIG, service=service).predict(tasks("a", "b")) == [[], []]
+    jobs = Jobs(service.database_url, service.model_dir)
+    assert jobs.last("score", KEY) == f"score-{KEY}-00001"
+    jobs.close()
 
 
 @pytest.mark.parametrize("generation", ["1.0.9", "2.x"])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import resource
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given
@@ -18,11 +20,15 @@ from PIL import Image
 
 from backend import model as backend_model
 from backend import settings
+from backend.annotations import instances_of
 from backend.app import create_app
+from backend.bitmask import to_address
+from backend.brush import mask2rle
 from backend.jobs import Jobs
-from backend.label_config import KINDS, LabelConfigError, parse_label_config
+from backend.label_config import KINDS, LabelConfig, LabelConfigError, LabelTag, parse_label_config
 from tests.builders import new_version
 from tests.web import Server
+from tsp_model.data import masks
 
 KEY = "4.1700000000"
 CONFIG = """<View><Image name="image" value="$image"/>
@@ -35,6 +41,7 @@ VALID = {
     "/job_status": {"job": f"train-{KEY}-00001"},
     "/versions": {"project": "4", "version": "tsp-0001-20260101T000000"},
 }
+TAG = LabelTag("brush", "tag", "image")
 UNSHARED = [HealthCheck.function_scoped_fixture]
 MUCH = effort(max_examples=300, derandomize=True, deadline=None, suppress_health_check=UNSHARED)
 
@@ -110,6 +117,60 @@ def test_whatever_is_sent_has_an_answer_of_its_form(
             assert len(answer.json["results"]) == len(body["tasks"])
 
     check()
+
+
+DRAWN = {"original_width": 12, "original_height": 9, "image_rotation": 0, "from_name": "tag", "to_name": "image"}
+ANNOTATION = {
+    "id": 5,
+    "result": [
+        DRAWN | {"id": "a", "type": "brushlabels",
+                 "value": {"format": "rle", "rle": mask2rle(np.eye(9, 12, dtype="u1") * 255), "brushlabels": ["PED"]}},
+        DRAWN | {"id": "b", "type": "polygonlabels",
+                 "value": {"points": [[0, 0], [50, 0], [50, 50]], "closed": True, "polygonlabels": ["SRF"]}},
+        DRAWN | {"id": "b", "type": "polygonlabels",
+                 "value": {"points": [[60, 60], [90, 60], [90, 90]], "closed": True, "polygonlabels": ["SRF"]}},
+        DRAWN | {"id": "c", "type": "rectanglelabels",
+                 "value": {"x": 1, "y": 1, "width": 50, "height": 50, "rotation": 0, "rectanglelabels": ["box"]}},
+        DRAWN | {"id": "d", "type": "bitmasklabels",
+                 "value": {"imageDataURL": to_address(np.ones((2, 2), bool), 1, 1, 9, 12), "bitmasklabels": ["PED"]}},
+    ],
+}  # fmt: skip
+
+
+def test_whatever_an_annotation_holds_it_is_read_or_left_out_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
+    config = LabelConfig("image", {"PED": TAG, "SRF": TAG, "box": LabelTag("rectangle", "box", "image")}, {})
+    whole = instances_of(ANNOTATION, config, 7)
+    assert [label for label, _ in whole] == ["PED", "SRF", "box", "PED"]
+
+    @MUCH
+    @given(nearly(ANNOTATION["result"]))
+    def check(result: Any) -> None:
+        caplog.clear()
+        found = instances_of(ANNOTATION | {"result": result}, config, 7)
+        if found is None:
+            assert "task 7, annotation 5 is not used: " in caplog.text
+        else:
+            assert all(isinstance(label, str) and masks.area([rle])[0] > 0 for label, rle in found)
+
+    check()
+
+
+@pytest.mark.parametrize("harm", [{"value": None}, {"value": []}, {"value": "x"}, {"id": [1]}, {"id": {"a": 1}}])
+def test_a_region_without_its_parts_costs_its_annotation_or_nothing(
+    harm: dict, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = LabelConfig("image", {"PED": TAG, "SRF": TAG}, {})
+    found = instances_of(ANNOTATION | {"result": [ANNOTATION["result"][0] | harm]}, config, 7)
+    assert (found is None) == ("value" in harm) == ("is not used" in caplog.text)
+
+
+def test_an_annotation_that_says_that_its_image_is_huge_asks_for_no_memory(caplog: pytest.LogCaptureFixture) -> None:
+    config = LabelConfig("image", {"SRF": TAG}, {})
+    huge = [one | {"original_width": 100_000, "original_height": 100_000} for one in ANNOTATION["result"][1:3]]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert instances_of(ANNOTATION | {"result": huge}, config, 7) is None
+    assert "none has more than" in caplog.text
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kB"
 
 
 def test_whatever_the_tasks_are_there_is_one_result_for_each(

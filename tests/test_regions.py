@@ -274,6 +274,17 @@ def test_a_bitmask_counts_where_it_is_half_opaque_whatever_its_colours():
     assert to_instances([made]) == []
 
 
+def test_a_bitmask_is_black_on_nothing_and_small():
+    mask = np.zeros((200, 300), dtype=bool)
+    mask[20:50, 30:90] = True
+    address = region(mask, tag=BITMASK)["value"]["imageDataURL"]
+    code = base64.b64decode(address.removeprefix(bitmask.PREFIX))
+    found = np.asarray(Image.open(io.BytesIO(code)).convert("RGBA"))
+    assert not found[..., :3].any()
+    np.testing.assert_array_equal(found[..., 3], mask * 255)
+    assert len(code) < mask.size / 8, "less than a bit a pixel"
+
+
 def png(image):
     file = io.BytesIO()
     image.save(file, "PNG")

@@ -99,6 +99,39 @@ def test_one_request_answers_the_good_ones_and_leaves_the_others_open(
             assert sizes <= {expected.shape[:2]}
 
 
+ODD_ADDRESSES = [
+    "http://xn--/x.png", "http://xn--a.example.org/x.png", "http://\u2603/x.png", "http://[::1/x.png", "http://", "//",
+    "http://" + "a" * 300 + "/x.png", "http://a..b/x.png", "http://0x7f.1/x.png", "http://example.org:99999/x.png",
+    "http://user:pass@example.org/x.png", "javascript:alert(1)", "\\\\host\\x.png", "/\ud800.png", "/\x00.png",
+    "/a\nb.png", "/%", " ",
+]  # fmt: skip
+ODD_DATA = [None, [], "text", {}, {"image": None}, {"image": 3}, {"image": ["/0.png"]}, {"image": {"url": "/0.png"}}]
+
+
+def test_odd_addresses_cost_their_own_task_only(
+    studio: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio.pages["/good.png"] = studio.pages["/0.png"]
+    good = [0, 9, 17]
+    data = [*({"image": address} for address in ODD_ADDRESSES), *ODD_DATA]
+    for place in good:
+        data.insert(place, {"image": "/good.png"})
+    service = settings.load({"MODEL_DIR": str(tmp_path), "TSP_SHOW_THRESHOLD": "0", "LABEL_STUDIO_URL": studio.url})
+    monkeypatch.setattr(backend_model, "_connected", lambda url, api_key: client_of(studio))
+    new_version(service.model_dir, KEY)
+    backend = TSPBackend(project_id=KEY, label_config=CONFIG, service=service)
+    answers = backend.predict([{"id": number, "data": one} for number, one in enumerate(data)])
+    assert [number for number, answer in enumerate(answers) if answer] == good
+
+    tasks = [Task(number, one["image"]) for number, one in enumerate(data) if isinstance(one, dict) and "image" in one]
+    project = SimpleNamespace(
+        client=client_of(studio), classes=("PED",), task_count=len(tasks), tasks=lambda: iter(tasks)
+    )
+    pool = Pool(project, tmp_path / "images", ImageLimits()).read(Progress(tmp_path, f"train-{KEY}-00001"))
+    assert [image.key for image in pool.unlabelled] == [str(place) for place in good]
+    assert len(pool.skipped) == len(tasks) - len(good) and not any("\n" in reason for reason in pool.skipped.values())
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_training_takes_the_good_ones_and_says_why_it_leaves_the_others_out(
     strange: list[Strange], studio: Server, tmp_path: Path

@@ -189,6 +189,20 @@ def boxes(rles: Sequence[RLE]) -> np.ndarray:
     return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
 
 
+def union(rles: Sequence[RLE]) -> RLE:
+    """The pixels that lie in any of one or more masks of one size.
+
+    Raises:
+        DataError: a count string is broken, or the sizes differ.
+    """
+    sizes = {tuple(rle["size"]) for rle in rles}
+    if len(sizes) > 1:
+        raise DataError(f"masks of the sizes {sorted(sizes)} (height, width) make no union; make them equal")
+    merged = _checked(codec.merge, rles)
+    counts = merged["counts"]
+    return {"size": list(merged["size"]), "counts": counts if isinstance(counts, str) else counts.decode("ascii")}
+
+
 def iou(first: Sequence[RLE], second: Sequence[RLE]) -> np.ndarray:
     """Intersection over union of every pair, float64 [len(first), len(second)]."""
     if not len(first) or not len(second):
