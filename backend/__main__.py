@@ -24,6 +24,7 @@ from tsp_model.settings import SettingsError
 
 STOP_SECONDS = 10  # a child that has not ended by then is killed; a job goes on at the next start
 NICE = 10  # annotators' requests come first
+STRANDED_SECONDS = 15.0  # between looks for jobs that nobody runs
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -179,7 +180,7 @@ def _web(service: ServiceSettings) -> int:
             for name, value in {
                 "bind": f"[{service.host}]:{service.port}" if ":" in service.host else f"{service.host}:{service.port}",
                 "workers": 1,
-                "worker_class": "gthread",
+                "worker_class": "backend.web_worker.WebWorker",
                 "threads": service.web_threads,
                 "timeout": 0,  # a long prediction is no dead worker; requests have a limit of their own
                 "graceful_timeout": STOP_SECONDS // 2,
@@ -216,22 +217,27 @@ def _worker(service: ServiceSettings) -> int:
         return _say(f"another worker runs on MODEL_DIR={service.model_dir}; stop it or choose another folder.", 1)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
-    os.nice(NICE)
+    os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))  # not more with each start anew
     from backend.jobs import Jobs, start_worker
     from backend.steps import CycleSteps
+    from backend.stranded import Stranded
     from backend.watch import Watch
 
     start_worker(service.database_url, service.model_dir, CycleSteps(service))
     print("worker ready", flush=True)
     jobs = Jobs(service.database_url, service.model_dir)
-    watch = Watch(service, jobs)
+    watch, stranded = Watch(service, jobs), Stranded(jobs, service.model_dir)
+    looked = None
     while True:
         try:
-            watch.look()  # the first one also says at once what would otherwise fail the first job
-            jobs.forget(service.keep_jobs)
+            if looked is None or 0 < 60 * service.look_minutes < time.monotonic() - looked:
+                looked = time.monotonic()
+                watch.look()  # the first one also says at once what would otherwise fail the first job
+                jobs.forget(service.keep_jobs)
+            stranded.look()
         except Exception:  # a full disk, a database that is busy: the next look finds what this one could not
-            logging.exception("cannot look for what changed in Label Studio, or forget old jobs")
-        time.sleep(60 * service.look_minutes) if service.look_minutes else signal.pause()
+            logging.exception("cannot look for what changed in Label Studio, or after the jobs")
+        time.sleep(STRANDED_SECONDS)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

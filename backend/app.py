@@ -8,7 +8,6 @@ too, as label-studio-ml 2.x does: Label Studio tells a wrong password from a dea
 from __future__ import annotations
 
 import hmac
-import json
 import logging
 import threading
 from typing import Any
@@ -27,6 +26,7 @@ from tsp_model.settings import SettingsError
 
 logger = logging.getLogger(__name__)
 
+MOST_BYTES = 512 * 1024 * 1024  # of a request; a selection's tasks come with their annotations
 LONGEST_PHRASE = 160  # what Label Studio writes around it has to fit into its message too
 
 
@@ -44,8 +44,8 @@ def create_app(service: ServiceSettings | None = None, jobs: Jobs | None = None)
     service = service or settings.load()
     jobs = jobs or Jobs(service.database_url, service.model_dir)
     app = Flask(__name__)
-    app.config["MAX_CONTENT_LENGTH"] = 512 * 1024 * 1024
     _add_authentication(app, service)
+    _add_limit(app)
     _add_errors(app)
     _add_model_routes(app, service, jobs)
     _add_job_routes(app, service, jobs)
@@ -83,6 +83,19 @@ def _add_authentication(app: Flask, service: ServiceSettings) -> None:
         return response
 
 
+def _add_limit(app: Flask) -> None:
+    """Flask's own MAX_CONTENT_LENGTH is looked at before a body is read by new versions only, and by no version where a
+    request does not say how long it is."""
+
+    @app.before_request
+    def check() -> tuple[Response, int] | None:
+        if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
+            return jsonify({"error": "411 Length Required: send the body whole, with its length."}), 411
+        if (request.content_length or 0) > MOST_BYTES:
+            return jsonify({"error": f"413 Request Entity Too Large: {MOST_BYTES >> 20} MB at most."}), 413
+        return None
+
+
 def _add_errors(app: Flask) -> None:
     def refuse(error: Exception) -> Response:
         logger.warning("%s %s refused: %s", request.method, request.path, error)
@@ -114,8 +127,8 @@ def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
     @app.route("/", methods=["GET"])
     @app.route("/health", methods=["GET"])
     def health() -> Response:
-        files = {key: Versions(service.model_dir, key).order_file for key in project_keys(service.model_dir)}
-        ordering = {key: json.loads(file.read_text(encoding="utf-8")) for key, file in files.items() if file.is_file()}
+        found = {key: Versions(service.model_dir, key).order() for key in project_keys(service.model_dir)}
+        ordering = {key: order for key, order in found.items() if order is not None}
         worker = "runs" if worker_lock.held(service.model_dir) else "does not run"
         return jsonify({"status": "UP", "model_class": "TSPBackend", "worker": worker, "ordering": ordering})
 

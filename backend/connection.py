@@ -65,6 +65,8 @@ def connect(url: str, api_key: str, timeout: float = 60.0) -> LabelStudio:
     address = urlsplit(url)
     if address.scheme not in ("http", "https") or not address.hostname:
         raise ProjectError(f'"{url}" is not an address of Label Studio: give one such as http://localhost:8080')
+    if address.username or address.password:  # it would stand in every message
+        raise ProjectError("the address of Label Studio holds a user or a password: take them out, a token is enough")
     if not api_key:
         raise ProjectError("no token for Label Studio: copy one from Account & Settings into LABEL_STUDIO_API_KEY")
     # With its last slash, or the SDK forgets a path when it exchanges a personal access token.

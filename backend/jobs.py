@@ -21,8 +21,11 @@ import json
 import logging
 import threading
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from backend import progress
 from backend.job_database import prepare_database
@@ -31,6 +34,7 @@ from tsp_model import memory
 
 if TYPE_CHECKING:
     from dbos import DBOSClient
+    from tenacity import RetryCallState
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +44,9 @@ APPLICATION = {"name": "tsp-backend", "application_version": "1", "executor_id":
 # A job that takes its worker down each time (out of memory, say) is given up after so many starts.
 MAX_STARTS = 5
 FORGOTTEN_AT_ONCE = 1000
+# How long a step waits for a Label Studio that is away: what is trained is worth a day, what is read is there tomorrow.
+MINUTE, DAY, LONGEST_WAIT = 60.0, 24 * 3600.0, 60.0
+_running: set[str] = set()  # jobs that have a thread in this process
 
 _STATUS = {"ENQUEUED": "QUEUED", "DELAYED": "QUEUED", "PENDING": "RUNNING", "SUCCESS": "SUCCESS"}
 _LABEL_STUDIO_STATUS = {"QUEUED": "queued", "RUNNING": "started", "SUCCESS": "finished", "ERROR": "failed"}
@@ -60,7 +67,6 @@ class Steps(Protocol):
     def due(self, key: str, job: Progress) -> dict[str, Any]: ...
     def score_new(self, key: str, job: Progress) -> dict[str, Any]: ...
     def connect(self, key: str, job: Progress) -> dict[str, Any]: ...
-    def abandon(self, key: str) -> None: ...
 
 
 class Jobs:
@@ -82,12 +88,10 @@ class Jobs:
         prefix = f"{kind}-{key}-"
         client = self._connected()
         with self._lock:
-            last = client.list_workflows(
-                workflow_id_prefix=prefix, sort_desc=True, limit=1, load_input=False, load_output=False
-            )
-            number = int(last[0].workflow_id.removeprefix(prefix)) if last else 0
-            if last and self._waits(last[0]):
-                return last[0].workflow_id
+            last = _newest(client, prefix)
+            number = int(last.workflow_id.removeprefix(prefix)) if last else 0
+            if last and self._waits(last):
+                return last.workflow_id
             options: Any = {
                 "workflow_name": kind,
                 "workflow_id": f"{prefix}{number + 1:05d}",
@@ -103,11 +107,14 @@ class Jobs:
 
         project: its key or, as people know it, its bare id.
         """
-        prefix = f"{kind}-{project}-" if "." in project else f"{kind}-{project}."
-        rows = self._connected().list_workflows(
-            workflow_id_prefix=prefix, sort_desc=True, limit=1, load_input=False, load_output=False
-        )
-        return rows[0].workflow_id if rows else None
+        newest = _newest(self._connected(), f"{kind}-{project}-" if "." in project else f"{kind}-{project}.")
+        return newest.workflow_id if newest else None
+
+    def stranded(self) -> set[str]:
+        """Jobs that count as running and have no thread in this process, which must be the worker's."""
+        with_thread = set(_running)
+        rows = self._connected().list_workflows(status="PENDING", load_input=False, load_output=False)
+        return {row.workflow_id for row in rows} - with_thread
 
     def status(self, job_id: str) -> dict[str, Any] | None:
         """How far a job is (backend.progress), with Label Studio's own `job_status`; None if unknown."""
@@ -180,6 +187,17 @@ class Jobs:
         return told
 
 
+def _newest(client: DBOSClient, prefix: str) -> Any:
+    """The row of the job with the highest number, or None. By the clock it need not be the last."""
+    find = partial(client.list_workflows, load_input=False, load_output=False)
+    found, newest = find(workflow_id_prefix=prefix, sort_desc=True, limit=1), None
+    while found:
+        (newest,) = found
+        name, _, number = newest.workflow_id.rpartition("-")
+        found = find(workflow_ids=[f"{name}-{int(number) + 1:05d}"])
+    return newest
+
+
 def start_worker(database_url: str, model_dir: Path, steps: Steps) -> None:
     """Run jobs in threads of this process until it ends; jobs that a dead worker left go on where they were.
 
@@ -210,48 +228,55 @@ def start_worker(database_url: str, model_dir: Path, steps: Steps) -> None:
     )
 
 
-def _step(dbos: Any, steps: Steps, model_dir: Path, name: str, retry: bool) -> Any:
-    """`steps.<name>` as a durable step and a phase; `retry` rides out a restart of Label Studio."""
-    options = {
-        "retries_allowed": True,
-        "max_attempts": 7,  # a minute, and Label Studio restarts in less
-        "interval_seconds": 1.0,
-        "should_retry": _may_pass,
-    }
+def _step(dbos: Any, steps: Steps, model_dir: Path, name: str, patience: float) -> Any:
+    """`steps.<name>` as a durable step and a phase; for `patience` seconds it waits for a Label Studio that is away."""
 
     def run(job_id: str, *args: str) -> dict[str, Any]:
         job = Progress(model_dir, job_id)
-        with job.phase(name):
-            return getattr(steps, name)(*args, job)
 
-    return dbos.step(name=name, **(options if retry else {}))(run)
+        def say(state: RetryCallState) -> None:
+            line = one_line(state.outcome.exception())
+            job.note(waits=line)
+            logger.warning("job %s waits %.0f s: %s", job_id, state.upcoming_sleep, line)
+
+        retrying = Retrying(
+            stop=stop_after_delay(patience),
+            wait=wait_exponential(1, max=LONGEST_WAIT),
+            retry=retry_if_exception(_may_pass),
+            before_sleep=say,
+            reraise=True,
+        )
+        with job.phase(name):
+            try:
+                return retrying(getattr(steps, name), *args, job)
+            finally:
+                job.note(waits=None)
+
+    return dbos.step(name=name)(run)
 
 
 def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
     """The workflows and their steps, under the names that the database knows them by."""
 
-    def step(name: str, retry: bool = False) -> Any:
-        return _step(dbos, steps, model_dir, name, retry)
+    def step(name: str, patience: float) -> Any:
+        return _step(dbos, steps, model_dir, name, patience)
 
-    train, wanted = step("train"), step("wanted")  # these ask Label Studio nothing
-    pull, compare, score, push = (step(name, retry=True) for name in ("pull", "compare", "score", "push"))
-    switch, prune, catch_up = (step(name, retry=True) for name in ("switch", "prune", "catch_up"))
-    due, score_new, connect = (step(name, retry=True) for name in ("due", "score_new", "connect"))
+    pull, train, wanted, due, score_new, connect = (
+        step(name, MINUTE) for name in ("pull", "train", "wanted", "due", "score_new", "connect")
+    )
+    compare, score, push, switch, prune, catch_up = (
+        step(name, DAY) for name in ("compare", "score", "push", "switch", "prune", "catch_up")
+    )
     ask = dbos.step(name="ask")(lambda kind, key: jobs.request(kind, key))
 
     def train_workflow(key: str) -> dict[str, Any]:
         with _ending(model_dir, dbos.workflow_id) as job:
-            pulled = pull(job.job_id, key)
-            version = pulled["version"]
-            try:
-                train(job.job_id, key, version)
-                compared = compare(job.job_id, key, version)
-                if not compared["worse"]:
-                    for one in (score, push, switch):
-                        one(job.job_id, key, version)
-            except Exception:
-                steps.abandon(key)
-                raise
+            version = pull(job.job_id, key)["version"]
+            train(job.job_id, key, version)
+            compared = compare(job.job_id, key, version)
+            if not compared["worse"]:
+                for one in (score, push, switch):
+                    one(job.job_id, key, version)
             message = compared["message"] if compared["worse"] else f"{version} is active."
             job.result = {"version": version, "activated": not compared["worse"], "message": message}
             try:
@@ -307,24 +332,42 @@ class _ending:
         self.result: dict[str, Any] = {}
 
     def __enter__(self) -> _ending:
-        Progress(self._model_dir, self.job_id).start()
+        _running.add(self.job_id)
+        try:
+            Progress(self._model_dir, self.job_id).start()
+        except BaseException:
+            _running.discard(self.job_id)
+            raise
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         memory.release()  # the next job may be hours away
+        try:
+            if error is None:
+                self._succeed()
+            elif isinstance(error, Exception):
+                self._fail(error)
+        finally:
+            _running.discard(self.job_id)
+
+    def _succeed(self) -> None:
         job = Progress(self._model_dir, self.job_id)
-        if error is None:
-            job.note(**{name: value for name, value in self.result.items() if name != "message"})
-            job.finish(self.result.get("message"))
-            logger.info("job %s: %s", self.job_id, json.dumps(self.result))
-        elif isinstance(error, Exception):
-            # After several attempts DBOS raises an error of its own around theirs.
-            line = one_line((getattr(error, "errors", None) or [error])[-1])
-            logger.error("job %s failed: %s", self.job_id, line)
+        job.note(**{name: value for name, value in self.result.items() if name != "message"})
+        job.finish(self.result.get("message"))
+        logger.info("job %s: %s", self.job_id, json.dumps(self.result))
+
+    def _fail(self, error: Exception) -> None:
+        line = one_line(error)
+        logger.error("job %s failed: %s", self.job_id, line)
+        logger.debug("job %s", self.job_id, exc_info=error)
+        try:
+            job = Progress(self._model_dir, self.job_id)
+            job.note(again=_may_pass(error))
             job.fail(line)
-            logger.debug("job %s", self.job_id, exc_info=error)
-            # The database keeps it, and could not read a class of ours back.
-            raise RuntimeError(line) from None
+        except OSError as full:
+            logger.error("the end of job %s cannot be noted: %s", self.job_id, one_line(full))
+        # The database keeps it, and could not read a class of ours back.
+        raise RuntimeError(line) from None
 
 
 def _without_stack_trace(record: logging.LogRecord) -> bool:

@@ -37,6 +37,7 @@ def read(model_dir: Path, job_id: str) -> dict[str, Any] | None:
 def one_line(error: BaseException) -> str:
     """An error as one line for people; the class is named where the text alone would not say what went
     wrong."""
+    error = getattr(error, "orig", None) or error  # SQLAlchemy writes the whole statement around the database's reason
     text = " ".join(str(error).split())
     if isinstance(error, (ValueError, RuntimeError)) and text:
         return text

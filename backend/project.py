@@ -139,7 +139,7 @@ class LabelStudioProject:
         score_of: Callable[[Prediction], float],
     ) -> Iterator[str]:
         """The predictions that `push` has to send, checked, as the JSON that Label Studio imports."""
-        waiting = {raw["id"] for raw in self._pages(TASKS_A_PAGE, [_lacks_version(version)], include="id")}
+        waiting = self._lacking(version)
         interface = LabelInterface(self.label_config)
         for prediction in predictions:
             if int(prediction.key) not in waiting:
@@ -204,15 +204,19 @@ class LabelStudioProject:
         if active is not None:
             self._order_by(active)
 
+    def doubled(self, version: str) -> int:
+        """How many predictions of `version` there are more than tasks that have one; two small calls."""
+        counts = call(self.client, "GET", f"api/projects/{self.project_id}/model-versions/")
+        query = json.dumps({"filters": {"conjunction": "and", "items": [_has_version(version)]}})
+        parameters = {"project": self.project_id, "page_size": 1, "query": query, "include": "id"}
+        return counts.get(version, 0) - call(self.client, "GET", "api/tasks/", params=parameters)["total"]
+
     def remove_doubled(self, version: str) -> int:
         """Delete all but the oldest prediction of `version` of each task; of how many tasks there were more.
 
         There are some when a worker was killed in a call that the server went on with.
         """
-        path = f"api/projects/{self.project_id}/model-versions/"
-        counts = call(self.client, "GET", path)
-        tasks = [raw["id"] for raw in self._pages(TASKS_A_PAGE, [_has_version(version)], include="id")]
-        if counts.get(version, 0) <= len(tasks):
+        if not self.doubled(version):
             return 0
         doubled = 0
         for raw in self._pages(ANNOTATED_A_PAGE, [_has_version(version)], fields="all", include="id,predictions"):
@@ -326,7 +330,26 @@ class LabelStudioProject:
             last = tasks[-1]["id"]
 
     def _import_predictions(self, entries: list[str], version: str) -> int:
-        created = call(
+        """Send predictions; how many of them. A task that is deleted meanwhile costs its own prediction only."""
+        try:
+            created = self._imported(entries)
+        except ProjectError as error:  # 400 for all of them where one task is not there
+            still = self._lacking(version) if error.status == 400 else set()
+            there = [entry for entry in entries if json.loads(entry)["task"] in still]
+            if len(there) == len(entries):
+                raise
+            entries, created = there, self._imported(there) if there else 0
+        if created != len(entries):
+            lacking = self._lacking(version)
+            missing = [task for task in (json.loads(entry)["task"] for entry in entries) if task in lacking]
+            raise ProjectError(
+                f"Label Studio stored {created} of {len(entries)} predictions; those of tasks {some(missing)} did not "
+                "pass its checks"
+            )
+        return created
+
+    def _imported(self, entries: list[str]) -> int:
+        return call(
             self.client,
             "POST",
             f"api/projects/{self.project_id}/import/predictions",
@@ -334,14 +357,10 @@ class LabelStudioProject:
             headers={"Content-Type": "application/json"},
             timeout=IMPORT_SECONDS,
         )["created"]
-        if created != len(entries):
-            lacking = {raw["id"] for raw in self._pages(TASKS_A_PAGE, [_lacks_version(version)], include="id")}
-            missing = [task for task in (json.loads(entry)["task"] for entry in entries) if task in lacking]
-            raise ProjectError(
-                f"Label Studio stored {created} of {len(entries)} predictions; those of tasks {some(missing)} did not "
-                "pass its checks"
-            )
-        return created
+
+    def _lacking(self, version: str) -> set[int]:
+        """Tasks without a prediction of `version`."""
+        return {raw["id"] for raw in self._pages(TASKS_A_PAGE, [_lacks_version(version)], include="id")}
 
 
 def _name(raw: Mapping[str, Any]) -> str:

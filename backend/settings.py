@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from backend.image_limits import MOST_MEGAPIXELS, ImageLimits
 from backend.versions import Versions
 from tsp_model.files import write_json
 from tsp_model.settings import CHOICES, FIELD_NAMES, PRESETS, Settings, SettingsError, meant
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "TSP_"
 
@@ -297,23 +300,34 @@ def _url(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise SettingsError(f"LABEL_STUDIO_URL={value!r} is no address; write it as http://host:port.")
+    if parts.username or parts.password:  # they would stand in every message
+        raise SettingsError(
+            "LABEL_STUDIO_URL holds a user or a password; take them out, LABEL_STUDIO_API_KEY is enough."
+        )
     return value.rstrip("/")
 
 
 def remember_extra_params(model_dir: Path, key: str, extra_params: Mapping[str, Any] | None) -> None:
     """Keep what Label Studio's /setup sent for project `key`, for requests that do not carry it."""
-    path = _extra_params_file(model_dir, key)
+    path, given = _extra_params_file(model_dir, key), dict(extra_params or {})
     # Written if it says nothing, too: by its folder the worker knows of a project.
-    if not path.is_file() or remembered_extra_params(model_dir, key) != (extra_params or {}):
-        write_json(path, dict(extra_params or {}))
+    if _kept_extra_params(path) != given:
+        write_json(path, given)
 
 
 def remembered_extra_params(model_dir: Path, key: str) -> dict[str, Any]:
     """The extra_params of the last /setup of project `key`; empty before the first."""
+    return _kept_extra_params(_extra_params_file(model_dir, key)) or {}
+
+
+def _kept_extra_params(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(_extra_params_file(model_dir, key).read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return {}
+        return None
+    except ValueError as error:  # Label Studio sends them again with the next /setup
+        logger.warning("%s is damaged (%s) and counts as empty", path, error)
+        return None
 
 
 def _extra_params_file(model_dir: Path, key: str) -> Path:

@@ -25,8 +25,9 @@ from backend.progress import Progress
 from backend.project import PREDICTIONS_A_CALL, LabelStudioProject
 from backend.settings import ProjectSettings, ServiceSettings
 from backend.snapshot import Image, Snapshot
-from backend.versions import COMPARISON, Versions
+from backend.versions import COMPARISON, VersionError, Versions
 from backend.webhooks import authorise
+from tsp_model.checkpoints import CheckpointError
 from tsp_model.cycle import PREDICTIONS, complete_predictions, looked_at, train_cycle
 from tsp_model.data.image_set import ImageSet, Instance, Item
 from tsp_model.errors import ExplainedError
@@ -94,11 +95,15 @@ class CycleSteps:
         labelled, unlabelled = (_image_set(snapshot, one) for one in (snapshot.labelled, snapshot.unlabelled))
         previous = parent = None
         if snapshot.parent is not None:
-            parent = versions.folder(snapshot.parent)
-            if method.ssl:
-                complete_predictions(parent, unlabelled, looked_at(method), job.update)
+            try:
                 known = versions.card(snapshot.parent)["classes"]
-                previous = PredictionFile(parent / PREDICTIONS, translation(known, snapshot.classes))
+                parent = versions.folder(snapshot.parent)
+                if method.ssl:
+                    complete_predictions(parent, unlabelled, looked_at(method), job.update)
+                    previous = PredictionFile(parent / PREDICTIONS, translation(known, snapshot.classes))
+            except (VersionError, CheckpointError) as error:  # no reason to train no better one
+                logger.warning("%s is trained without the version before it: %s", version, error)
+                previous = parent = None
         card = train_cycle(labelled, unlabelled, previous, method, folder, job.update, parent)
         return {"counts": card["counts"]}
 
@@ -110,10 +115,14 @@ class CycleSteps:
         aside = [one for one in snapshot.aside if one.key not in trained]
         if active is None or len(aside) < LEAST:
             return {"worse": False}
-        translated = translation(versions.card(active)["classes"], snapshot.classes)
         execution = Execution.choose(self._settings(self._project(key)).method)
         folders = versions.folder(active), versions.folder(version)
-        found = compared(*folders, _image_set(snapshot, aside), translated, execution, job.update)
+        try:
+            translated = translation(versions.card(active)["classes"], snapshot.classes)
+            found = compared(*folders, _image_set(snapshot, aside), translated, execution, job.update)
+        except (VersionError, CheckpointError) as error:
+            logger.warning("%s is compared with no version: %s", version, error)
+            return {"worse": False}
         comparison = {name: round(value, 4) for name, value in asdict(found).items()} | {"with": active}
         write_json(versions.folder(version) / COMPARISON, comparison)
         job.note(comparison=comparison)
@@ -224,10 +233,6 @@ class CycleSteps:
         if self._service.basic_auth is None:
             return {"found": False, "message": "no basic authentication is set."}
         return self._authorise(self._project(key))
-
-    def abandon(self, key: str) -> None:
-        """What a failed training leaves goes; a version whose training ended stays, though it never answered."""
-        self._versions(key).remove_incomplete()
 
     def _versions(self, key: str) -> Versions:
         return Versions(self._service.model_dir, key)

@@ -166,6 +166,13 @@ class Versions:
         """Which order of tasks is in force, as backend.task_order found it last."""
         return self.root / "order.json"
 
+    def order(self) -> dict[str, Any] | None:
+        """What `order_file` holds; None where nothing was found yet, or the file is damaged."""
+        try:
+            return json.loads(self.order_file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+
     def remove_incomplete(self) -> list[str]:
         """Delete what dead trainings left; only the project's running job may call this.
 

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 from label_studio_sdk import LabelStudio
 
+from backend import settings
 from backend.connection import ProjectError, call, connect
 from backend.events import check
 from backend.jobs import Jobs
+from backend.project import LabelStudioProject
 from backend.settings import ServiceSettings
-from backend.versions import project_key, project_keys
+from backend.task_order import settle
+from backend.versions import Versions, project_keys
+from tsp_model.errors import ExplainedError
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +32,7 @@ class Watch:
     """Remembers how each project was when it was looked at last; a new one has seen nothing yet.
 
     A project whose last job failed is woken again without a change, too, after 1, 2, 4 looks and so on: Label Studio
-    may have been away for longer than a job waits.
+    may have been away for longer than a job waits. Where it changed who orders the tasks, that is noted for /health.
 
     Args:
         service: the environment's settings. jobs: where jobs are asked for.
@@ -36,7 +40,7 @@ class Watch:
 
     def __init__(self, service: ServiceSettings, jobs: Jobs) -> None:
         self._service, self._jobs = service, jobs
-        self._seen: dict[str, Any] = {}
+        self._seen: dict[str, State] = {}
         self._waits: dict[str, tuple[int, int]] = {}  # looks until the next attempt, and after that one
         self._gone: set[str] = set()
         self._silent: str | None = None
@@ -53,52 +57,91 @@ class Watch:
         silent = True
         for key in project_keys(self._service.model_dir):
             try:
-                found = state_of(client, key)
-            except ProjectError as error:  # of this project; the others are looked at all the same
+                woken += self._look_at(client, key)
+            except ExplainedError as error:  # of this project; the others are looked at all the same
                 self._say(error)
                 silent = False
-                continue
-            if found is None and key not in self._gone:
-                self._gone.add(key)
-                folder = self._service.model_dir / key
-                logger.info("project %s is gone from Label Studio; %s is not needed any more", key, folder)
-            if found is not None and (found != self._seen.get(key) or self._again(key)):
-                asked = (check(key, self._jobs, self._service).job_id, self._jobs.request("score", key))
-                woken += [job for job in asked if job]
-                self._seen[key] = found
         if silent:
             self._silent = None
         return woken
 
-    def _say(self, error: ProjectError) -> None:
+    def _look_at(self, client: LabelStudio, key: str) -> list[str]:
+        versions = Versions(self._service.model_dir, key)
+        found = state_of(client, versions)
+        if found is None:
+            self._say_gone(key)
+            return []
+        before = self._seen.get(key)
+        if before is None or found.order != before.order:
+            params = settings.remembered_extra_params(self._service.model_dir, key)
+            settle(found.project, versions, settings.for_project(self._service, params).clusters)
+        again = self._again(key)
+        asked = []
+        if before is None or found.work != before.work or again:
+            asked = [check(key, self._jobs, self._service).job_id, self._jobs.request("score", key)]
+            if again == "train":
+                asked.append(self._jobs.request("train", key))
+        self._seen[key] = found
+        return [job for job in asked if job]
+
+    def _say_gone(self, key: str) -> None:
+        if key not in self._gone:
+            folder = self._service.model_dir / key
+            unsure = "project %s is gone, or this token may not see it; if it is gone, %s may be deleted"
+            logger.info(unsure, key, folder)
+        self._gone.add(key)
+
+    def _say(self, error: ExplainedError) -> None:
         if str(error) != self._silent:
             logger.warning("cannot look for what changed in Label Studio: %s", error)
         self._silent = str(error)
 
-    def _again(self, key: str) -> bool:
-        """Whether a job of the project failed last and it is time for another attempt."""
-        last = (self._jobs.last(kind, key) for kind in ("train", "check", "score"))
-        states = (self._jobs.status(job) for job in last if job)
-        if not any(state and state["status"] == "ERROR" for state in states):
+    def _again(self, key: str) -> str | None:
+        """The kind of job of the project that failed last, if it is time for another attempt. That is a training only
+        where Label Studio was away for longer than it waits: what else it met it would meet again."""
+        last = {kind: self._jobs.last(kind, key) for kind in ("train", "check", "score")}
+        states = {kind: self._jobs.status(job) for kind, job in last.items() if job}
+        failed = [kind for kind, state in states.items() if state and state["status"] == "ERROR"]
+        if not failed:
             self._waits.pop(key, None)
-            return False
+            return None
         left, next_time = self._waits.get(key, (0, 1))
         self._waits[key] = (left - 1, next_time) if left else (next_time, 2 * next_time)
-        return not left
+        if left:
+            return None
+        return "train" if "train" in failed and states["train"].get("again") else "check"
 
 
-def state_of(client: LabelStudio, key: str) -> tuple[Any, ...] | None:
-    """What changes with every task and annotation of a project that is made, changed or deleted, and with neither
-    predictions nor a task that is opened. None if the project is gone."""
-    number = int(key.split(".")[0])
+class State(NamedTuple):
+    """Attributes:
+
+    project: as it is now.
+    work: changes with every task and annotation that is made, changed or deleted and where a task has a prediction of
+        the active version too many; with neither other predictions nor a task that is opened.
+    order: what decides who orders the tasks.
+    """
+
+    project: LabelStudioProject
+    work: tuple[Any, ...]
+    order: tuple[Any, ...]
+
+
+def state_of(client: LabelStudio, versions: Versions) -> State | None:
+    """A project in a few small calls; None if it is gone. ProjectError, LabelConfigError as LabelStudioProject."""
+    number = int(versions.key.split(".")[0])
     try:
-        project = call(client, "GET", f"api/projects/{number}/")
+        project = LabelStudioProject(client, number)
+        values = project.values()
     except ProjectError as error:
         if error.status == 404:
             return None
         raise
-    if project_key(project["id"], project["created_at"]) != key:
+    if project.key != versions.key:
         return None
     query = {"project": number, "page_size": 1, "query": NEWEST_FIRST, "include": "id,updated_at"}
     newest = [task["updated_at"] for task in call(client, "GET", "api/tasks/", params=query)["tasks"]]
-    return project["task_number"], project["total_annotations_number"], *newest
+    active = versions.active()
+    # Label Studio stores what "Retrieve predictions" brought without looking whether the worker was quicker.
+    doubled = project.doubled(active) if active else 0
+    work = values["task_number"], values["total_annotations_number"], *newest, doubled
+    return State(project, work, (values["sampling"], values["model_version"], active))

@@ -280,6 +280,25 @@ def test_with_authentication_setup_asks_for_webhooks_that_send_it_until_they_do(
     assert len(jobs.requests) == 2
 
 
+def test_a_request_that_does_not_say_how_long_it_is_is_not_read(make):
+    answer = make().post("/predict", headers={"Transfer-Encoding": "chunked"})
+    assert answer.status_code == 411 and answer.json["error"].startswith("411 ")
+
+
+def test_files_that_are_damaged_leave_the_rest_answering(make, tmp_path, caplog):
+    client = make()
+    client.post("/setup", json=setup_request())
+    Versions(tmp_path, KEY).order_file.write_text("")
+    (tmp_path / KEY / "extra_params.json").write_text("")
+    (tmp_path / "5.1700000000").mkdir()
+    Versions(tmp_path, "5.1700000000").order_file.write_text('{"next_task": "lowest score first"}')
+    health = client.get("/health")
+    assert health.status_code == 200 and list(health.json["ordering"]) == ["5.1700000000"]
+    assert settings.remembered_extra_params(tmp_path, KEY) == {} and "is damaged" in caplog.text
+    assert client.post("/setup", json=setup_request()).status_code == 200
+    assert json.loads((tmp_path / KEY / "extra_params.json").read_text()) == {}
+
+
 def test_a_request_that_announces_too_much_is_not_read(make):
     answer = make().post("/predict", environ_overrides={"CONTENT_LENGTH": str(600 * 2**20)})
     assert answer.status_code == 413 and answer.json["error"].startswith("413 ")

@@ -254,6 +254,18 @@ def test_predictions_are_completed_and_made_anew_only_for_who_looks_at_more(firs
     assert list(read_predictions(folder / PREDICTIONS)) == list(half.keys)
 
 
+@pytest.mark.parametrize("damage", ["noise", "twice"])
+def test_damaged_predictions_are_made_anew(first, discs, tmp_path, caplog, damage):
+    folder = copied(first[0], tmp_path / "version")
+    complete_predictions(folder, discs, 0.2)
+    whole = (folder / PREDICTIONS).read_bytes()
+    line = {"noise": b"\x00\xff{\n", "twice": whole.splitlines(keepends=True)[0]}[damage]
+    (folder / PREDICTIONS).write_bytes(whole + line)
+    assert complete_predictions(folder, discs, 0.2) == len(discs)
+    assert (folder / PREDICTIONS).read_bytes() == whole
+    assert "scored anew" in caplog.text
+
+
 def test_the_literal_pseudo_rule_looks_at_every_detection():
     assert looked_at(SETTINGS) == SETTINGS.ranking_score_threshold
     assert looked_at(SETTINGS.override({"pseudo_class_threshold": 0.2})) == 0.2

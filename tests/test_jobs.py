@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -22,7 +23,9 @@ ROOT = Path(__file__).parent.parent
 WORKER = """
 import sys, threading, time
 from pathlib import Path
-from backend.jobs import start_worker
+from backend.connection import UnansweredError
+from backend.jobs import Jobs, start_worker
+from backend.stranded import Stranded
 
 folder = Path(sys.argv[1])
 
@@ -34,6 +37,8 @@ class Steps:
             time.sleep(0.01)
         if (folder / f"fail-{name}").exists():
             raise ValueError(f"{name} cannot go on;\\n do something")
+        if (folder / f"away-{name}").exists():
+            raise UnansweredError("no Label Studio answers")
         return {}
     def pull(self, key, job):
         self._do("pull", key)
@@ -54,10 +59,15 @@ class Steps:
     def due(self, key, job): return {"due": (folder / "due").exists(), **self._do("due", key)}
     def score_new(self, key, job): return self._do("score_new", key)
     def connect(self, key, job): return {"found": True, **self._do("connect", key)}
-    def abandon(self, key): self._do("abandon", key)
 
 start_worker(f"sqlite:///{folder}/jobs.sqlite", folder, Steps())
-threading.Event().wait()
+stranded = Stranded(Jobs(f"sqlite:///{folder}/jobs.sqlite", folder), folder)
+while True:
+    time.sleep(0.5)
+    try:
+        stranded.look()
+    except Exception as error:
+        print(f"cannot look: {error}", file=sys.stderr)
 """
 
 
@@ -177,10 +187,57 @@ def test_a_failing_step_ends_the_job_with_one_line_and_the_next_job_runs(bench):
     job_id = bench.jobs.request("train", KEY)
     state = bench.ended(job_id)
     assert (state["status"], state["error"]) == ("ERROR", "score cannot go on; do something")
-    assert bench.log() == [f"{step} {KEY}" for step in ("pull", "train", "compare", "score", "abandon")]
+    assert bench.log() == [f"{step} {KEY}" for step in ("pull", "train", "compare", "score")]
+    assert state["again"] is False, "it would meet the same again"
     (bench.folder / "fail-score").unlink()
     assert bench.ended(bench.jobs.request("train", KEY))["status"] == "SUCCESS"
     assert "Traceback" not in (bench.folder / "stderr").read_text()
+
+
+def test_a_step_waits_for_a_label_studio_that_is_away_and_the_status_says_so(bench):
+    (bench.folder / "away-push").touch()
+    bench.worker()
+    job_id = bench.jobs.request("train", KEY)
+    bench.until(lambda: bench.jobs.status(job_id).get("waits"), "it to wait")
+    state = bench.jobs.status(job_id)
+    assert (state["job_status"], state["phase"], state["waits"]) == ("started", "push", "no Label Studio answers")
+    (bench.folder / "away-push").unlink()
+    state = bench.ended(job_id)
+    assert (state["status"], state["waits"]) == ("SUCCESS", None)
+    assert [line for line in bench.log() if "push" not in line] == [f"{one} {KEY}" for one in TRAINING if one != "push"]
+
+
+def test_a_clock_that_was_set_back_loses_no_request(bench):
+    bench.worker()
+    first = bench.jobs.request("check", KEY)
+    bench.ended(first)
+    with closing(sqlite3.connect(bench.folder / "jobs.sqlite")) as database, database:
+        database.execute("UPDATE workflow_status SET created_at = created_at + 3600000")
+    for number in (2, 3, 4):
+        job_id = bench.jobs.request("check", KEY)
+        assert job_id == f"check-{KEY}-{number:05d}" == bench.jobs.last("check", KEY)
+        assert bench.ended(job_id)["status"] == "SUCCESS"
+    assert len(bench.log()) == 4
+
+
+def test_after_a_disk_that_was_full_the_job_goes_on_and_the_next_one_runs(bench):
+    """Files cannot grow for a while, neither the database nor what the steps write."""
+    bench.hold("train")
+    worker = bench.worker()
+    first = bench.jobs.request("train", KEY)
+    bench.until(lambda: "train " + KEY in bench.log(), "the training to start")
+    resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    bench.release("train")
+    bench.until(lambda: f"job {first} failed: " in (bench.folder / "stderr").read_text(), "the disk to be full")
+    second = bench.jobs.request("train", KEY)
+    assert "INSERT" not in (bench.folder / "stderr").read_text(), "the cause, not the statement"
+    assert bench.jobs.status(second)["status"] == "QUEUED"
+    resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    bench.until(lambda: bench.jobs.status(second)["status"] == "SUCCESS", "the one after it")
+    assert bench.jobs.status(first)["status"] == "SUCCESS"
+    assert worker.poll() is None, "the same process, begun anew"
+    assert "the worker starts anew" in (bench.folder / "stderr").read_text()
+    assert bench.log().count(f"pull {KEY}") == 2, "what was done is not done again"
 
 
 def test_a_version_that_is_worse_is_kept_and_the_status_says_so(bench):
@@ -188,7 +245,7 @@ def test_a_version_that_is_worse_is_kept_and_the_status_says_so(bench):
     bench.worker()
     state = bench.ended(bench.jobs.request("train", KEY))
     assert (state["status"], state["activated"], state["message"]) == ("SUCCESS", False, "it is worse.")
-    assert bench.log() == [f"{step} {KEY}" for step in ("pull", "train", "compare", "prune")], "nothing is abandoned"
+    assert bench.log() == [f"{step} {KEY}" for step in ("pull", "train", "compare", "prune")]
     (bench.folder / "worse").unlink()
     assert bench.ended(bench.jobs.request("train", KEY))["activated"] is True
 

@@ -287,6 +287,22 @@ def test_what_was_deleted_since_it_was_scored_is_left_out(client: LabelStudio, i
     assert push(project, dict.fromkeys(tasks, 0.5)) == 2
 
 
+def test_tasks_that_are_deleted_while_they_are_pushed_cost_their_own_prediction_only(
+    client: LabelStudio, images: ImageSet
+) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:4]))
+
+    def deleting(*gone: int) -> Iterator[Prediction]:
+        for task in tasks:
+            yield scored(task, 0.5)
+        for task in gone:  # after all of them were made, before they are sent
+            call(client, "DELETE", f"api/tasks/{task}/")
+
+    assert project.push(deleting(tasks[1]), OLD, CLASSES, 0.3) == 3
+    assert [len(predictions_of(project, task)) for task in (tasks[0], tasks[2], tasks[3])] == [1, 1, 1]
+    assert project.push(deleting(tasks[0], tasks[2], tasks[3]), NEW, CLASSES, 0.3) == 0
+
+
 def test_what_went_out_early_is_not_sent_again(client: LabelStudio, images: ImageSet, tmp_path: Path) -> None:
     project, tasks = filled_project(client, images.subset(images.keys[:5]))
     (tmp_path / "p.jsonl").touch()
@@ -371,6 +387,9 @@ def test_nobody_at_the_address_or_somebody_else(label_studio: LabelStudioServer,
     assert label_studio.api_key not in str(refusal.value)
     with pytest.raises(ProjectError, match="is it Label Studio"):
         connect(backend.url, label_studio.api_key)
+    with pytest.raises(ProjectError, match="holds a user or a password") as refusal:
+        connect(label_studio.url.replace("//", "//ann:sesame@"), label_studio.api_key)
+    assert "sesame" not in str(refusal.value)
     for wrong in ("localhost:8080", "ftp://localhost", ""):
         with pytest.raises(ProjectError, match="is not an address"):
             connect(wrong, label_studio.api_key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,8 +17,15 @@ from pathlib import Path
 import pytest
 
 from scripts.processes import free_port
+from tests.live import until
 
 ROOT = Path(__file__).resolve().parent.parent
+IMPATIENT = """
+from backend import web_worker
+web_worker.ARRIVAL_SECONDS = 1.0
+from backend.__main__ import main
+main(["web"])
+"""
 EVENT = {"action": "START_TRAINING", "project": {"id": 4, "created_at": "2023-11-14T22:13:20Z"}}
 
 
@@ -120,3 +128,30 @@ def test_a_second_worker_on_the_same_folder_is_refused(service: Service, tmp_pat
     second = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert second.returncode == 1
     assert "another worker" in second.stderr and len(second.stderr.splitlines()) == 1
+
+
+def test_requests_that_never_arrive_whole_hold_no_thread_for_long(tmp_path: Path) -> None:
+    port = free_port()
+    environ = os.environ | {"LABEL_STUDIO_API_KEY": "x", "MODEL_DIR": str(tmp_path), "PORT": str(port)}
+    with subprocess.Popen([sys.executable, "-c", IMPATIENT], cwd=ROOT, env=environ) as process:
+        health = f"http://127.0.0.1:{port}/health"
+        try:
+            until(lambda: answers(health), "the service")
+            halves = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
+            for number, half in enumerate(halves):
+                begin = b"POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Le"
+                half.sendall(begin if number % 2 else begin + b"ngth: 100\r\n\r\n{")
+            until(lambda: answers(health), "room for others, of 16 threads")
+            for half in halves:
+                half.close()
+            assert answers(health)
+        finally:
+            process.terminate()
+
+
+def answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=2) as answer:
+            return answer.status == 200
+    except OSError:
+        return False

@@ -47,6 +47,7 @@ def test_every_field_of_the_method_has_a_variable_and_the_preset_comes_first():
         ("PORT", "http"),
         ("PORT", "70000"),
         ("LABEL_STUDIO_URL", "localhost:8080"),
+        ("LABEL_STUDIO_URL", "http://ann:sesame@localhost:8080"),
         ("TSP_TRAIN_AFTER", "-1"),
         ("TSP_TRAIN_AFTER", "2.5"),
         ("TSP_SHOW_THRESHOLD", "nan"),

@@ -503,6 +503,25 @@ def test_a_version_that_was_kept_only_can_be_activated_later(bench):
     assert bench.steps.catch_up(KEY, kept, bench.job) == {"scored": 3, "pushed": 3}
 
 
+@pytest.mark.parametrize("damaged", ["model.safetensors", "card.json", "predictions.jsonl"])
+def test_a_version_that_is_damaged_keeps_no_better_one_from_being_trained(bench, monkeypatch, caplog, damaged):
+    monkeypatch.setattr(kept_aside, "LEAST", 1)
+    bench.project.params |= {"keep_aside": 0.5}
+    bench.project.annotate(1, 2)
+    first = run_training(bench)
+    bench.project.add(bench.project.truth.items[0].path.as_posix())  # not predicted yet, so that the model is asked
+    (bench.versions.folder(first) / damaged).write_bytes(b"torn")
+    version = bench.steps.pull(KEY, bench.job)["version"]
+    bench.steps.train(KEY, version, bench.job)
+    assert bench.steps.compare(KEY, version, bench.job)["worse"] is False
+    for step in (bench.steps.score, bench.steps.push, bench.steps.switch):
+        step(KEY, version, bench.job)
+    assert bench.versions.active() == version and "\n" not in caplog.messages[-1]
+    alone = damaged != "predictions.jsonl"  # these can be made again
+    assert bench.versions.card(version)["parent"] == (None if alone else first)
+    assert ("is trained without the version before it" in caplog.text) == alone
+
+
 def test_nobody_asked_for_a_version(bench):
     with pytest.raises(JobError, match="nobody asked for a version"):
         bench.steps.wanted(KEY, bench.job)

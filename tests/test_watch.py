@@ -14,8 +14,10 @@ from backend import watch as backend_watch
 from backend.connection import ProjectError, call
 from backend.project import LabelStudioProject
 from backend.settings import ServiceSettings
+from backend.versions import Versions
 from backend.watch import Watch
 from scripts.label_studio import LabelStudioServer
+from tests.builders import new_version
 from tests.live import OLD, filled_project, open_task, push, regions
 from tsp_model.data.image_set import ImageSet
 
@@ -26,6 +28,7 @@ class Jobs:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
         self.failed: tuple[str, ...] = ()
+        self.again = False
 
     def request(self, kind: str, key: str) -> str:
         self.asked.append((kind, key))
@@ -35,7 +38,7 @@ class Jobs:
         return f"{kind}-{key}-00001" if (kind, key) in self.asked else None
 
     def status(self, job: str) -> dict:
-        return {"status": "ERROR" if job.startswith(self.failed) else "SUCCESS"}
+        return {"status": "ERROR", "again": self.again} if job.startswith(self.failed) else {"status": "SUCCESS"}
 
 
 @pytest.fixture
@@ -82,6 +85,54 @@ def test_each_change_of_tasks_and_annotations_is_seen_once_and_nothing_else_is(
     assert watch.look() == [], "what the backend does itself, and reading, wakes nothing"
 
 
+def test_what_retrieve_predictions_stored_beside_the_workers_is_seen(
+    watched: tuple[LabelStudioProject, list[int]], service: ServiceSettings
+) -> None:
+    project, tasks = watched
+    version = new_version(service.model_dir, project.key)
+    push(project, dict.fromkeys(tasks, 0.5), version)
+    watch = Watch(service, Jobs())
+    assert watch.look() and watch.look() == []
+    for task in tasks[:2]:
+        body = {"task": task, "model_version": version, "score": 0.5, "result": []}
+        call(project.client, "POST", "api/predictions/", json=body)
+    assert project.doubled(version) == 2
+    assert f"score-{project.key}-00001" in watch.look()
+    assert project.remove_doubled(version) == 2 and project.doubled(version) == 0
+    assert project.remove_doubled(version) == 0
+
+
+def test_who_orders_the_tasks_is_noted_when_somebody_changes_it_there(
+    watched: tuple[LabelStudioProject, list[int]], service: ServiceSettings
+) -> None:
+    project, tasks = watched
+    version = new_version(service.model_dir, project.key)
+    versions = Versions(service.model_dir, project.key)
+    push(project, dict.fromkeys(tasks, 0.5), version)
+    watch = Watch(service, Jobs())
+    watch.look()
+    assert versions.order()["next_task"] == "not by score"
+    call(project.client, "PATCH", f"api/projects/{project.project_id}", json={"model_version": version})
+    assert watch.look() == [], "nothing to do"
+    assert versions.order()["next_task"] == "lowest score first"
+    call(project.client, "PATCH", f"api/projects/{project.project_id}", json={"sampling": "Sequential sampling"})
+    watch.look()
+    assert "choose" in versions.order()["why"]
+
+
+def test_a_training_that_waited_too_long_for_label_studio_is_asked_for_again(
+    watched: tuple[LabelStudioProject, list[int]], service: ServiceSettings
+) -> None:
+    project, _ = watched
+    jobs = Jobs()
+    jobs.request("train", project.key)
+    watch = Watch(service, jobs)
+    jobs.failed, jobs.again = ("train",), False
+    assert f"train-{project.key}-00001" not in [*watch.look(), *watch.look(), *watch.look()]
+    jobs.again = True
+    assert any(f"train-{project.key}-00001" in watch.look() for _ in range(5))
+
+
 def test_where_annotations_start_no_training_only_new_tasks_are_scored(
     watched: tuple[LabelStudioProject, list[int]], service: ServiceSettings
 ) -> None:
@@ -101,7 +152,7 @@ def test_a_project_that_is_gone_or_another_of_its_number_wakes_nothing(
     with caplog.at_level(logging.INFO):
         assert watch.look() == watch.look() == []
     said = [line for line in caplog.messages if str(service.model_dir / project.key) in line]
-    assert len(said) == 1 and "gone from Label Studio" in said[0]
+    assert len(said) == 1 and "is gone" in said[0]
 
 
 def test_a_failed_job_is_tried_again_less_and_less_often(
@@ -126,10 +177,10 @@ def test_one_project_that_cannot_be_read_does_not_hide_the_others(
     settings.remember_extra_params(service.model_dir, "1.1600000000", None)
     original = backend_watch.state_of
 
-    def refused(client: LabelStudio, key: str) -> object:
-        if key == "1.1600000000":
+    def refused(client: LabelStudio, versions: Versions) -> object:
+        if versions.key == "1.1600000000":
             raise ProjectError("Label Studio answered 500", 500)
-        return original(client, key)
+        return original(client, versions)
 
     monkeypatch.setattr(backend_watch, "state_of", refused)
     assert {job.split("-")[1] for job in Watch(service, Jobs()).look()} == {project.key}

@@ -196,9 +196,14 @@ def complete_predictions(
     """
     path = folder / PREDICTIONS
     path.touch()
-    predictions = PredictionFile(path)
-    first = next(iter(predictions.values()), None)
-    if first is not None and first.kept_above > above:
+    try:
+        predictions = PredictionFile(path)
+        first = next(iter(predictions.values()), None)
+        of_use = first is None or first.kept_above <= above
+    except DataError as error:  # a damaged file; the model says it all again
+        log.warning("the pool is scored anew: %s", error)
+        of_use = False
+    if not of_use:
         write_predictions(path, [])
         predictions = PredictionFile(path)
     missing = [key for key in pool.keys if key not in predictions]
