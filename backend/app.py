@@ -22,7 +22,7 @@ from backend.progress import one_line
 from backend.settings import ServiceSettings
 from backend.versions import UNTRAINED, VersionError, Versions, project_keys, versions_of
 from tsp_model.errors import ExplainedError
-from tsp_model.settings import SettingsError
+from tsp_model.settings import STRATEGY_NAMES, SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +173,16 @@ def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
         versions = versions_of(service.model_dir, _text(body, "project"))
         versions.want(_text(body, "version"))
         return jsonify({"job_id": jobs.request("activate", versions.key)}), 202
+
+    @app.route("/rank", methods=["POST"])
+    def rank() -> tuple[Response, int]:
+        body = _body()
+        versions = versions_of(service.model_dir, _text(body, "project"))
+        strategy = body.get("strategy")
+        if strategy is not None and strategy not in STRATEGY_NAMES:
+            raise BadRequest(f"there is no strategy {strategy!r}; known: {', '.join(STRATEGY_NAMES)}.")
+        versions.want_strategy(strategy)
+        return jsonify({"job_id": jobs.request("rank", versions.key)}), 202
 
     @app.route("/versions", methods=["GET"])
     def list_versions() -> Response:

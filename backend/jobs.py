@@ -5,6 +5,7 @@ Kinds of job, each for one project and one at a time per project:
     train   pull -> train -> compare -> score -> push -> switch -> prune, each a step that a crash does not repeat; a
             version that is worse than the active one ends at compare and is kept
     activate  let another version answer: it catches up with the tasks that came later, then switch
+    rank    derive -> score -> push -> switch: the active version's weights, its order by another strategy
     check   has Label Studio enough new annotations for a training? asks for `train` if so
     score   score the tasks that came after the active version
     connect let Label Studio's webhooks send the service's user and password
@@ -63,6 +64,7 @@ class Steps(Protocol):
     def switch(self, key: str, version: str, job: Progress) -> dict[str, Any]: ...
     def prune(self, key: str, job: Progress) -> dict[str, Any]: ...
     def wanted(self, key: str, job: Progress) -> dict[str, Any]: ...
+    def derive(self, key: str, job: Progress) -> dict[str, Any]: ...
     def catch_up(self, key: str, version: str, job: Progress) -> dict[str, Any]: ...
     def due(self, key: str, job: Progress) -> dict[str, Any]: ...
     def score_new(self, key: str, job: Progress) -> dict[str, Any]: ...
@@ -261,8 +263,8 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
     def step(name: str, patience: float) -> Any:
         return _step(dbos, steps, model_dir, name, patience)
 
-    pull, train, wanted, due, score_new, connect = (
-        step(name, MINUTE) for name in ("pull", "train", "wanted", "due", "score_new", "connect")
+    pull, train, wanted, derive, due, score_new, connect = (
+        step(name, MINUTE) for name in ("pull", "train", "wanted", "derive", "due", "score_new", "connect")
     )
     compare, score, push, switch, prune, catch_up = (
         step(name, DAY) for name in ("compare", "score", "push", "switch", "prune", "catch_up")
@@ -293,6 +295,15 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
             job.result = {"version": version, "message": f"{version} is active."}
         return job.result
 
+    def rank_workflow(key: str) -> dict[str, Any]:
+        with _ending(model_dir, dbos.workflow_id) as job:
+            derived = derive(job.job_id, key)
+            for one in (score, push, switch) if derived["new"] else (catch_up, switch):
+                one(job.job_id, key, derived["version"])
+            message = f"the tasks are ranked by {derived['strategy']}, as {derived['version']} sees them."
+            job.result = {"version": derived["version"], "message": message}
+        return job.result
+
     def check_workflow(key: str) -> dict[str, Any]:
         with _ending(model_dir, dbos.workflow_id) as job:
             job.result = due(job.job_id, key)
@@ -316,6 +327,7 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
     workflows = {
         "train": train_workflow,
         "activate": activate_workflow,
+        "rank": rank_workflow,
         "check": check_workflow,
         "score": score_workflow,
         "connect": connect_workflow,

@@ -17,7 +17,7 @@ from typing import Any
 
 from tsp_model.files import write_json
 
-_JOB_ID = re.compile(r"(train|activate|check|score|connect)-[0-9]+\.[0-9]+-[0-9]{5,}")
+_JOB_ID = re.compile(r"(train|activate|rank|check|score|connect)-[0-9]+\.[0-9]+-[0-9]{5,}")
 _WRITE_EVERY = 0.5  # seconds; a training step may be much shorter
 
 

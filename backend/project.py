@@ -333,8 +333,10 @@ class LabelStudioProject:
         """Send predictions; how many of them. A task that is deleted meanwhile costs its own prediction only."""
         try:
             created = self._imported(entries)
-        except ProjectError as error:  # 400 for all of them where one task is not there
-            still = self._lacking(version) if error.status == 400 else set()
+        except ProjectError as error:
+            if error.status != 400:
+                raise
+            still = self._lacking(version)  # 400 is for all of them, where one task is not there
             there = [entry for entry in entries if json.loads(entry)["task"] in still]
             if len(there) == len(entries):
                 raise

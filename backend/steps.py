@@ -7,8 +7,9 @@ step can be repeated after a crash without another being lost; only `switch` cha
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,14 @@ from backend.settings import ProjectSettings, ServiceSettings
 from backend.snapshot import Image, Snapshot
 from backend.versions import COMPARISON, VersionError, Versions
 from backend.webhooks import authorise
-from tsp_model.checkpoints import CheckpointError
+from tsp_model.acquisition import STRATEGIES
+from tsp_model.checkpoints import CARD, WEIGHTS, CheckpointError
 from tsp_model.cycle import PREDICTIONS, complete_predictions, looked_at, train_cycle
 from tsp_model.data.image_set import ImageSet, Instance, Item
 from tsp_model.errors import ExplainedError
 from tsp_model.execution import Execution
 from tsp_model.files import write_json, write_text
-from tsp_model.predictions import Prediction, PredictionFile, iterate_predictions
+from tsp_model.predictions import Prediction, PredictionFile, iterate_predictions, write_predictions
 from tsp_model.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -201,6 +203,42 @@ class CycleSteps:
         if version is None:
             raise JobError(f"nobody asked for a version of project {key}; name one.")
         return {"version": version}
+
+    def derive(self, key: str, job: Progress) -> dict[str, Any]:
+        """The version whose order was asked for: the active one, or with another strategy a new one of its weights, in
+        a folder as `pull` and `train` leave it."""
+        project, versions = self._project(key), self._versions(key)
+        active, last = versions.active(), versions.last_ended()
+        if active is None or last is None:
+            raise JobError(f"project {project.project_id} has no version yet; label some tasks and start a training.")
+        card = versions.card(active)
+        strategy = versions.wanted_strategy() or card["settings"]["strategy"]
+        if strategy == card["settings"]["strategy"]:
+            return {"version": active, "strategy": strategy, "new": False}
+        method = Settings.from_dict(card["settings"]).override({"strategy": strategy})
+        if strategy == "learning_loss" and not card["architecture"]["learning_loss"]:
+            raise JobError("learning_loss needs a network that was trained for it; set TSP_STRATEGY and train.")
+        pool = Pool(project, versions.root / "images", self._service.image_limits)
+        pool.read(job, lambda task: task.annotation is None)
+        snapshot = replace(
+            Snapshot.read(versions.folder(active)),
+            settings=method.to_dict(),
+            parent=active,
+            unlabelled=pool.unlabelled,
+            skipped=pool.skipped,
+            annotations=Snapshot.read(versions.folder(last)).annotations,
+        )
+        version = versions.new_name()
+        folder = versions.folder(version)
+        folder.mkdir(parents=True)
+        snapshot.write(folder)
+        shutil.copyfile(versions.folder(active) / WEIGHTS, folder / WEIGHTS)
+        if STRATEGIES[strategy].observe is None:  # it reads nothing that the predictions do not hold already
+            known = PredictionFile(self._file(key, active))
+            kept = [image.key for image in pool.unlabelled if image.key in known]
+            write_predictions(folder / PREDICTIONS, (known[key] for key in kept))
+        write_json(folder / CARD, card | {"settings": snapshot.settings, "parent": active})
+        return {"version": version, "strategy": strategy, "new": True}
 
     def catch_up(self, key: str, version: str, job: Progress) -> dict[str, Any]:
         """Predictions of `version` for the unlabelled tasks that it has none of, to Label Studio with the others."""

@@ -3,6 +3,7 @@
     MODEL_DIR/<project key>/versions/<version>/{card.json, model.safetensors, predictions.jsonl, ...}
     MODEL_DIR/<project key>/active          the active version's name, replaced atomically
     MODEL_DIR/<project key>/wanted          the name of the version that somebody asked to activate
+    MODEL_DIR/<project key>/wanted_strategy the strategy that somebody asked to rank the tasks by
 
 A project key is Label Studio's own "<id>.<seconds of creation>": one made anew under an old id is another
 project. A version counts once its card.json is there, which is written last; anything else is the rest of a
@@ -52,6 +53,7 @@ class Versions:
         self.root = Path(model_dir) / key
         self._folder = self.root / "versions"
         self._pointer, self._wanted = self.root / "active", self.root / "wanted"
+        self._strategy = self.root / "wanted_strategy"
 
     def folder(self, version: str) -> Path:
         """Where `version` lives, whether it is there or not; VersionError for what is no version's name."""
@@ -119,6 +121,14 @@ class Versions:
     def wanted(self) -> str | None:
         """The version that was asked for last, or None."""
         return self._wanted.read_text(encoding="utf-8").strip() if self._wanted.is_file() else None
+
+    def want_strategy(self, strategy: str | None) -> None:
+        """Ask for the tasks to be ranked by `strategy`, by the job that does so; None: by the active version's own."""
+        write_text(self._strategy, (strategy or "") + "\n")
+
+    def wanted_strategy(self) -> str | None:
+        """The strategy that was asked for last, or None."""
+        return (self._strategy.read_text(encoding="utf-8").strip() or None) if self._strategy.is_file() else None
 
     def lineage(self, version: str | None) -> list[str]:
         """`version` and those it came from, newest first, pruned ones too; as far as they are known."""

@@ -55,6 +55,10 @@ class Service:
         """Let `version` answer from now on; the id of the job that does so."""
         return self._ask("POST", "/versions", json={"project": project_key, "version": version})["job_id"]
 
+    def rank(self, project_key: str, strategy: str | None) -> str:
+        """Rank the tasks by `strategy`, None: the active version's; the id of the job that does so."""
+        return self._ask("POST", "/rank", json={"project": project_key, "strategy": strategy})["job_id"]
+
     def last_training(self, project_key: str) -> dict[str, Any] | None:
         """The status of the project's newest training job, None if there never was one."""
         return self._get("/job_status", project=project_key, allow_missing=True) or None

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from label_studio_sdk import LabelStudio
 
+from backend.connection import call
 from scripts.label_studio import LabelStudioServer
 from tests.builders import disc_set
 from tests.web import Server
@@ -32,6 +33,13 @@ def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStud
 def client(label_studio: LabelStudioServer) -> LabelStudio:
     """An SDK client of the running server."""
     return LabelStudio(base_url=label_studio.url, api_key=label_studio.api_key)
+
+
+@pytest.fixture(scope="session")
+def personal_token(client: LabelStudio) -> str:
+    """A personal access token of the server's user, who may have only one."""
+    call(client, "POST", "api/jwt/settings", json={"api_tokens_enabled": True, "legacy_api_tokens_enabled": True})
+    return call(client, "POST", "api/token/", json={})["token"]
 
 
 @pytest.fixture(scope="session")

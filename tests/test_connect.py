@@ -27,21 +27,20 @@ OWN = """<View><Header value="Nuclei"/><Image name="picture" value="$image"/>
 
 @pytest.fixture(scope="module")
 def backend(
-    client: LabelStudio, label_studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory
+    label_studio: LabelStudioServer, personal_token: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BackendProcess]:
     """With a personal access token."""
     folder = tmp_path_factory.mktemp("backend")
     curious = {f"TSP_{name.upper()}": str(value) for name, value in CURIOUS.items()}
     environment = QUICK | curious | {"TSP_TRAIN_AFTER": "0"}
-    personal = call(client, "POST", "api/token/", json={})["token"]
-    with BackendProcess(folder, free_port(), label_studio.url, personal, **environment) as process:
+    with BackendProcess(folder, free_port(), label_studio.url, personal_token, **environment) as process:
         yield process
     # Neither the token nor what it is exchanged for, whatever the tests made the service do.
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {"backend.log", "card.json", "jobs.sqlite"} <= {path.name for path in files}
     tokens = re.compile(rb"eyJ[\w-]+\.[\w-]+\.")
     assert [path for path in files if tokens.search(path.read_bytes())] == []
-    assert tokens.search(personal.encode())
+    assert tokens.search(personal_token.encode())
 
 
 @pytest.fixture

@@ -116,11 +116,9 @@ def test_next_task_is_none_when_all_is_done(client: LabelStudio, images: ImageSe
 
 
 def test_a_personal_access_token_serves_like_a_legacy_one(
-    label_studio: LabelStudioServer, client: LabelStudio, images: ImageSet, tmp_path: Path
+    label_studio: LabelStudioServer, personal_token: str, images: ImageSet, tmp_path: Path
 ) -> None:
-    both = {"api_tokens_enabled": True, "legacy_api_tokens_enabled": True}
-    call(client, "POST", "api/jwt/settings", json=both)
-    personal = connect(label_studio.url, call(client, "POST", "api/token/", json={})["token"])
+    personal = connect(label_studio.url, personal_token)
     project, tasks = filled_project(personal, images.subset(images.keys[:1]))
     (task,) = project.tasks()
     assert task.id == tasks[0]

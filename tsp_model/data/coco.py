@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tsp_model.data import DataError, masks, some
 from tsp_model.data.image_set import ImageSet, Instance, Item, image_size
+from tsp_model.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,39 @@ def load_coco(folder: Path | str, split: str = "train") -> ImageSet:
         return ImageSet(items, classes)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def write_coco(
+    folder: Path | str, split: str, images: ImageSet, pseudo: Mapping[str, Sequence[float]] = MappingProxyType({})
+) -> None:
+    """Write a set as `load_coco` reads it: copies of the image files, and last of all the split's document.
+
+    Args:
+        pseudo: scores of the instances of images whose labels nobody drew, by key. These images and annotations have
+            "pseudo": true, the annotations a "score".
+    """
+    folder = Path(folder)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    records: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, item in enumerate(images.items, start=1):
+        shutil.copyfile(item.path, folder / "images" / item.key)
+        height, width = image_size(item.path)
+        mark = {"pseudo": True} if item.key in pseudo else {}
+        records.append({"id": number, "file_name": item.key, "height": height, "width": width} | mark)
+        scores = [{"score": score} for score in pseudo.get(item.key, ())] or [{}] * len(item.instances)
+        for instance, score in zip(item.instances, scores, strict=True):
+            annotations.append(annotation(len(annotations) + 1, number, instance.label, instance.rle) | mark | score)
+    categories = [{"id": label, "name": name} for label, name in enumerate(images.classes, start=1)]
+    write_json(folder / f"{split}.json", {"images": records, "annotations": annotations, "categories": categories})
+
+
+def annotation(number: int, image: int, label: int, rle: masks.RLE) -> dict[str, Any]:
+    """One object, as COCO writes it."""
+    ((x1, y1, x2, y2),) = masks.boxes([rle]).tolist()
+    (area,) = masks.area([rle]).tolist()
+    told = {"id": number, "image_id": image, "category_id": label, "iscrowd": 0, "area": area}
+    return told | {"bbox": [x1, y1, x2 - x1, y2 - y1], "segmentation": rle}
 
 
 def _read_document(path: Path) -> dict[str, list[dict[str, Any]]]:

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from tsp_model.data import DataError, masks
+from tsp_model.data.coco import annotation
 from tsp_model.data.retina import CLASSES, draw_b_scan
 
 VERSION = 1  # raised whenever the same seed gives other images
@@ -109,15 +110,8 @@ def _write_split(images: Path, split: str, number: int, count: int, size: int, s
             {"id": index + 1, "file_name": name, "height": size, "width": size}
             | {"difficulty": round(scan.difficulty, 4)}
         )
-        rles = masks.encode(scan.masks)
-        for label, rle, box, area in zip(
-            scan.labels, rles, masks.boxes(rles).tolist(), masks.area(rles).tolist(), strict=True
-        ):
-            x1, y1, x2, y2 = box
-            annotations.append(
-                {"id": len(annotations) + 1, "image_id": index + 1, "category_id": label, "iscrowd": 0}
-                | {"segmentation": rle, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": area}
-            )
+        for label, rle in zip(scan.labels, masks.encode(scan.masks), strict=True):
+            annotations.append(annotation(len(annotations) + 1, index + 1, label, rle))
     categories = [{"id": label, "name": name} for label, name in enumerate(CLASSES, start=1)]
     return {"images": entries, "annotations": annotations, "categories": categories}
 

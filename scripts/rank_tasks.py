@@ -1,0 +1,43 @@
+"""Scores a project's unlabelled tasks now, for Label Studio to order them by the active version or another strategy.
+
+Tasks that came or were freed since the last training get their score, the connection its title, the project its order.
+With --strategy that order is another one until the next training, which goes by the project's own setting again.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from backend.connection import connect
+from backend.project import LabelStudioProject
+from scripts.command_line import run
+from scripts.plan import Place, add_place_arguments, add_project_argument
+from scripts.service import Service
+from scripts.table import markdown
+from tsp_model.settings import STRATEGY_NAMES
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.rank_tasks",
+        description=(__doc__ or "").split("\n\n")[0],
+        epilog="example: python -m scripts.rank_tasks --project 4 --strategy entropy",
+    )
+    add_project_argument(parser)
+    add_place_arguments(parser)
+    parser.add_argument("--strategy", choices=sorted(STRATEGY_NAMES), help="default: the active version's")
+    parser.add_argument("--show", type=int, default=10, help="of the first tasks, so many (default: %(default)s)")
+    arguments = parser.parse_args()
+    place = Place.from_arguments(arguments)
+    project = LabelStudioProject(connect(place.url, place.api_key), arguments.project)
+    service = Service(place.backend_url)
+    service.check()
+    ended = service.wait(service.rank(project.key, arguments.strategy), "rank")
+    print(ended["message"])
+    scores = list(project.scores().items())[: arguments.show]
+    tasks = f"{place.url.rstrip('/')}/projects/{project.project_id}/data?task="
+    print(markdown([("score", "task"), *((f"{score:.3f}", f"{tasks}{task}") for task, score in scores)]))
+
+
+if __name__ == "__main__":
+    run("rank_tasks", main)

@@ -1,0 +1,143 @@
+"""scripts.rank_tasks and scripts.export on the real server and the real backend."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from label_studio_sdk import LabelStudio
+from PIL import Image
+
+from backend.connection import call
+from scripts import command_line, export, rank_tasks
+from scripts.backend_process import BackendProcess
+from scripts.label_studio import LabelStudioServer
+from scripts.processes import free_port
+from tests.live import CURIOUS, QUICK, Loop, add_broken_task, connect_backend, filled_project, regions
+from tsp_model.cycle import PREDICTIONS
+from tsp_model.data import masks
+from tsp_model.data.coco import load_coco
+from tsp_model.data.image_set import ImageSet
+from tsp_model.predictions import read_predictions
+
+Command = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def loop(
+    client: LabelStudio, label_studio: LabelStudioServer, images: ImageSet, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Loop]:
+    """A project whose first two tasks are labelled, the third is skipped, the fourth has no objects; its first version
+    has predicted the others."""
+    folder = tmp_path_factory.mktemp("backend")
+    with BackendProcess(folder, free_port(), label_studio.url, label_studio.api_key, **QUICK) as backend:
+        project, tasks = filled_project(client, images)
+        connect_backend(project, backend.url, extra_params=CURIOUS | {"train_after": 0})
+        for task, item in zip(tasks[:2], images.items, strict=False):
+            project.submit_annotation(task, regions(project, item))
+        project.submit_annotation(tasks[2], [], cancelled=True)
+        project.submit_annotation(tasks[3], [])
+        loop = Loop(project, backend)
+        loop.tasks = tasks
+        loop.train()
+        yield loop
+
+
+@pytest.fixture
+def ask(
+    loop: Loop, label_studio: LabelStudioServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Run a command on the project; what it printed, or the line it ended with."""
+
+    def run(module: object, *arguments: str) -> str:
+        where = ["--url", label_studio.url, "--api-key", label_studio.api_key, "--backend-url", loop.backend.url]
+        place = [*where, "--model-dir", str(loop.backend.model_dir), "--project", str(loop.project.project_id)]
+        monkeypatch.setattr(sys, "argv", [module.__name__, *arguments, *place])
+        try:
+            command_line.run("asked", module.main)
+        except SystemExit as ended:
+            return str(ended.code)
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_tasks_are_ranked_by_another_strategy_and_back(loop: Loop, ask: Command, images: ImageSet) -> None:
+    project, first = loop.project, loop.versions.active()
+    by_tsp = project.scores()
+    late = next(iter(project.upload_images({"late": images.items[0].path}).values()))
+    loop.settle()
+    told = ask(rank_tasks)
+    assert f"ranked by tsp, as {first} sees them" in told and str(late) in told
+    assert project.scores().keys() == by_tsp.keys() | {late}, "without a strategy what came since has its score, too"
+    by_tsp = project.scores()
+
+    told = ask(rank_tasks, "--strategy", "entropy", "--show", "3")
+    second = loop.versions.active()
+    assert second != first and loop.setup() == second and f"ranked by entropy, as {second}" in told
+    assert loop.versions.card(second)["parent"] == first
+    scored = read_predictions(loop.versions.folder(second) / PREDICTIONS)
+    entropies = {int(key): sum(one.entropies) / max(1, len(one)) for key, one in scored.items()}
+    assert list(project.scores()) == sorted(entropies, key=lambda task: (-entropies[task], project.scores()[task]))
+    assert project.next_task() == next(iter(project.scores())) and told.count("data?task=") == 3
+
+    ask(rank_tasks, "--strategy", "tsp")
+    assert loop.versions.active() not in (first, second) and project.scores() == pytest.approx(by_tsp)
+    ask(rank_tasks, "--strategy", "core_set")  # reads features, so that the network is asked again
+    assert set(project.scores()) == set(by_tsp)
+
+    project.submit_annotation(loop.tasks[4], regions(project, images.items[4]))
+    version = loop.train()
+    assert loop.versions.card(version)["settings"]["strategy"] == "tsp", "the project's own setting counts again"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "why"), [("mc_dropout", "nothing to drop with dropout=0"), ("learning_loss", "was trained for it")]
+)
+def test_a_strategy_that_the_version_s_network_cannot_serve_is_refused(
+    loop: Loop, ask: Command, strategy: str, why: str
+) -> None:
+    before = loop.versions.active()
+    assert why in ask(rank_tasks, "--strategy", strategy)
+    assert loop.versions.active() == before and loop.setup() == before
+
+
+def test_what_was_drawn_comes_out_as_it_was(loop: Loop, ask: Command, images: ImageSet, tmp_path: Path) -> None:
+    broken = add_broken_task(loop.project)
+    loop.project.submit_annotation(broken, [])
+    told = ask(export, "--out", str(tmp_path / "labels"))
+    found = load_coco(tmp_path / "labels")
+    assert found.classes == images.classes and "pseudo labels, " in told
+    item_of = dict(zip(loop.tasks, images.items, strict=True))
+    for item in found.items:
+        task = int(item.path.stem)
+        drawn = () if task == loop.tasks[3] else item_of[task].instances
+        assert item.path.read_bytes() == item_of[task].path.read_bytes()
+        assert [one.label for one in item.instances] == [one.label for one in drawn]
+        assert masks.iou([one.rle for one in item.instances], [one.rle for one in drawn]).diagonal().tolist() == [
+            1.0
+        ] * len(drawn)
+    labelled = {int(item.path.stem) for item in found.items}
+    assert labelled >= {loop.tasks[0], loop.tasks[1], loop.tasks[3]} and not labelled & {loop.tasks[2], broken}
+    assert "is there already" in ask(export, "--out", str(tmp_path / "labels"))
+    call(loop.project.client, "DELETE", f"api/tasks/{broken}/")
+
+
+def test_pseudo_labels_are_marked(loop: Loop, ask: Command, tmp_path: Path) -> None:
+    ask(export, "--out", str(tmp_path / "labels"), "--pseudo")
+    document = json.loads((tmp_path / "labels" / "train.json").read_text())
+    marked = {one["id"] for one in document["images"] if one.get("pseudo")}
+    drawn = {one["id"] for one in document["images"]} - marked
+    assert marked and drawn
+    scored = read_predictions(loop.versions.folder(loop.versions.active()) / PREDICTIONS)
+    name = {one["id"]: Path(one["file_name"]).stem for one in document["images"]}
+    for one in document["annotations"]:
+        assert bool(one.get("pseudo")) == (one["image_id"] in marked) == ("score" in one)
+        if "score" in one:
+            assert one["score"] in scored[name[one["image_id"]]].instance_scores
+    load_coco(tmp_path / "labels")
+    with Image.open(tmp_path / "labels" / "images" / document["images"][0]["file_name"]) as image:
+        assert image.size == (document["images"][0]["width"], document["images"][0]["height"])
