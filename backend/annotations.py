@@ -45,11 +45,11 @@ def instances_of(
         config: the labeling configuration; a label's ``predicted_values`` name what it was called before.
     """
     try:
-        found = to_instances(annotation.get("result") or [], boxed=config.boxed)
+        found = to_instances(annotation.get("result") or [], boxed=config.is_boxed)
     except Exception as error:  # whatever somebody stored, it costs its own task only
         logger.warning("task %s, annotation %s is not used: %s", task_id, annotation.get("id"), one_line(error))
         return None
-    return tuple((label if label in config.tags else config.label_for(label) or label, rle) for label, rle in found)
+    return tuple((config.called_now(label) or label, rle) for label, rle in found)
 
 
 def _age(annotation: Mapping[str, Any]) -> tuple[datetime, int]:

@@ -181,6 +181,8 @@ def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
         strategy = body.get("strategy")
         if strategy is not None and strategy not in STRATEGY_NAMES:
             raise BadRequest(f"there is no strategy {strategy!r}; known: {', '.join(STRATEGY_NAMES)}.")
+        if versions.active() is None:
+            raise VersionError(f"project {versions.key} has no version yet; label some tasks and start a training.")
         versions.want_strategy(strategy)
         return jsonify({"job_id": jobs.request("rank", versions.key)}), 202
 

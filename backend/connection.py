@@ -40,14 +40,19 @@ class ProjectError(ExplainedError, RuntimeError):
     @property
     def may_pass(self) -> bool:
         """Whether another attempt may succeed: the server was away, too slow, or had an error of its own."""
-        return (self.status or 0) >= 500
+        return self.away or (self.status or 0) >= 500
+
+    @property
+    def away(self) -> bool:
+        """Whether nobody answered, or somebody who stands before the server and does not reach it either."""
+        return self.status in (502, 503, 504)
 
 
 class UnansweredError(ProjectError):
     """Nobody was there, or the answer did not come in time."""
 
     @property
-    def may_pass(self) -> bool:
+    def away(self) -> bool:
         return True
 
 
@@ -72,7 +77,8 @@ def connect(url: str, api_key: str, timeout: float = 60.0) -> LabelStudio:
     # With its last slash, or the SDK forgets a path when it exchanges a personal access token.
     base = url.rstrip("/") + "/"
     try:
-        client = LabelStudio(base_url=base, api_key=api_key, timeout=timeout, max_retries=0)
+        # A redirect that is followed would take a personal access token along to be refreshed, wherever it leads.
+        client = LabelStudio(base_url=base, api_key=api_key, timeout=timeout, max_retries=0, follow_redirects=False)
     except ApiError as error:  # a personal access token whose time is over
         raise ProjectError(_refused_token(base), error.status_code) from None
     user = call(client, "GET", "api/current-user/whoami", attempts=1)
@@ -139,9 +145,6 @@ def call(
     )
     try:
         response = retrying(once)
-        if response.history and method != "GET":
-            # A redirect turns other methods into GET, and nothing would have been done.
-            raise ProjectError(f"{base_url(client)} redirects to {response.url}: correct LABEL_STUDIO_URL accordingly")
         return response.json() if response.content else None
     except (ApiError, httpx.HTTPError, ValueError) as error:
         # Without its cause: the SDK's error prints headers, and httpx' error keeps the request.
@@ -170,6 +173,9 @@ def _explained(client: LabelStudio, error: Exception, what: str) -> ProjectError
         status, detail = error.status_code or 0, _detail(error.body)
     else:
         status, detail = error.response.status_code, _body_detail(error.response)
+    if 300 <= status < 400:
+        where = error.response.headers.get("location") if isinstance(error, httpx.HTTPStatusError) else None
+        return ProjectError(f"{base} redirects to {where or 'elsewhere'}: correct LABEL_STUDIO_URL accordingly", status)
     detail = detail.replace(client._client_wrapper._tokens_client._api_key, "***")
     if status == 401:
         return ProjectError(_refused_token(base), status)

@@ -26,6 +26,7 @@ import httpx
 
 from tsp_model.errors import ExplainedError
 
+IDLE_SECONDS = 5.0  # of a connection, before a firewall forgets it in silence
 LOOKUPS = 8  # at once; a name server that does not answer holds one until the system gives up
 
 
@@ -83,7 +84,9 @@ def client() -> httpx.Client:
     """
     transport = httpx.HTTPTransport()
     # httpx has no parameter for the network beneath it.
-    transport._pool = httpcore.ConnectionPool(ssl_context=httpx.create_ssl_context(), network_backend=_Network())
+    transport._pool = httpcore.ConnectionPool(
+        ssl_context=httpx.create_ssl_context(), keepalive_expiry=IDLE_SECONDS, network_backend=_Network()
+    )
     no_cookies = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
     return httpx.Client(transport=transport, cookies=no_cookies, timeout=None)
 
@@ -103,11 +106,13 @@ class _Network(httpcore.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
         guard = _guard.get()
-        for number, address in enumerate(addresses := guard.addresses(host, port), start=1):
+        addresses = guard.addresses(host, port)
+        for others in range(len(addresses) - 1, -1, -1):
+            share = guard.left / (1 + others)  # the next ones want some of the time, too
             try:
-                return _Stream(self._plain.connect_tcp(address, port, guard.left, local_address, socket_options))
-            except httpcore.ConnectError:
-                if number == len(addresses):
+                return _Stream(self._plain.connect_tcp(addresses.pop(0), port, share, local_address, socket_options))
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                if not others:
                     raise
         raise httpcore.ConnectError(f"{host} has no address")
 

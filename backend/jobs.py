@@ -18,15 +18,17 @@ nothing but time. (DBOS's own deduplication is documented as unsupported on part
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import threading
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
+from tenacity import Retrying, retry_if_exception, wait_exponential
 
 from backend import progress
 from backend.job_database import prepare_database
@@ -45,7 +47,8 @@ APPLICATION = {"name": "tsp-backend", "application_version": "1", "executor_id":
 # A job that takes its worker down each time (out of memory, say) is given up after so many starts.
 MAX_STARTS = 5
 FORGOTTEN_AT_ONCE = 1000
-# How long a step waits for a Label Studio that is away: what is trained is worth a day, what is read is there tomorrow.
+# How long a step waits for a Label Studio that is away or a disk that is full: what is trained is worth a day, what is
+# read is there tomorrow. A server that answers with an error of its own may do so to this project alone, and for ever.
 MINUTE, DAY, LONGEST_WAIT = 60.0, 24 * 3600.0, 60.0
 _running: set[str] = set()  # jobs that have a thread in this process
 
@@ -238,11 +241,15 @@ def _step(dbos: Any, steps: Steps, model_dir: Path, name: str, patience: float) 
 
         def say(state: RetryCallState) -> None:
             line = one_line(state.outcome.exception())
-            job.note(waits=line)
+            with suppress(OSError):  # which may be what it waits for
+                job.note(waits=line)
             logger.warning("job %s waits %.0f s: %s", job_id, state.upcoming_sleep, line)
 
+        def stop(state: RetryCallState) -> bool:
+            return state.seconds_since_start > (patience if _away(state.outcome.exception()) else MINUTE)
+
         retrying = Retrying(
-            stop=stop_after_delay(patience),
+            stop=stop,
             wait=wait_exponential(1, max=LONGEST_WAIT),
             retry=retry_if_exception(_may_pass),
             before_sleep=say,
@@ -263,13 +270,19 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
     def step(name: str, patience: float) -> Any:
         return _step(dbos, steps, model_dir, name, patience)
 
-    pull, train, wanted, derive, due, score_new, connect = (
-        step(name, MINUTE) for name in ("pull", "train", "wanted", "derive", "due", "score_new", "connect")
+    pull, wanted, derive, due, score_new, connect = (
+        step(name, MINUTE) for name in ("pull", "wanted", "derive", "due", "score_new", "connect")
     )
-    compare, score, push, switch, prune, catch_up = (
-        step(name, DAY) for name in ("compare", "score", "push", "switch", "prune", "catch_up")
+    train, compare, score, push, switch, prune, catch_up = (
+        step(name, DAY) for name in ("train", "compare", "score", "push", "switch", "prune", "catch_up")
     )
     ask = dbos.step(name="ask")(lambda kind, key: jobs.request(kind, key))
+
+    def tidy(key: str, job: _ending) -> None:
+        try:
+            prune(job.job_id, key)
+        except Exception as error:  # the version answers already: what is too old goes the next time
+            logger.warning("old versions of project %s stay for now: %s", key, one_line(error))
 
     def train_workflow(key: str) -> dict[str, Any]:
         with _ending(model_dir, dbos.workflow_id) as job:
@@ -281,10 +294,7 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
                     one(job.job_id, key, version)
             message = compared["message"] if compared["worse"] else f"{version} is active."
             job.result = {"version": version, "activated": not compared["worse"], "message": message}
-            try:
-                prune(job.job_id, key)
-            except Exception as error:  # the version answers already: what is too old goes after the next training
-                logger.warning("old versions of project %s stay for now: %s", key, one_line(error))
+            tidy(key, job)
         return job.result
 
     def activate_workflow(key: str) -> dict[str, Any]:
@@ -302,6 +312,7 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
                 one(job.job_id, key, derived["version"])
             message = f"the tasks are ranked by {derived['strategy']}, as {derived['version']} sees them."
             job.result = {"version": derived["version"], "message": message}
+            tidy(key, job)
         return job.result
 
     def check_workflow(key: str) -> dict[str, Any]:
@@ -374,7 +385,7 @@ class _ending:
         logger.debug("job %s", self.job_id, exc_info=error)
         try:
             job = Progress(self._model_dir, self.job_id)
-            job.note(again=_may_pass(error))
+            job.note(again=_away(error))
             job.fail(line)
         except OSError as full:
             logger.error("the end of job %s cannot be noted: %s", self.job_id, one_line(full))
@@ -391,8 +402,16 @@ def _without_stack_trace(record: logging.LogRecord) -> bool:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether Label Studio went away for a moment, so that the step may be tried again; a refused token or an unknown
-    project will be no other in a minute."""
+    """Whether the step may be tried again; a refused token or an unknown project will be no other in a minute."""
     from backend.connection import ProjectError
 
-    return isinstance(error, ProjectError) and error.may_pass
+    return _away(error) or (isinstance(error, ProjectError) and error.may_pass)
+
+
+def _away(error: BaseException) -> bool:
+    """Whether it is Label Studio as a whole that is away, or room on the disk."""
+    from backend.connection import ProjectError
+
+    if isinstance(error, ProjectError):
+        return error.away
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)

@@ -70,6 +70,17 @@ class LabelConfig:
         tools that segment inside of a box want it, and no mask."""
         return frozenset(label for label, tag in self.tags.items() if tag.kind == "rectangle")
 
+    def is_boxed(self, drawn: str) -> bool:
+        """Whether a rectangle of this label is its object; so is one whose label the configuration does not have (any
+        more), since nothing says that it was a hint."""
+        label = self.called_now(drawn)
+        return label is None or label in self.boxed
+
+    def called_now(self, drawn: str) -> str | None:
+        """The label value of an annotation's label, which may have been renamed since (``predicted_values``); None if
+        the configuration does not have it."""
+        return drawn if drawn in self.tags else self.label_for(drawn)
+
     def label_for(self, class_name: str) -> str | None:
         """The label value for a model's class: by ``predicted_values``, exact name, then lower case.
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,12 +116,14 @@ def forget_images(cache: Path, named: Collection[str]) -> int:
     if not cache.is_dir():
         return 0
     before = time.time() - DAY
-    surplus = [path for path in cache.iterdir() if path.name not in named and path.name != SIZES]
-    surplus = [path for path in surplus if path.stat().st_mtime < before]
-    for path in surplus:
-        path.unlink()
-    _Sizes(cache).forget(path.name for path in surplus)
-    return len(surplus)
+    forgotten = []
+    for path in cache.iterdir():
+        with suppress(FileNotFoundError):  # the rest of a download, which its own process has just removed
+            if path.name not in named and path.name != SIZES and path.stat().st_mtime < before:
+                path.unlink()
+                forgotten.append(path.name)
+    _Sizes(cache).forget(forgotten)
+    return len(forgotten)
 
 
 class _Sizes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from tsp_model.predictions import Prediction
 logger = logging.getLogger(__name__)
 
 RLE = dict[str, Any]
+Boxed = Callable[[str], bool]
 
 
 def to_regions(
@@ -127,7 +128,7 @@ def _drawn(rle: RLE, kind: str, box: Sequence[float] | None) -> dict[str, Any] |
 
 
 def to_instances(
-    result: Sequence[Mapping[str, Any]], size: tuple[int, int] | None = None, boxed: Collection[str] = ()
+    result: Sequence[Mapping[str, Any]], size: tuple[int, int] | None = None, boxed: Boxed = lambda label: False
 ) -> list[tuple[str, RLE]]:
     """The labelled masks of an annotation's (or prediction's) result, in the order of its regions.
 
@@ -141,7 +142,7 @@ def to_instances(
         result: the list of an annotation.
         size: (H, W) of the image in pixels; each region's own ``original_height`` and ``original_width`` if
         None.
-        boxed: labels of which a rectangle is the object (`LabelConfig.boxed`); other rectangles are ignored.
+        boxed: whether a rectangle of a label is the object (`LabelConfig.is_boxed`); other rectangles are ignored.
 
     Raises:
         ValueError: a region is malformed, or was drawn on an image of another size. The message names the
@@ -155,7 +156,7 @@ def to_instances(
         name = str(region.get("id") or f"number {index + 1}")
         try:
             label = _label(region, name)
-            if label is None or (kind == "rectangle" and label not in boxed):
+            if label is None or (kind == "rectangle" and not boxed(label)):
                 continue
             rle = _mask(region, kind, size)
         # What a broken region makes the codecs raise: index, type and value errors (DataError is one of them), and

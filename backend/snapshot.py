@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from backend.versions import VersionError
 from tsp_model.files import write_json
 
 NAME = "snapshot.json"
@@ -64,17 +65,21 @@ class Snapshot:
 
     @staticmethod
     def read(folder: Path) -> Snapshot:
-        """The snapshot of a version's folder. Raises FileNotFoundError where there is none."""
-        values = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        for name in LISTS:
-            values[name] = [
-                Image(
-                    key=image["key"],
-                    path=image["path"],
-                    instances=[(label, rle) for label, rle in image["instances"]],
-                    annotation=image["annotation"],
-                    name=image.get("name", ""),
-                )
-                for image in values.get(name, ())
-            ]
-        return Snapshot(**values)
+        """The snapshot of a version's folder. Raises VersionError where there is none that can be read."""
+        try:
+            values = json.loads((folder / NAME).read_text(encoding="utf-8"))
+            for name in LISTS:
+                values[name] = [_image(image) for image in values.get(name, ())]
+            return Snapshot(**values)
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise VersionError(f"{folder / NAME} is not there or damaged ({type(error).__name__}).") from None
+
+
+def _image(values: Mapping[str, Any]) -> Image:
+    return Image(
+        key=values["key"],
+        path=values["path"],
+        instances=[(label, rle) for label, rle in values["instances"]],
+        annotation=values["annotation"],
+        name=values.get("name", ""),
+    )

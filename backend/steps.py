@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from backend.settings import ProjectSettings, ServiceSettings
 from backend.snapshot import Image, Snapshot
 from backend.versions import COMPARISON, VersionError, Versions
 from backend.webhooks import authorise
+from tsp_model import checkpoints
 from tsp_model.acquisition import STRATEGIES
 from tsp_model.checkpoints import CARD, WEIGHTS, CheckpointError
 from tsp_model.cycle import PREDICTIONS, complete_predictions, looked_at, train_cycle
@@ -103,6 +105,8 @@ class CycleSteps:
                 if method.ssl:
                     complete_predictions(parent, unlabelled, looked_at(method), job.update)
                     previous = PredictionFile(parent / PREDICTIONS, translation(known, snapshot.classes))
+                if method.warm_start:
+                    checkpoints.read(parent)
             except (VersionError, CheckpointError) as error:  # no reason to train no better one
                 logger.warning("%s is trained without the version before it: %s", version, error)
                 previous = parent = None
@@ -113,13 +117,15 @@ class CycleSteps:
         """Whether M_k is worse than the version that answers, on images that neither was trained on."""
         versions = self._versions(key)
         snapshot, active = Snapshot.read(versions.folder(version)), versions.active()
-        trained = set() if active is None else {one.key for one in Snapshot.read(versions.folder(active)).labelled}
-        aside = [one for one in snapshot.aside if one.key not in trained]
-        if active is None or len(aside) < LEAST:
+        if active is None:
             return {"worse": False}
         execution = Execution.choose(self._settings(self._project(key)).method)
         folders = versions.folder(active), versions.folder(version)
         try:
+            trained = {one.key for one in Snapshot.read(folders[0]).labelled}
+            aside = [one for one in snapshot.aside if one.key not in trained]
+            if len(aside) < LEAST:
+                return {"worse": False}
             translated = translation(versions.card(active)["classes"], snapshot.classes)
             found = compared(*folders, _image_set(snapshot, aside), translated, execution, job.update)
         except (VersionError, CheckpointError) as error:
@@ -183,7 +189,11 @@ class CycleSteps:
         project, versions = self._project(key), self._versions(key)
         chosen = self._settings(project)
         needed, last = chosen.train_after, versions.last_ended()
-        seen = set() if last is None else set(Snapshot.read(versions.folder(last)).annotations)
+        try:
+            seen = set() if last is None else set(Snapshot.read(versions.folder(last)).annotations)
+        except VersionError as error:
+            logger.warning("all annotations of project %s count as new: %s", key, error)
+            seen = set()
         trained = (task.annotation for task in project.tasks() if task.annotation is not None)
         new = sum(state(annotation) not in seen for annotation in trained)
         task_order.settle(project, versions, chosen.clusters)
@@ -262,8 +272,11 @@ class CycleSteps:
         for version in surplus:
             self._project(key).forget(version, versions.active())
             versions.prune(version)
-        read = (Snapshot.read(versions.folder(version)) for version in versions.list())
-        named = {Path(image.path).name for one in read for images in one.lists for image in images}
+        named = set()
+        for version in versions.list():
+            with suppress(VersionError):  # who goes back to it fetches them again
+                read = Snapshot.read(versions.folder(version))
+                named |= {Path(image.path).name for images in read.lists for image in images}
         return {"pruned": surplus, "images": forget_images(versions.root / "images", named)}
 
     def connect(self, key: str, job: Progress) -> dict[str, Any]:

@@ -209,7 +209,10 @@ class Versions:
     def _card_of(self, version: str) -> dict[str, Any] | None:
         """The card of a version that is complete or pruned."""
         files = (self.folder(version) / name for name in ("card.json", PRUNED))
-        return next((json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()), None)
+        try:
+            return next((json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()), None)
+        except ValueError:  # damaged: nothing is known of where it came from
+            return None
 
     def _names(self) -> Iterator[str]:
         if self._folder.is_dir():

@@ -1,7 +1,7 @@
 """The worker's look at Label Studio: what webhooks did not tell costs time, and is not lost.
 
 Label Studio sends a webhook once, waits a second at most, and never again. So at its start and every few minutes the
-worker asks each project that was ever connected whether tasks or annotations changed, which is two small calls, and
+worker asks each project that was ever connected whether tasks or annotations changed, which is a few small calls, and
 wakes the jobs that a webhook would have woken.
 """
 
@@ -43,7 +43,7 @@ class Watch:
         self._seen: dict[str, State] = {}
         self._waits: dict[str, tuple[int, int]] = {}  # looks until the next attempt, and after that one
         self._gone: set[str] = set()
-        self._silent: str | None = None
+        self._said: dict[str, str] = {}
 
     def look(self) -> list[str]:
         """Wake jobs of the projects that changed since the last look; the ids of those jobs. Never raises for a server
@@ -52,17 +52,15 @@ class Watch:
         try:
             client = connect(self._service.label_studio_url, self._service.label_studio_api_key)
         except ProjectError as error:
-            self._say(error)
+            self._say("", error)
             return woken
-        silent = True
+        self._said.pop("", None)
         for key in project_keys(self._service.model_dir):
             try:
                 woken += self._look_at(client, key)
-            except ExplainedError as error:  # of this project; the others are looked at all the same
-                self._say(error)
-                silent = False
-        if silent:
-            self._silent = None
+                self._said.pop(key, None)
+            except Exception as error:  # of this project; the others are looked at all the same
+                self._say(key, error)
         return woken
 
     def _look_at(self, client: LabelStudio, key: str) -> list[str]:
@@ -70,6 +68,7 @@ class Watch:
         found = state_of(client, versions)
         if found is None:
             self._say_gone(key)
+        if found is None or not found.connected:
             return []
         before = self._seen.get(key)
         if before is None or found.order != before.order:
@@ -91,10 +90,13 @@ class Watch:
             logger.info(unsure, key, folder)
         self._gone.add(key)
 
-    def _say(self, error: ExplainedError) -> None:
-        if str(error) != self._silent:
-            logger.warning("cannot look for what changed in Label Studio: %s", error)
-        self._silent = str(error)
+    def _say(self, key: str, error: Exception) -> None:
+        """Once, until it is another one or none."""
+        if self._said.get(key) != str(error):
+            about = f" of project {key}" if key else ""
+            unexpected = not isinstance(error, ExplainedError)
+            logger.warning("cannot look for what changed%s in Label Studio: %s", about, error, exc_info=unexpected)
+        self._said[key] = str(error)
 
     def _again(self, key: str) -> str | None:
         """The kind of job of the project that failed last, if it is time for another attempt. That is a training only
@@ -115,13 +117,14 @@ class Watch:
 class State(NamedTuple):
     """Attributes:
 
-    project: as it is now.
+    project: as it is now. connected: whether it has a connection to a backend, ours or not.
     work: changes with every task and annotation that is made, changed or deleted and where a task has a prediction of
         the active version too many; with neither other predictions nor a task that is opened.
     order: what decides who orders the tasks.
     """
 
     project: LabelStudioProject
+    connected: bool
     work: tuple[Any, ...]
     order: tuple[Any, ...]
 
@@ -144,4 +147,5 @@ def state_of(client: LabelStudio, versions: Versions) -> State | None:
     # Label Studio stores what "Retrieve predictions" brought without looking whether the worker was quicker.
     doubled = project.doubled(active) if active else 0
     work = values["task_number"], values["total_annotations_number"], *newest, doubled
-    return State(project, work, (values["sampling"], values["model_version"], active))
+    connected = bool(call(client, "GET", "api/ml/", params={"project": number}))
+    return State(project, connected, work, (values["sampling"], values["model_version"], active))

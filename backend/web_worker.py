@@ -48,7 +48,7 @@ class Arrivals:
             for number, (deadline, connection) in list(self._expected.items()):
                 if now > deadline:
                     self._expected.pop(number, None)
-                    with suppress(OSError):  # it has just been closed
+                    with suppress(Exception):  # it has just been closed; the others are looked at all the same
                         connection.shutdown(socket.SHUT_RD)
 
 

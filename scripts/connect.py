@@ -9,18 +9,21 @@ import argparse
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from backend.connection import ProjectError, call, connect
+from backend.image_limits import origin
 from backend.project import LabelStudioProject
 from backend.task_order import UNCERTAINTY, VIEW, keep_view, view_of
 from backend.webhooks import webhooks_of
-from scripts.command_line import run
+from scripts.command_line import CommandError, run
 from scripts.plan import Place, add_place_arguments, add_project_argument
 from scripts.project_setup import access
 from scripts.service import Service
 
 WANTED = {"sampling": UNCERTAINTY, "show_collab_predictions": True}
 IN_WORDS = {"sampling": "task sampling", "show_collab_predictions": "predictions shown to annotators"}
+THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 BEFORE = "Before python -m scripts.connect: "  # ends the connection's description: what --undo brings back
 Say = Callable[[str], None]
 
@@ -33,6 +36,7 @@ def connect_project(project: LabelStudioProject, backend_url: str, say: Say) -> 
     values = project.values()
     before = {name: values[name] for name in WANTED}
     row = _keep_connection(project, backend_url, say)
+    backend_url = row["url"]
     changed = {name: value for name, value in WANTED.items() if before[name] != value}
     if changed:
         if BEFORE not in (row["description"] or ""):
@@ -50,13 +54,14 @@ def connect_project(project: LabelStudioProject, backend_url: str, say: Say) -> 
 def undo(project: LabelStudioProject, backend_url: str, say: Say) -> None:
     """Take back what `connect_project` did; predictions and annotations stay."""
     row = connection_to(project, backend_url)
-    for hook in webhooks_of(project.client, project.project_id, backend_url):
+    before = _before(row) if row is not None else {}
+    for hook in webhooks_of(project.client, project.project_id, row["url"] if row is not None else backend_url):
         call(project.client, "DELETE", f"api/webhooks/{hook['id']}/")
         say("deleted a webhook to the backend")
     if row is not None:
         call(project.client, "DELETE", f"api/ml/{row['id']}")
         say(f"deleted the connection {row['title']!r}")
-        if before := _before(row):
+        if before:
             call(project.client, "PATCH", f"api/projects/{project.project_id}", json=before)
             for name, value in before.items():
                 say(f"{IN_WORDS[name]}: back to {value!r}")
@@ -68,14 +73,34 @@ def undo(project: LabelStudioProject, backend_url: str, say: Say) -> None:
 
 def connection_to(project: LabelStudioProject, backend_url: str) -> dict[str, Any] | None:
     """The project's connection to the backend at `backend_url`."""
-    rows = call(project.client, "GET", "api/ml/", params={"project": project.project_id})
-    return next((row for row in rows if row["url"].rstrip("/") == backend_url.rstrip("/")), None)
+    return next((row for row in _connections(project) if same_address(row["url"], backend_url)), None)
+
+
+def same_address(first: str, second: str) -> bool:
+    """Whether two addresses lead to the same place: this machine has several names."""
+    return _place(first) == _place(second)
+
+
+def _place(address: str) -> tuple[str, str, int | None, str]:
+    scheme, host, port = origin(address)
+    return scheme, "localhost" if host in THIS_MACHINE else host, port, urlsplit(address).path.rstrip("/")
+
+
+def _connections(project: LabelStudioProject) -> list[dict[str, Any]]:
+    return call(project.client, "GET", "api/ml/", params={"project": project.project_id})
 
 
 def _keep_connection(project: LabelStudioProject, backend_url: str, say: Say) -> dict[str, Any]:
     row = connection_to(project, backend_url)
     if row is not None:
         return row
+    ours = [row for row in _connections(project) if row["title"].lower().startswith("tsp")]
+    if len(ours) == 1:  # a second one would leave the backend without knowing which is its own
+        for hook in webhooks_of(project.client, project.project_id, ours[0]["url"]):
+            call(project.client, "DELETE", f"api/webhooks/{hook['id']}/")
+        project.change_connection(ours[0], url=backend_url)
+        say(f"moved the connection {ours[0]['title']!r} from {ours[0]['url']} to {backend_url}")
+        return ours[0] | {"url": backend_url}
     body = {
         "project": project.project_id,
         "url": backend_url,
@@ -118,7 +143,13 @@ def _keep_webhook(project: LabelStudioProject, backend_url: str, say: Say) -> No
 
 def _before(row: dict[str, Any]) -> dict[str, Any]:
     _, _, values = (row["description"] or "").partition(BEFORE)
-    return json.loads(values) if values else {}
+    try:
+        return json.JSONDecoder().raw_decode(values)[0] if values else {}
+    except ValueError:
+        raise CommandError(
+            f"what the project was like before cannot be read from the connection's description; delete {BEFORE!r} and "
+            "what follows there, and set the task sampling by hand."
+        ) from None
 
 
 def main() -> None:

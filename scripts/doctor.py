@@ -135,7 +135,7 @@ def _project(project: LabelStudioProject, place: Place) -> Iterator[Finding]:
         yield Finding(f"connection to {place.backend_url} is {row['readable_state']}", " ".join(remedy.split()))
     else:
         yield Finding(f"connection to {place.backend_url}, titled {row['title']}")
-    hooks = webhooks_of(project.client, project.project_id, place.backend_url)
+    hooks = webhooks_of(project.client, project.project_id, row["url"] if row is not None else place.backend_url)
     active = [hook for hook in hooks if hook["is_active"]]
     what = f"{len(active)} active webhooks to the backend" if len(active) != 1 else "webhook to the backend, once"
     yield Finding(what, "" if len(hooks) == len(active) == 1 else connecting)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +16,16 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from backend import settings
 from backend.connection import connect
+from backend.image_limits import ImageLimits
 from backend.images import fetch_image
 from backend.project import LabelStudioProject
 from backend.versions import Versions
 from scripts.command_line import CommandError, run
 from scripts.plan import Place, add_place_arguments, add_project_argument
 from tsp_model.data.coco import write_coco
-from tsp_model.data.image_set import ImageSet, Instance, Item
+from tsp_model.data.image_set import ImageSet, Instance, Item, image_size
 from tsp_model.errors import ExplainedError
 
 if TYPE_CHECKING:
@@ -52,7 +55,7 @@ def pseudo_labels(versions: Versions, classes: tuple[str, ...]) -> Mapping[str, 
 
 
 def collect(
-    project: LabelStudioProject, cache: Path, sure: Mapping[str, Prediction]
+    project: LabelStudioProject, cache: Path, sure: Mapping[str, Prediction], limits: ImageLimits
 ) -> tuple[ImageSet, dict[str, list[float]]]:
     """The images with a label, and s_ij of the instances of those that have pseudo labels. A task whose image or
     annotation cannot be used is said and left out."""
@@ -63,7 +66,10 @@ def collect(
         if task.instances is None and found is None:
             continue
         try:
-            path = fetch_image(task.image_url, project.client, cache)
+            path = fetch_image(task.image_url, project.client, cache, limits)
+            sizes = {tuple(rle["size"]) for _, rle in task.instances or ()}
+            if sizes - {image_size(path)}:
+                raise CommandError("its annotation was drawn on an image of another size.")
         except ExplainedError as error:
             tqdm.write(f"task {task.id} is left out: {error}", file=sys.stderr)
             continue
@@ -94,10 +100,13 @@ def main() -> None:
     project = LabelStudioProject(connect(place.url, place.api_key), arguments.project)
     versions = Versions(Path(place.model_dir), project.key)
     sure = pseudo_labels(versions, project.classes) if arguments.pseudo else {}
-    images, pseudo = collect(project, versions.root / "images", sure)
+    images, pseudo = collect(project, versions.root / "images", sure, settings.load().image_limits)
     if not len(images):
         raise CommandError(f"project {arguments.project} has no labels yet; submit annotations first.")
-    write_coco(arguments.out, SPLIT, images, pseudo)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=arguments.out.parent, prefix=f".{arguments.out.name}.") as part:
+        write_coco(Path(part) / "whole", SPLIT, images, pseudo)
+        (Path(part) / "whole").rename(arguments.out)
     print(
         f"{arguments.out}/{SPLIT}.json: {len(images) - len(pseudo)} labelled images, {len(pseudo)} with pseudo labels, "
         f"{images.objects} objects"

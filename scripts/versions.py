@@ -21,11 +21,13 @@ def listed(found: dict[str, Any]) -> str:
 
 
 def before(found: dict[str, Any]) -> str:
-    """The version before the active one. CommandError if there is none."""
-    names, active = found["versions"], found["active"]
-    if active not in names or names.index(active) == 0:
+    """The version that the active one came from, which answered before it. CommandError if it is not there."""
+    parent = found["summaries"].get(found["active"], {}).get("parent")
+    if parent is None:
         raise CommandError("there is no version before the active one.")
-    return names[names.index(active) - 1]
+    if parent not in found["versions"]:
+        raise CommandError(f"{parent}, which the active version came from, is not kept any more; name one to activate.")
+    return parent
 
 
 def _row(name: str, found: dict[str, Any]) -> list[str]:

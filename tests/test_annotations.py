@@ -69,6 +69,19 @@ def test_a_label_that_was_renamed_is_read_by_its_new_name_and_one_that_is_gone_k
     assert [label for label, _ in found] == ["disc", "box", "star"], "what the configuration has is not renamed"
 
 
+def test_rectangles_keep_their_objects_when_their_label_is_renamed_or_removed():
+    boxes = LabelConfig("image", {"ring": LabelTag("rectangle", "label", "image")}, {"disc": "ring"})
+    drawn = {"x": 10, "y": 10, "width": 20, "height": 20, "rotation": 0}
+    result = [
+        {"id": name, "type": "rectanglelabels", "original_width": 50, "original_height": 40}
+        | {"value": drawn | {"rectanglelabels": [name]}}
+        for name in ("disc", "ring", "gone")
+    ]
+    assert [label for label, _ in instances_of(annotation(5, result=result), boxes, 7)] == ["ring", "ring", "gone"]
+    hints = LabelConfig("image", {"ring": LabelTag("brush", "label", "image")}, {"disc": "ring"})
+    assert [label for label, _ in instances_of(annotation(5, result=result), hints, 7)] == ["gone"]
+
+
 def test_one_malformed_region_costs_the_whole_annotation(caplog: pytest.LogCaptureFixture):
     broken = region("disc") | {"original_width": None}
     with caplog.at_level(logging.WARNING):

@@ -122,6 +122,20 @@ def test_what_is_half_there_is_made_whole(project: LabelStudioProject, backend: 
     assert again["is_active"] and again["send_for_all_actions"]
 
 
+def test_a_connection_by_another_name_of_this_machine_is_the_same_and_one_elsewhere_is_moved(
+    project: LabelStudioProject, backend: BackendProcess, command: Any
+) -> None:
+    connect_backend(project, backend.url.replace("127.0.0.1", "localhost"))
+    assert not any("connected" in line or "webhook" in line for line in command())
+    assert state(project)[2:4] == (1, 1)
+    connection = project.connection()
+    elsewhere = {"url": f"{backend.url}/elsewhere", "title": "TSP", "project": project.project_id}
+    with pytest.raises(ProjectError):  # nobody answers there, so that it cannot be made like this
+        call(project.client, "PATCH", f"api/ml/{connection['id']}", json=elsewhere)
+    command("--undo")
+    assert state(project)[2:4] == (0, 0)
+
+
 def test_somebody_elses_connection_webhook_and_view_are_left_alone(
     project: LabelStudioProject, backend: BackendProcess, command: Any
 ) -> None:

@@ -14,11 +14,13 @@ from backend import watch as backend_watch
 from backend.connection import ProjectError, call
 from backend.project import LabelStudioProject
 from backend.settings import ServiceSettings
+from backend.task_order import view_of
 from backend.versions import Versions
 from backend.watch import Watch
 from scripts.label_studio import LabelStudioServer
 from tests.builders import new_version
-from tests.live import OLD, filled_project, open_task, push, regions
+from tests.live import OLD, connect_backend, filled_project, open_task, push, regions
+from tests.web import Server
 from tsp_model.data.image_set import ImageSet
 
 
@@ -52,9 +54,12 @@ def service(label_studio: LabelStudioServer, tmp_path: Path) -> ServiceSettings:
 
 
 @pytest.fixture
-def watched(client: LabelStudio, images: ImageSet, service: ServiceSettings) -> tuple[LabelStudioProject, list[int]]:
+def watched(
+    client: LabelStudio, images: ImageSet, service: ServiceSettings, backend: Server
+) -> tuple[LabelStudioProject, list[int]]:
     """A project that was connected once: its /setup came."""
     project, tasks = filled_project(client, images)
+    connect_backend(project, backend.url)
     settings.remember_extra_params(service.model_dir, project.key, None)
     return project, tasks
 
@@ -131,6 +136,19 @@ def test_a_training_that_waited_too_long_for_label_studio_is_asked_for_again(
     assert f"train-{project.key}-00001" not in [*watch.look(), *watch.look(), *watch.look()]
     jobs.again = True
     assert any(f"train-{project.key}-00001" in watch.look() for _ in range(5))
+
+
+def test_a_project_that_is_connected_no_more_is_left_alone(
+    watched: tuple[LabelStudioProject, list[int]], service: ServiceSettings
+) -> None:
+    project, _ = watched
+    watch = Watch(service, Jobs())
+    assert watch.look()
+    call(project.client, "DELETE", f"api/ml/{project.connection()['id']}")
+    view = view_of(project)
+    call(project.client, "DELETE", f"api/dm/views/{view['id']}/")
+    project.upload_images({"later": Path(__file__).parent / ".." / ".readme" / "task.png"})
+    assert watch.look() == Watch(service, Jobs()).look() == [] and view_of(project) is None
 
 
 def test_where_annotations_start_no_training_only_new_tasks_are_scored(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+ROOM = 1_000_000  # bytes; with less a disk is full
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -22,6 +26,12 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
+    except OSError:
+        raise
+    except Exception as error:  # torch and safetensors have errors of their own for a disk that is full
+        if shutil.disk_usage(path.parent).free < ROOM:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
