@@ -6,6 +6,7 @@ import ctypes
 import io
 import json
 import resource
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -32,6 +33,7 @@ from tests.builders import disc_set, new_version, prediction
 from tests.web import Server
 from tsp_model import checkpoints
 from tsp_model.cycle import TRAINING_STATE, train_cycle
+from tsp_model.files import write_atomically
 from tsp_model.predictions import read_predictions, write_predictions
 from tsp_model.settings import Settings
 
@@ -179,6 +181,19 @@ def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None:
         write_predictions(path, many)
     assert list(read_predictions(path)) == ["1"]
     assert list(tmp_path.iterdir()) == [path], "nothing half written stays"
+
+
+def test_a_full_disk_is_one_whatever_the_library_calls_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(path: Path) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 1000 vs 900")
+
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        write_atomically(tmp_path / "model", write)
+    usage = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_atomically(tmp_path / "model", write)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_image_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:

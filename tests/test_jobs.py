@@ -1,5 +1,6 @@
 """Durable jobs: what a request becomes, one at a time per project, and going on after kill -9."""
 
+import errno
 import json
 import os
 import resource
@@ -13,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from backend import jobs as backend_jobs
 from backend import progress
+from backend.connection import ProjectError, UnansweredError
 from backend.jobs import Jobs
 
 KEY = "4.1700000000"
@@ -21,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 
 # A worker whose steps write a line each and wait for a file of their name where one is asked for.
 WORKER = """
-import sys, threading, time
+import errno, sys, threading, time
 from pathlib import Path
 from backend.connection import UnansweredError
 from backend.jobs import Jobs, start_worker
@@ -39,6 +42,8 @@ class Steps:
             raise ValueError(f"{name} cannot go on;\\n do something")
         if (folder / f"away-{name}").exists():
             raise UnansweredError("no Label Studio answers")
+        if (folder / f"full-{name}").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
         return {}
     def pull(self, key, job):
         self._do("pull", key)
@@ -205,6 +210,32 @@ def test_a_step_waits_for_a_label_studio_that_is_away_and_the_status_says_so(ben
     state = bench.ended(job_id)
     assert (state["status"], state["waits"]) == ("SUCCESS", None)
     assert [line for line in bench.log() if "push" not in line] == [f"{one} {KEY}" for one in TRAINING if one != "push"]
+
+
+def test_a_step_waits_for_room_on_the_disk(bench):
+    (bench.folder / "full-train").touch()
+    bench.worker()
+    job_id = bench.jobs.request("train", KEY)
+    bench.until(lambda: bench.jobs.status(job_id).get("waits"), "it to wait")
+    assert "No space left" in bench.jobs.status(job_id)["waits"]
+    (bench.folder / "full-train").unlink()
+    assert bench.ended(job_id)["status"] == "SUCCESS"
+
+
+@pytest.mark.parametrize(
+    ("error", "passes", "away"),
+    [
+        (ProjectError("refused", 401), False, False),
+        (ProjectError("its own error, perhaps for this project alone", 500), True, False),
+        (ProjectError("a proxy that reaches nobody", 503), True, True),
+        (UnansweredError("nobody"), True, True),
+        (OSError(errno.ENOSPC, "full"), True, True),
+        (OSError(errno.EACCES, "not allowed"), False, False),
+        (ValueError("wrong"), False, False),
+    ],
+)
+def test_what_may_pass_and_what_is_worth_a_day(error, passes, away):
+    assert (backend_jobs._may_pass(error), backend_jobs._away(error)) == (passes, away)
 
 
 def test_a_clock_that_was_set_back_loses_no_request(bench):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import jwt
 import numpy as np
 import pytest
 from label_studio_sdk import LabelStudio
@@ -379,6 +380,21 @@ def test_a_wrong_token_is_said_without_it(label_studio: LabelStudioServer, token
         connect(label_studio.url, token)
     assert token not in str(refusal.value) and "\n" not in str(refusal.value)
     assert refusal.value.__cause__ is None, "the cause would keep the header"
+
+
+def test_a_redirect_takes_no_token_anywhere_and_is_named() -> None:
+    studio, elsewhere = Server(), Server()
+    refresh = jwt.encode({"token_type": "refresh", "exp": 4e9}, "k" * 32)
+    for path in ("/api/token/refresh/", "/api/current-user/whoami"):
+        studio.pages[path] = (307, {"Location": elsewhere.url + path}, b"")
+    for token in (refresh, "f" * 40):
+        with pytest.raises(ProjectError) as refusal:
+            connect(studio.url, token)
+        assert token not in str(refusal.value) and "\n" not in str(refusal.value)
+    assert f"redirects to {elsewhere.url}/api/current-user/whoami" in str(refusal.value)
+    assert elsewhere.asked == [] and len(studio.asked) == 2
+    studio.close()
+    elsewhere.close()
 
 
 def test_nobody_at_the_address_or_somebody_else(label_studio: LabelStudioServer, backend: Server) -> None:

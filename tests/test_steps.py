@@ -503,7 +503,7 @@ def test_a_version_that_was_kept_only_can_be_activated_later(bench):
     assert bench.steps.catch_up(KEY, kept, bench.job) == {"scored": 3, "pushed": 3}
 
 
-@pytest.mark.parametrize("damaged", ["model.safetensors", "card.json", "predictions.jsonl"])
+@pytest.mark.parametrize("damaged", ["model.safetensors", "card.json", "predictions.jsonl", "snapshot.json"])
 def test_a_version_that_is_damaged_keeps_no_better_one_from_being_trained(bench, monkeypatch, caplog, damaged):
     monkeypatch.setattr(kept_aside, "LEAST", 1)
     bench.project.params |= {"keep_aside": 0.5}
@@ -517,9 +517,11 @@ def test_a_version_that_is_damaged_keeps_no_better_one_from_being_trained(bench,
     for step in (bench.steps.score, bench.steps.push, bench.steps.switch):
         step(KEY, version, bench.job)
     assert bench.versions.active() == version and "\n" not in caplog.messages[-1]
-    alone = damaged != "predictions.jsonl"  # these can be made again
+    alone = damaged in ("model.safetensors", "card.json")  # what it predicted can be made again
     assert bench.versions.card(version)["parent"] == (None if alone else first)
     assert ("is trained without the version before it" in caplog.text) == alone
+    assert bench.steps.due(KEY, bench.job)["due"] is False
+    assert bench.steps.prune(KEY, bench.job)["pruned"] == []
 
 
 def test_nobody_asked_for_a_version(bench):
