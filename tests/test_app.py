@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from werkzeug.test import create_environ, run_wsgi_app
 
 from backend import settings
 from backend.app import create_app
@@ -300,5 +301,6 @@ def test_files_that_are_damaged_leave_the_rest_answering(make, tmp_path, caplog)
 
 
 def test_a_request_that_announces_too_much_is_not_read(make):
-    answer = make().post("/predict", environ_overrides={"CONTENT_LENGTH": str(600 * 2**20)})
-    assert answer.status_code == 413 and answer.json["error"].startswith("413 ")
+    environ = create_environ("/predict", method="POST") | {"CONTENT_LENGTH": str(600 * 2**20)}
+    said, status, _ = run_wsgi_app(make().application, environ)  # old test clients count the bytes themselves
+    assert status.startswith("413 ") and json.loads(b"".join(said))["error"].startswith("413 ")
