@@ -22,9 +22,9 @@ def install(folder: Path, *packages: str) -> Path:
     return folder
 
 
-def passed_with(*folders: Path) -> str:
-    """What pytest says at the end when these folders come first."""
-    environ = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))}
+def passed_with(models: Path, *folders: Path) -> str:
+    """What pytest says at the end when these folders come first. 2.x keeps a cache in MODEL_DIR, else where it runs."""
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders)), "MODEL_DIR": str(models)}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{name}.py" for name in TESTS)]
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
@@ -33,12 +33,12 @@ def passed_with(*folders: Path) -> str:
 
 @pytest.mark.slow
 def test_on_the_flask_that_the_first_generation_pins(tmp_path: Path) -> None:
-    old = install(tmp_path, *PINNED)
+    old = install(tmp_path / "pinned", *PINNED)
     code = "import flask; print(flask.__version__)"
     environ = os.environ | {"PYTHONPATH": str(old)}
     found = subprocess.check_output([sys.executable, "-W", "ignore", "-c", code], env=environ, text=True)
     assert found.strip() == "1.1.2"
-    assert "skipped" in passed_with(old), "the stock app of 2.x"
+    assert "skipped" in passed_with(tmp_path / "models", old), "the stock app of 2.x"
 
 
 @pytest.mark.slow
@@ -46,4 +46,4 @@ def test_on_the_second_generation(tmp_path: Path) -> None:
     checkout = os.environ.get(CHECKOUT)
     if not checkout:
         pytest.skip(f"no checkout of label-studio-ml 2.x: set {CHECKOUT} to its folder")
-    assert "skipped" not in passed_with(Path(checkout), install(tmp_path, *NEEDED_BY_2))
+    assert "skipped" not in passed_with(tmp_path / "models", Path(checkout), install(tmp_path / "needed", *NEEDED_BY_2))

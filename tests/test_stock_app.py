@@ -30,7 +30,6 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
     """The stock app; Label Studio, which it asks for the project's key, is made up."""
     Image.linear_gradient("L").resize((64, 48)).save(tmp_path / "image.png")
     project = SimpleNamespace(key=KEY, config=parse_label_config(CONFIG))
-    monkeypatch.chdir(tmp_path)  # 2.x keeps a cache in the folder it runs in
     monkeypatch.setenv("MODEL_DIR", str(tmp_path / "models"))
     monkeypatch.setenv("TSP_SHOW_THRESHOLD", "0")
     monkeypatch.setattr(backend_model, "fetch_image", lambda url, client, cache, limits: tmp_path / "image.png")
