@@ -51,6 +51,14 @@ def connect_project(project: LabelStudioProject, backend_url: str, say: Say) -> 
     keep_view(project)
 
 
+def restore_version(project: LabelStudioProject, service: Service, say: Say) -> None:
+    """Let the version that was active before the project was disconnected, or renamed, order the tasks again."""
+    active = service.versions(project.key)["active"]
+    if active is not None and (project.connection()["title"], project.values()["model_version"]) != (active, active):
+        service.wait(service.activate(project.key, active), "activate")
+        say(f"version {active} orders the tasks again")
+
+
 def undo(project: LabelStudioProject, backend_url: str, say: Say) -> None:
     """Take back what `connect_project` did; predictions and annotations stay."""
     row = connection_to(project, backend_url)
@@ -170,10 +178,14 @@ def main() -> None:
         if arguments.undo:
             undo(project, place.backend_url, say)
         else:
-            Service(place.backend_url).check()
+            service = Service(place.backend_url)
+            service.check()
             connect_project(project, place.backend_url, say)
-    finally:
-        print("\n".join(lines) or "nothing to change", flush=True)
+            restore_version(project, service, say)
+    finally:  # what was done is told, whatever came of the rest
+        print("".join(f"{line}\n" for line in lines), end="", flush=True)
+    if not lines:
+        print("nothing to change")
     if not arguments.undo:
         address = f"{place.url}/projects/{project.project_id}"
         print(f"ready: label some tasks at {address}, then Settings > Model > Start Training")

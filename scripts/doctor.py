@@ -21,6 +21,7 @@ from scripts.command_line import run
 from scripts.connect import connection_to
 from scripts.plan import Place, add_place_arguments
 from scripts.service import Service
+from tsp_model.data import some
 from tsp_model.errors import ExplainedError
 
 LEAST_FREE_GB = 5.0  # ten versions of R50, their predictions, and images
@@ -110,7 +111,7 @@ def _private_addresses(client: LabelStudio, place: Place) -> Finding:
     if refused:
         return Finding(
             f"Label Studio refuses the backend's address {place.backend_url}",
-            f"start it with {' and '.join(refused)}, which allow private addresses",
+            f"start it with {' and '.join(refused)}, so that private addresses are allowed",
         )
     return Finding("Label Studio lets connections and webhooks lead to the backend's address")
 
@@ -124,7 +125,9 @@ def _answer_to(client: LabelStudio, path: str, body: dict[str, Any]) -> str:
 
 
 def _project(project: LabelStudioProject, place: Place) -> Iterator[Finding]:
-    connecting = f"run python -m scripts.connect --project {project.project_id}"
+    connecting = (
+        f"run {sys.executable} -m scripts.connect --project {project.project_id} --backend-url {place.backend_url}"
+    )
     tags = ", ".join(f"{label} ({tag.kind})" for label, tag in project.config.tags.items())
     yield Finding(f"labels of project {project.project_id}: {tags}")
     row = connection_to(project, place.backend_url)
@@ -167,8 +170,17 @@ def _versions(project: LabelStudioProject, service: Service, place: Place) -> It
     order = in_force(project, active)
     by_score = order["next_task"] != "not by score"
     yield Finding(f"next task: {order['next_task']}", "" if by_score else order["why"])
-    tasks, scored = project.task_count - len(project.annotated_task_ids()), len(project.scores())
-    yield Finding(f"{scored} of {tasks} unlabelled tasks have its score")
+    yield _scores(project)
+
+
+def _scores(project: LabelStudioProject) -> Finding:
+    unlabelled = {task.id for task in project.tasks() if task.annotation is None}
+    lacking = unlabelled - project.scores().keys()
+    what = f"{len(unlabelled) - len(lacking)} of {len(unlabelled)} unlabelled tasks have its score"
+    remedy = (
+        f"run {sys.executable} -m scripts.rank_tasks --project {project.project_id}; the backend's terminal says why"
+    )
+    return Finding(what, f"not {some(sorted(lacking))}: {remedy} a task is left out" if lacking else "")
 
 
 def _agreement(project: LabelStudioProject, active: str, place: Place) -> Finding:
@@ -176,7 +188,9 @@ def _agreement(project: LabelStudioProject, active: str, place: Place) -> Findin
     told = {"connection's title": row and row["title"], "project's version": project.values()["model_version"]}
     wrong = " and ".join(f"the {name} is {value!r}" for name, value in told.items() if value != active)
     if wrong:
-        again = f"run python -m scripts.versions activate {active} --project {project.project_id}"
+        again = (
+            f"run {sys.executable} -m scripts.connect --project {project.project_id} --backend-url {place.backend_url}"
+        )
         return Finding(f"version {active} answers, but {wrong}", again)
     return Finding(f"version {active} answers, in Label Studio as here")
 

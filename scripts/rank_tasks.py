@@ -34,7 +34,8 @@ def main() -> None:
     service.check()
     ended = service.wait(service.rank(project.key, arguments.strategy), "rank")
     print(ended["message"])
-    scores = list(project.scores().items())[: arguments.show]
+    labelled = project.annotated_task_ids()
+    scores = [(task, score) for task, score in project.scores().items() if task not in labelled][: arguments.show]
     tasks = f"{place.url.rstrip('/')}/projects/{project.project_id}/data?task="
     print(markdown([("score", "task"), *((f"{score:.3f}", f"{tasks}{task}") for task, score in scores)]))
 

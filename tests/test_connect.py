@@ -104,6 +104,8 @@ def test_a_project_is_connected_once_and_its_loop_works_and_undo_brings_back_wha
     assert [one["model_version"] for one in predictions_of(project, tasks[1])] == [version], "predictions stay"
     assert project.annotated_task_ids() == {tasks[0]}
     assert command("--undo") == ["nothing to change"]
+    assert f"version {version} orders the tasks again" in command()
+    assert project.next_task() == next(iter(project.scores()))
 
 
 def test_what_is_half_there_is_made_whole(project: LabelStudioProject, backend: BackendProcess, command: Any) -> None:

@@ -19,12 +19,12 @@ from backend.connection import call
 from backend.project import LabelStudioProject
 from backend.task_order import view_of
 from backend.webhooks import webhooks_of
-from scripts import command_line, connect, doctor, versions
+from scripts import command_line, connect, doctor, rank_tasks, versions
 from scripts.backend_process import BackendProcess
 from scripts.label_studio import LabelStudioServer
 from scripts.plan import Place
 from scripts.processes import free_port, statuses
-from tests.live import CURIOUS, QUICK, Loop, filled_project, predictions_of, regions, until
+from tests.live import CURIOUS, QUICK, Loop, add_broken_task, filled_project, predictions_of, regions, until
 from tsp_model.data.image_set import ImageSet
 
 
@@ -89,7 +89,7 @@ def test_all_is_well(patient: Patient) -> None:
     ("harm", "told"),
     [
         (lambda p: p.change(sampling="Sequential sampling"), "next task: not by score.*choose 'Uncertainty sampling'"),
-        (lambda p: p.change(model_version=""), "answers, but the project's version is .*scripts.versions activate"),
+        (lambda p: p.change(model_version=""), "answers, but the project's version is .*scripts.connect --project"),
         (lambda p: call(p.project.client, "DELETE", f"api/dm/views/{view_of(p.project)['id']}/"), "no view .*connect"),
         (lambda p: delete_hook(p, *hooks(p)), "0 active webhooks.*scripts.connect"),
         (lambda p: double(p, *hooks(p)), "2 active webhooks.*scripts.connect"),
@@ -100,8 +100,7 @@ def test_what_somebody_changed_in_label_studio(patient: Patient, harm: Callable[
     harm(patient)
     lines = patient.wrong()
     assert any(re.search(told, line) for line in lines), lines
-    patient.connect()
-    patient.change(model_version=patient.version)
+    ask(patient, connect)
     assert patient.wrong() == []
 
 
@@ -126,8 +125,22 @@ def test_a_connection_that_is_gone(patient: Patient) -> None:
     assert any(f"version {patient.version} answers, but" in line for line in lines)
     assert any(line.startswith("connected") for line in patient.connect())
     lines = patient.wrong()
-    assert len(lines) == 2 and "scripts.versions activate" in lines[0], "the new one has no version yet"
-    ask(patient, versions, "activate", patient.version)
+    assert len(lines) == 3 and "scripts.connect --project" in lines[0], "the new one has no version yet"
+    ask(patient, connect)
+    assert patient.wrong() == []
+
+
+def test_tasks_without_a_score_are_named(patient: Patient) -> None:
+    task = next(iter(patient.project.scores()))
+    (prediction,) = predictions_of(patient.project, task)
+    call(patient.project.client, "DELETE", f"api/predictions/{prediction['id']}/")
+    broken = add_broken_task(patient.project)
+    (line,) = patient.wrong()
+    assert (
+        f"2 of 4 unlabelled tasks have its score: not {task}, {broken}: run " in line and "scripts.rank_tasks" in line
+    )
+    call(patient.project.client, "DELETE", f"api/tasks/{broken}/")
+    ask(patient, rank_tasks)
     assert patient.wrong() == []
 
 
