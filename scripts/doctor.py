@@ -125,9 +125,7 @@ def _answer_to(client: LabelStudio, path: str, body: dict[str, Any]) -> str:
 
 
 def _project(project: LabelStudioProject, place: Place) -> Iterator[Finding]:
-    connecting = (
-        f"run {sys.executable} -m scripts.connect --project {project.project_id} --backend-url {place.backend_url}"
-    )
+    connecting = _command("connect", project, place)
     tags = ", ".join(f"{label} ({tag.kind})" for label, tag in project.config.tags.items())
     yield Finding(f"labels of project {project.project_id}: {tags}")
     row = connection_to(project, place.backend_url)
@@ -144,6 +142,12 @@ def _project(project: LabelStudioProject, place: Place) -> Iterator[Finding]:
     yield Finding(what, "" if len(hooks) == len(active) == 1 else connecting)
     yield Finding(*((f"view {VIEW!r}",) if view_of(project) else (f"no view {VIEW!r}", connecting)))
     yield _members(project)
+
+
+def _command(name: str, project: LabelStudioProject, place: Place) -> str:
+    """What to run for this project, with the Python that runs this."""
+    where = f"--project {project.project_id} --backend-url {place.backend_url}"
+    return f"run {sys.executable} -m scripts.{name} {where}"
 
 
 def _members(project: LabelStudioProject) -> Finding:
@@ -170,17 +174,15 @@ def _versions(project: LabelStudioProject, service: Service, place: Place) -> It
     order = in_force(project, active)
     by_score = order["next_task"] != "not by score"
     yield Finding(f"next task: {order['next_task']}", "" if by_score else order["why"])
-    yield _scores(project)
+    yield _scores(project, place)
 
 
-def _scores(project: LabelStudioProject) -> Finding:
+def _scores(project: LabelStudioProject, place: Place) -> Finding:
     unlabelled = {task.id for task in project.tasks() if task.annotation is None}
     lacking = unlabelled - project.scores().keys()
     what = f"{len(unlabelled) - len(lacking)} of {len(unlabelled)} unlabelled tasks have its score"
-    remedy = (
-        f"run {sys.executable} -m scripts.rank_tasks --project {project.project_id}; the backend's terminal says why"
-    )
-    return Finding(what, f"not {some(sorted(lacking))}: {remedy} a task is left out" if lacking else "")
+    remedy = f"{_command('rank_tasks', project, place)}; where a task is left out the backend's terminal says why"
+    return Finding(what, f"not {some(sorted(lacking))}: {remedy}" if lacking else "")
 
 
 def _agreement(project: LabelStudioProject, active: str, place: Place) -> Finding:
@@ -188,10 +190,7 @@ def _agreement(project: LabelStudioProject, active: str, place: Place) -> Findin
     told = {"connection's title": row and row["title"], "project's version": project.values()["model_version"]}
     wrong = " and ".join(f"the {name} is {value!r}" for name, value in told.items() if value != active)
     if wrong:
-        again = (
-            f"run {sys.executable} -m scripts.connect --project {project.project_id} --backend-url {place.backend_url}"
-        )
-        return Finding(f"version {active} answers, but {wrong}", again)
+        return Finding(f"version {active} answers, but {wrong}", _command("connect", project, place))
     return Finding(f"version {active} answers, in Label Studio as here")
 
 
