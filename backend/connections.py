@@ -107,12 +107,13 @@ class _Network(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         guard = _guard.get()
         addresses = guard.addresses(host, port)
-        for others in range(len(addresses) - 1, -1, -1):
-            share = guard.left / (1 + others)  # the next ones want some of the time, too
+        for number, address in enumerate(addresses):
+            waiting = len(addresses) - number
+            share = guard.left / waiting  # the next ones want some of the time, too
             try:
-                return _Stream(self._plain.connect_tcp(addresses.pop(0), port, share, local_address, socket_options))
+                return _Stream(self._plain.connect_tcp(address, port, share, local_address, socket_options))
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                if not others:
+                if waiting == 1:
                     raise
         raise httpcore.ConnectError(f"{host} has no address")
 

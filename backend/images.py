@@ -135,7 +135,8 @@ def _answer(address: str, client: LabelStudio, limits: ImageLimits) -> httpx.Res
             raise ImageError(
                 f"{_shown(address)}: it redirects to {request.url.scheme}: only http and https are allowed"
             )
-        _refuse(address, limits.refusal(url, studio))
+        if refusal := limits.refusal(url, studio):
+            raise ImageError(f"{_shown(address)}: {refusal}")
         request.headers.update(authorization(client) if _takes_the_token(url, studio) else {})
         response = connections.client().send(request, stream=True)
         if response.next_request is None:
@@ -150,11 +151,6 @@ def _takes_the_token(url: str, studio: str) -> bool:
     path, root = urlsplit(url).path, urlsplit(studio).path
     below = path[len(root) :] if path.startswith(root) else ""
     return origin(url) == origin(studio) and OF_IMAGES.match(below) is not None
-
-
-def _refuse(address: str, refusal: str | None) -> None:
-    if refusal:
-        raise ImageError(f"{_shown(address)}: {refusal}")
 
 
 def _check_image(part: Path, address: str, limits: ImageLimits) -> None:

@@ -144,7 +144,7 @@ class Jobs:
             completed_before=before.isoformat(), limit=FORGOTTEN_AT_ONCE, load_input=False, load_output=False
         )
         ended = {row.workflow_id for row in rows}
-        ended -= {self.last(*job.split("-")[:2]) for job in ended}
+        ended -= {self.last(kind, key) for kind, key in {tuple(job.split("-")[:2]) for job in ended}}
         for job in ended:  # the file first: a new job of this number would take it for its own
             path = progress.job_file(self._model_dir, job)
             if path is not None:

@@ -28,14 +28,13 @@ from backend.events import handle
 from backend.images import ImageError, fetch_image
 from backend.jobs import Jobs
 from backend.label_config import LabelConfig, parse_label_config
-from backend.progress import one_line
+from backend.progress import one_line, unexpected
 from backend.project import LabelStudioProject
 from backend.serving import ActiveVersion, Image
 from backend.settings import ServiceSettings
 from backend.versions import UNTRAINED, Versions
 from tsp_model.ahead import ahead
 from tsp_model.data.image_set import read_image
-from tsp_model.errors import ExplainedError
 from tsp_model.inference import BATCH_SIZE
 
 logger = logging.getLogger(__name__)
@@ -109,9 +108,8 @@ class TSPBackend(LabelStudioMLBase):
             else:
                 self._answer(tasks, key, version, answers)
         except Exception as error:  # no memory left, say: what is answered by now stays
-            logger.error("%d tasks are left unanswered: %s", answers.count([]), one_line(error))
-            if not isinstance(error, (ExplainedError, OSError)):
-                logger.error("they are left unanswered because of this", exc_info=True)
+            reason, left = one_line(error), answers.count([])
+            logger.error("%d tasks are left unanswered: %s", left, reason, exc_info=unexpected(error))
         finally:
             _PLACES.release()
         return answers
@@ -226,9 +224,8 @@ class TSPBackend(LabelStudioMLBase):
             known = version.remembered(path)
             return Image(path, known, None if known else read_image(path))
         except Exception as error:  # whatever an image may be, it costs its own task only
-            logger.warning("task %s is left unanswered: %s", task.get("id"), one_line(error))
-            if not isinstance(error, (ExplainedError, OSError)):
-                logger.warning("task %s", task.get("id"), exc_info=True)
+            reason = one_line(error)
+            logger.warning("task %s is left unanswered: %s", task.get("id"), reason, exc_info=unexpected(error))
             return None
 
 

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from backend.image_limits import ImageLimits
 from backend.images import fetch_image
-from backend.progress import Progress, one_line
+from backend.progress import one_line, unexpected
 from backend.snapshot import Image
 from tsp_model.data.image_set import read_image
-from tsp_model.errors import ExplainedError
 from tsp_model.files import write_json
 
 if TYPE_CHECKING:
     from backend.project import LabelStudioProject, Task
 
 logger = logging.getLogger(__name__)
+
+Wanted = Callable[["Task"], bool]
 
 SIZES = "sizes.json"  # beside the images
 DAY = 24 * 3600.0
@@ -51,13 +52,14 @@ class Pool:
         self.annotations: list[str] = []
         self.without_label: Counter[str] = Counter()
 
-    def read(self, job: Progress, wanted: Callable[[Task], bool] = lambda task: True) -> Pool:
-        """Fetch and check the images of the `wanted` tasks, and the labels of those that train."""
+    def read(self, progress: Callable[[dict[str, Any]], object], wanted: Wanted = lambda task: True) -> Pool:
+        """Fetch and check the images of the `wanted` tasks, and the labels of those that train; `progress` hears how
+        many tasks are done, and of how many."""
         try:
             for done, task in enumerate(self._project.tasks(), start=1):
                 if wanted(task):
                     self._take(task)
-                job.update({"done": done, "total": self._project.task_count})
+                progress({"done": done, "total": self._project.task_count})
         finally:
             self._sizes.save()
         for key, reason in self.skipped.items():
@@ -83,7 +85,7 @@ class Pool:
             raise
         except Exception as error:  # whatever an image may be, it costs its own task only
             self.skipped[key] = one_line(error)
-            if not isinstance(error, ExplainedError):
+            if unexpected(error):
                 logger.warning("task %s", key, exc_info=True)
             return
         if task.annotation is None:

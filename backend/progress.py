@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tsp_model.errors import ExplainedError
 from tsp_model.files import write_json
 
 _JOB_ID = re.compile(r"(train|activate|rank|check|score|connect)-[0-9]+\.[0-9]+-[0-9]{5,}")
@@ -42,6 +43,12 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, (ValueError, RuntimeError)) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def unexpected(error: BaseException) -> bool:
+    """Whether the log should show where an error came from. What people can mend, and what disk and network say, tells
+    enough by itself."""
+    return not isinstance(error, (ExplainedError, OSError))
 
 
 class Progress:

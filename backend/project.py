@@ -55,6 +55,7 @@ class LabelStudioProject:
     """A project as it is now: key, configuration and number of tasks are read once, when this is made.
 
     Attributes:
+        found: the project's values as the server had them then; `values` asks for those of now.
         key: "<id>.<seconds of creation>", as Label Studio's own /setup names the project.
         label_config: the labeling configuration, as text; config: what it asks for; classes: its label values.
         task_count: tasks in the project.
@@ -65,12 +66,12 @@ class LabelStudioProject:
 
     def __init__(self, client: LabelStudio, project_id: int) -> None:
         self.client, self.project_id = client, project_id
-        project = self.values()
-        self.key = project_key(project["id"], project["created_at"])
-        self.label_config: str = project["label_config"]
+        self.found = self.values()
+        self.key = project_key(self.found["id"], self.found["created_at"])
+        self.label_config: str = self.found["label_config"]
         self.config = parse_label_config(self.label_config)
         self.classes = self.config.labels
-        self.task_count: int = project.get("task_number") or 0
+        self.task_count: int = self.found.get("task_number") or 0
 
     def tasks(self) -> Iterator[Task]:
         """Every task once, those with an annotation first, page by page."""
@@ -168,14 +169,18 @@ class LabelStudioProject:
         Raises:
             ProjectError: there is none, or several and none is titled as ours are.
         """
-        rows = call(self.client, "GET", "api/ml/", params={"project": self.project_id})
-        ours = rows if len(rows) == 1 else [row for row in rows if row["title"].lower().startswith("tsp")]
+        rows = self.connections()
+        ours = rows if len(rows) == 1 else titled_tsp(rows)
         if len(ours) != 1:
             raise ProjectError(
                 f"project {self.project_id} has {len(rows)} model connections, {len(ours)} with a title that begins "
                 "with TSP; connect this backend once, under Settings > Model, titled TSP"
             )
         return ours[0]
+
+    def connections(self) -> list[dict[str, Any]]:
+        """All of the project's connections, to this backend and to others."""
+        return call(self.client, "GET", "api/ml/", params={"project": self.project_id})
 
     def extra_params(self) -> dict[str, Any]:
         """The connection's extra_params: settings for this project only."""
@@ -363,6 +368,11 @@ class LabelStudioProject:
     def _lacking(self, version: str) -> set[int]:
         """Tasks without a prediction of `version`."""
         return {raw["id"] for raw in self._pages(TASKS_A_PAGE, [_lacks_version(version)], include="id")}
+
+
+def titled_tsp(connections: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that are titled as ours are: TSP at first, later by the version."""
+    return [row for row in connections if row["title"].lower().startswith("tsp")]
 
 
 def _name(raw: Mapping[str, Any]) -> str:

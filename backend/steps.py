@@ -65,7 +65,7 @@ class CycleSteps:
         if self._service.basic_auth is not None:
             self._authorise(project)
         method = self._settings(project).method
-        pool = Pool(project, versions.root / "images", self._service.image_limits).read(job)
+        pool = Pool(project, versions.root / "images", self._service.image_limits).read(job.update)
         labelled, aside = split(pool.labelled, self._settings(project).keep_aside)
         snapshot = Snapshot(
             classes=project.classes,
@@ -229,7 +229,7 @@ class CycleSteps:
         if strategy == "learning_loss" and not card["architecture"]["learning_loss"]:
             raise JobError("learning_loss needs a network that was trained for it; set TSP_STRATEGY and train.")
         pool = Pool(project, versions.root / "images", self._service.image_limits)
-        pool.read(job, lambda task: task.annotation is None)
+        pool.read(job.update, lambda task: task.annotation is None)
         snapshot = replace(
             Snapshot.read(versions.folder(active)),
             settings=method.to_dict(),
@@ -257,7 +257,7 @@ class CycleSteps:
         path.touch()  # a version that was kept and not activated has predicted nothing yet
         known = PredictionFile(path)
         pool = Pool(project, versions.root / "images", self._service.image_limits)
-        pool.read(job, lambda task: task.annotation is None and str(task.id) not in known)
+        pool.read(job.update, lambda task: task.annotation is None and str(task.id) not in known)
         snapshot = Snapshot.read(versions.folder(version))
         scored = self._score(key, version, _image_set(snapshot, pool.unlabelled), job)
         keep_order(versions, version, pool.unlabelled, _image_set(snapshot, snapshot.labelled))

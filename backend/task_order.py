@@ -25,9 +25,9 @@ UNCERTAINTY = "Uncertainty sampling"
 
 def keep_view(project: LabelStudioProject) -> int:
     """The id of the view; it is made, as the first tab, if it is not there, and gets its order back if it lost it."""
-    ours = view_of(project)
+    views = _views(project)
+    ours = _ours(views)
     if ours is None:
-        views = _views(project)
         data = {"title": VIEW, "type": "list", "target": "tasks", "ordering": ORDERING}
         ours = call(project.client, "POST", "api/dm/views/", json={"project": project.project_id, "data": data})
         first = {"project": project.project_id, "ids": [ours["id"], *(view["id"] for view in views)]}
@@ -40,7 +40,11 @@ def keep_view(project: LabelStudioProject) -> int:
 
 def view_of(project: LabelStudioProject) -> dict[str, Any] | None:
     """The view, if it is there."""
-    return next((view for view in _views(project) if view["data"].get("title") == VIEW), None)
+    return _ours(_views(project))
+
+
+def _ours(views: list[dict[str, Any]]) -> dict[str, Any] | None:
+    return next((view for view in views if view["data"].get("title") == VIEW), None)
 
 
 def _views(project: LabelStudioProject) -> list[dict[str, Any]]:

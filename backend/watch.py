@@ -134,18 +134,17 @@ def state_of(client: LabelStudio, versions: Versions) -> State | None:
     number = int(versions.key.split(".")[0])
     try:
         project = LabelStudioProject(client, number)
-        values = project.values()
     except ProjectError as error:
         if error.status == 404:
             return None
         raise
     if project.key != versions.key:
         return None
+    values = project.found
     query = {"project": number, "page_size": 1, "query": NEWEST_FIRST, "include": "id,updated_at"}
     newest = [task["updated_at"] for task in call(client, "GET", "api/tasks/", params=query)["tasks"]]
     active = versions.active()
     # Label Studio stores what "Retrieve predictions" brought without looking whether the worker was quicker.
     doubled = project.doubled(active) if active else 0
     work = values["task_number"], values["total_annotations_number"], *newest, doubled
-    connected = bool(call(client, "GET", "api/ml/", params={"project": number}))
-    return State(project, connected, work, (values["sampling"], values["model_version"], active))
+    return State(project, bool(project.connections()), work, (values["sampling"], values["model_version"], active))

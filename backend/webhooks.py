@@ -15,10 +15,15 @@ if TYPE_CHECKING:
     from label_studio_sdk import LabelStudio
 
 
+def webhook_address(backend_url: str) -> str:
+    """Where the backend at `backend_url` takes webhooks."""
+    return f"{backend_url.rstrip('/')}/webhook"
+
+
 def webhooks_of(client: LabelStudio, project_id: int, backend_url: str) -> list[dict[str, Any]]:
     """The project's webhooks to the backend at `backend_url`, oldest first."""
     hooks = call(client, "GET", "api/webhooks/", params={"project": project_id})
-    ours = [hook for hook in hooks if hook["url"] == backend_url.rstrip("/") + "/webhook"]
+    ours = [hook for hook in hooks if hook["url"] == webhook_address(backend_url)]
     return sorted(ours, key=lambda hook: hook["id"])
 
 

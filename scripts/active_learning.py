@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from backend.label_config import LABEL_TAGS
-from scripts.command_line import run
+from scripts.command_line import parser_of, run
 from scripts.plan import Plan, add_place_arguments
 from scripts.table import table
 from tsp_model.settings import PRESETS, STRATEGY_NAMES
@@ -56,11 +56,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_arguments() -> Plan:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.active_learning",
-        description=(__doc__ or "").split("\n\n")[0],
-        epilog="example: python -m scripts.active_learning --data synthetic --cycles 3 --per-cycle 8 --out runs/tsp",
-    )
+    parser = parser_of("active_learning", __doc__, "--data synthetic --cycles 3 --per-cycle 8 --out runs/tsp")
     add_plan_arguments(parser)
     add = parser.add_argument
     add(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
@@ -13,6 +14,18 @@ from tsp_model.errors import ExplainedError
 
 class CommandError(ExplainedError, RuntimeError):
     """A command that cannot go on; the message is one line with cause and remedy."""
+
+
+def parser_of(name: str, doc: str | None, example: str) -> argparse.ArgumentParser:
+    """The parser of the command `python -m scripts.<name>`.
+
+    Args:
+        doc: of its module; the first paragraph describes it. example: arguments that work when pasted.
+    """
+    command = f"python -m scripts.{name}"
+    return argparse.ArgumentParser(
+        prog=command, description=(doc or "").split("\n\n")[0], epilog=f"example: {command} {example}"
+    )
 
 
 def run(name: str, main: Callable[[], None], stopped: str = "stopped") -> None:

@@ -5,20 +5,19 @@ Says what it changed, changes nothing that is right already, and takes back what
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from backend.connection import ProjectError, call, connect
+from backend.connection import ProjectError, call
 from backend.image_limits import origin
-from backend.project import LabelStudioProject
+from backend.project import LabelStudioProject, titled_tsp
 from backend.task_order import UNCERTAINTY, VIEW, keep_view, view_of
-from backend.webhooks import webhooks_of
-from scripts.command_line import CommandError, run
+from backend.webhooks import webhook_address, webhooks_of
+from scripts.command_line import CommandError, parser_of, run
 from scripts.plan import Place, add_place_arguments, add_project_argument
-from scripts.project_setup import access
+from scripts.project_setup import new_connection
 from scripts.service import Service
 
 WANTED = {"sampling": UNCERTAINTY, "show_collab_predictions": True}
@@ -81,7 +80,7 @@ def undo(project: LabelStudioProject, backend_url: str, say: Say) -> None:
 
 def connection_to(project: LabelStudioProject, backend_url: str) -> dict[str, Any] | None:
     """The project's connection to the backend at `backend_url`."""
-    return next((row for row in _connections(project) if same_address(row["url"], backend_url)), None)
+    return next((row for row in project.connections() if same_address(row["url"], backend_url)), None)
 
 
 def same_address(first: str, second: str) -> bool:
@@ -94,30 +93,19 @@ def _place(address: str) -> tuple[str, str, int | None, str]:
     return scheme, "localhost" if host in THIS_MACHINE else host, port, urlsplit(address).path.rstrip("/")
 
 
-def _connections(project: LabelStudioProject) -> list[dict[str, Any]]:
-    return call(project.client, "GET", "api/ml/", params={"project": project.project_id})
-
-
 def _keep_connection(project: LabelStudioProject, backend_url: str, say: Say) -> dict[str, Any]:
     row = connection_to(project, backend_url)
     if row is not None:
         return row
-    ours = [row for row in _connections(project) if row["title"].lower().startswith("tsp")]
+    ours = titled_tsp(project.connections())
     if len(ours) == 1:  # a second one would leave the backend without knowing which is its own
         for hook in webhooks_of(project.client, project.project_id, ours[0]["url"]):
             call(project.client, "DELETE", f"api/webhooks/{hook['id']}/")
         project.change_connection(ours[0], url=backend_url)
         say(f"moved the connection {ours[0]['title']!r} from {ours[0]['url']} to {backend_url}")
         return ours[0] | {"url": backend_url}
-    body = {
-        "project": project.project_id,
-        "url": backend_url,
-        "title": "TSP",
-        "is_interactive": False,
-        **access(),
-    }
     try:
-        row = call(project.client, "POST", "api/ml", json=body)
+        row = call(project.client, "POST", "api/ml", json=new_connection(project.project_id, backend_url))
     except ProjectError:
         # Label Studio keeps the connection if it was the webhook that it refused.
         half = connection_to(project, backend_url)
@@ -134,7 +122,7 @@ def _keep_webhook(project: LabelStudioProject, backend_url: str, say: Say) -> No
     if first is None:
         body = {
             "project": project.project_id,
-            "url": f"{backend_url.rstrip('/')}/webhook",
+            "url": webhook_address(backend_url),
             "send_payload": True,
             "send_for_all_actions": True,
         }
@@ -161,17 +149,13 @@ def _before(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.connect",
-        description=(__doc__ or "").split("\n\n")[0],
-        epilog="example: python -m scripts.connect --project 4",
-    )
+    parser = parser_of("connect", __doc__, "--project 4")
     add_project_argument(parser)
     add_place_arguments(parser)
     parser.add_argument("--undo", action="store_true", help="take back what this command did; labels stay")
     arguments = parser.parse_args()
     place = Place.from_arguments(arguments)
-    project = LabelStudioProject(connect(place.url, place.api_key), arguments.project)
+    project = place.project(arguments.project)
     lines: list[str] = []
     say = lines.append
     try:

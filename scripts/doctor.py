@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,8 +15,8 @@ from backend.connection import PRIVATE_ADDRESS, ProjectError, call, connect
 from backend.job_database import unusable_sqlite
 from backend.project import LabelStudioProject
 from backend.task_order import VIEW, in_force, view_of
-from backend.webhooks import webhooks_of
-from scripts.command_line import run
+from backend.webhooks import webhook_address, webhooks_of
+from scripts.command_line import parser_of, run
 from scripts.connect import connection_to
 from scripts.plan import Place, add_place_arguments
 from scripts.service import Service
@@ -60,9 +59,10 @@ def examine(place: Place, project_id: int | None = None) -> Iterator[Finding]:
         if project_id is None:
             return
         project = LabelStudioProject(client, project_id)
-        yield from _project(project, place)
+        row = connection_to(project, place.backend_url)
+        yield from _project(project, row, place)
         if service is not None:
-            yield from _versions(project, service, place)
+            yield from _versions(project, row, service, place)
     except ExplainedError as error:
         yield Finding("Label Studio" if project_id is None else f"project {project_id}", str(error))
 
@@ -100,14 +100,11 @@ def _label_studio(client: LabelStudio, place: Place) -> Iterator[Finding]:
 
 def _private_addresses(client: LabelStudio, place: Place) -> Finding:
     """Both switches, each asked for something that lacks a field and is refused for that, or for its address before."""
-    refused = [
-        switch
-        for switch, path, body in (
-            ("ML_BLOCK_LOCAL_IP=false", "api/ml", {"url": place.backend_url}),
-            ("SSRF_PROTECTION_ENABLED=false", "api/webhooks/", {"url": f"{place.backend_url}/webhook", "actions": 0}),
-        )
-        if _answer_to(client, path, body) == PRIVATE_ADDRESS
-    ]
+    asked = {
+        "ML_BLOCK_LOCAL_IP=false": ("api/ml", {"url": place.backend_url}),
+        "SSRF_PROTECTION_ENABLED=false": ("api/webhooks/", {"url": webhook_address(place.backend_url), "actions": 0}),
+    }
+    refused = [switch for switch, question in asked.items() if _answer_to(client, *question) == PRIVATE_ADDRESS]
     if refused:
         return Finding(
             f"Label Studio refuses the backend's address {place.backend_url}",
@@ -124,11 +121,10 @@ def _answer_to(client: LabelStudio, path: str, body: dict[str, Any]) -> str:
     return ""
 
 
-def _project(project: LabelStudioProject, place: Place) -> Iterator[Finding]:
+def _project(project: LabelStudioProject, row: dict[str, Any] | None, place: Place) -> Iterator[Finding]:
     connecting = _command("connect", project, place)
     tags = ", ".join(f"{label} ({tag.kind})" for label, tag in project.config.tags.items())
     yield Finding(f"labels of project {project.project_id}: {tags}")
-    row = connection_to(project, place.backend_url)
     if row is None:
         yield Finding(f"no connection to {place.backend_url}", connecting)
     elif row["state"] != "CO":
@@ -161,7 +157,9 @@ def _members(project: LabelStudioProject) -> Finding:
     )
 
 
-def _versions(project: LabelStudioProject, service: Service, place: Place) -> Iterator[Finding]:
+def _versions(
+    project: LabelStudioProject, row: dict[str, Any] | None, service: Service, place: Place
+) -> Iterator[Finding]:
     found = service.versions(project.key)
     active = found["active"]
     if active is None:
@@ -169,7 +167,7 @@ def _versions(project: LabelStudioProject, service: Service, place: Place) -> It
         failed = job["error"] if job is not None and job["status"] == "ERROR" else ""
         yield Finding("no version yet: label some tasks, then Settings > Model > Start Training", failed)
         return
-    yield _agreement(project, active, place)
+    yield _agreement(project, row, active, place)
     yield _classes(project, found["summaries"][active].get("classes") or [])
     order = in_force(project, active)
     by_score = order["next_task"] != "not by score"
@@ -185,8 +183,7 @@ def _scores(project: LabelStudioProject, place: Place) -> Finding:
     return Finding(what, f"not {some(sorted(lacking))}: {remedy}" if lacking else "")
 
 
-def _agreement(project: LabelStudioProject, active: str, place: Place) -> Finding:
-    row = connection_to(project, place.backend_url)
+def _agreement(project: LabelStudioProject, row: dict[str, Any] | None, active: str, place: Place) -> Finding:
     told = {"connection's title": row and row["title"], "project's version": project.values()["model_version"]}
     wrong = " and ".join(f"the {name} is {value!r}" for name, value in told.items() if value != active)
     if wrong:
@@ -203,11 +200,7 @@ def _classes(project: LabelStudioProject, classes: Sequence[str]) -> Finding:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.doctor",
-        description=__doc__,
-        epilog="example: python -m scripts.doctor --project 4",
-    )
+    parser = parser_of("doctor", __doc__, "--project 4")
     parser.add_argument("--project", type=int, help="its number, as in its address; without, all but the project")
     add_place_arguments(parser)
     arguments = parser.parse_args()

@@ -6,27 +6,24 @@ as a training counts it: its ground truth, else its latest annotation; an empty 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from backend import settings
-from backend.connection import connect
 from backend.image_limits import ImageLimits
-from backend.images import fetch_image
+from backend.pool import Pool
 from backend.project import LabelStudioProject
+from backend.snapshot import Image
 from backend.versions import Versions
-from scripts.command_line import CommandError, run
+from scripts.command_line import CommandError, parser_of, run
 from scripts.plan import Place, add_place_arguments, add_project_argument
 from tsp_model.data.coco import write_coco
-from tsp_model.data.image_set import ImageSet, Instance, Item, image_size
-from tsp_model.errors import ExplainedError
+from tsp_model.data.image_set import ImageSet, Instance, Item
 
 if TYPE_CHECKING:
     from tsp_model.predictions import Prediction
@@ -55,40 +52,32 @@ def pseudo_labels(versions: Versions, classes: tuple[str, ...]) -> Mapping[str, 
 
 
 def collect(
-    project: LabelStudioProject, cache: Path, sure: Mapping[str, Prediction], limits: ImageLimits
+    project: LabelStudioProject, cache: Path, limits: ImageLimits, sure: Mapping[str, Prediction]
 ) -> tuple[ImageSet, dict[str, list[float]]]:
-    """The images with a label, and s_ij of the instances of those that have pseudo labels. A task whose image or
-    annotation cannot be used is said and left out."""
-    items, pseudo = [], {}
-    number = {name: index for index, name in enumerate(project.classes, start=1)}
-    for task in tqdm(project.tasks(), total=project.task_count, desc="export", unit="task", file=sys.stderr):
-        found = sure.get(str(task.id)) if task.annotation is None else None
-        if task.instances is None and found is None:
-            continue
-        try:
-            path = fetch_image(task.image_url, project.client, cache, limits)
-            sizes = {tuple(rle["size"]) for _, rle in task.instances or ()}
-            if sizes - {image_size(path)}:
-                raise CommandError("its annotation was drawn on an image of another size.")
-        except ExplainedError as error:
-            tqdm.write(f"task {task.id} is left out: {error}", file=sys.stderr)
-            continue
-        item = Item(f"{task.id}{path.suffix}", path)
-        if found is None:
-            drawn = [(number[label], rle) for label, rle in task.instances or () if label in number]
-        else:
-            drawn = list(zip(found.labels, found.rles, strict=True))
-            pseudo[item.key] = found.instance_scores
-        items.append(replace(item, instances=tuple(Instance(label, dict(rle)) for label, rle in drawn)))
+    """The images with a label, as a training reads them, and s_ij of the instances of those with pseudo labels."""
+    with tqdm(desc="export", unit="task", file=sys.stderr) as bar:
+
+        def show(done: dict[str, int]) -> None:
+            bar.total = done["total"]
+            bar.update(done["done"] - bar.n)
+
+        pool = Pool(project, cache, limits)
+        pool.read(show, lambda task: task.annotation is not None or str(task.id) in sure)
+    items, pseudo = [_item(image, image.instances) for image in pool.labelled], {}
+    for image in pool.unlabelled:
+        found = sure[image.key]
+        items.append(_item(image, zip(found.labels, found.rles, strict=True)))
+        pseudo[items[-1].key] = found.instance_scores
     return ImageSet(items, project.classes), pseudo
 
 
+def _item(image: Image, instances: Iterable[tuple[int, Mapping[str, Any]]]) -> Item:
+    path = Path(image.path)
+    return Item(image.key + path.suffix, path, tuple(Instance(label, dict(rle)) for label, rle in instances))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.export",
-        description=(__doc__ or "").split("\n\n")[0],
-        epilog="example: python -m scripts.export --project 4 --out labels",
-    )
+    parser = parser_of("export", __doc__, "--project 4 --out labels")
     add_project_argument(parser)
     add_place_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder that is made; must not be there")
@@ -97,10 +86,10 @@ def main() -> None:
     if arguments.out.exists():
         raise CommandError(f"{arguments.out} is there already; choose another --out.")
     place = Place.from_arguments(arguments)
-    project = LabelStudioProject(connect(place.url, place.api_key), arguments.project)
+    project = place.project(arguments.project)
     versions = Versions(Path(place.model_dir), project.key)
     sure = pseudo_labels(versions, project.classes) if arguments.pseudo else {}
-    images, pseudo = collect(project, versions.root / "images", sure, settings.load().image_limits)
+    images, pseudo = collect(project, versions.root / "images", settings.load().image_limits, sure)
     if not len(images):
         raise CommandError(f"project {arguments.project} has no labels yet; submit annotations first.")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

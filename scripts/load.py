@@ -6,7 +6,6 @@ selection, and whether memory, processes and threads stay. Everything runs on th
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import threading
 import time
@@ -21,7 +20,7 @@ import requests
 from backend.connection import call, connect
 from backend.project import LabelStudioProject
 from scripts.backend_process import BackendProcess
-from scripts.command_line import CommandError, run
+from scripts.command_line import CommandError, parser_of, run
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port, statuses
 from scripts.project_setup import label_config, truth
@@ -285,11 +284,7 @@ def _wait_for_training(there: There) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.load",
-        description=(__doc__ or "").split("\n\n")[0],
-        epilog="example: python -m scripts.load --quick",
-    )
+    parser = parser_of("load", __doc__, "--quick")
     parser.add_argument("--quick", action="store_true", help="few of everything, to see that it runs")
     parser.add_argument("--out", type=Path, default=None, help="also write the figures to this file, as JSON")
     arguments = parser.parse_args()

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from backend.connection import connect
+from backend.project import LabelStudioProject
 from scripts.command_line import CommandError
 from scripts.service import BACKEND_URL
 from tsp_model.files import write_json
@@ -57,6 +59,10 @@ class Place:
     def from_arguments(arguments: argparse.Namespace) -> Place:
         """What `add_place_arguments` asked for."""
         return Place.choose(arguments.backend_url, arguments.url, arguments.api_key, arguments.model_dir)
+
+    def project(self, number: int) -> LabelStudioProject:
+        """A project of this Label Studio. Raises ProjectError, LabelConfigError."""
+        return LabelStudioProject(connect(self.url, self.api_key), number)
 
 
 @dataclass(frozen=True)

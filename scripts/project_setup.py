@@ -52,16 +52,10 @@ def create_project(client: LabelStudio, title: str, classes: Sequence[str], plan
             client,
             "POST",
             "api/ml",
-            json={
-                "project": project["id"],
-                "url": plan.backend_url,
-                "title": "TSP",
-                "is_interactive": False,
-                # The script decides when to train, so annotation events do not; the score alone says what comes next;
-                # Algorithm 1 trains on every label.
-                "extra_params": plan.method | {"train_after": 0, "clusters": 0, "keep_aside": 0},
-                **access(),
-            },
+            json=new_connection(project["id"], plan.backend_url)
+            # The script decides when to train, so annotation events do not; the score alone says what comes next;
+            # Algorithm 1 trains on every label.
+            | {"extra_params": plan.method | {"train_after": 0, "clusters": 0, "keep_aside": 0}},
         )
     except ProjectError:
         call(client, "DELETE", f"api/projects/{project['id']}")
@@ -69,7 +63,12 @@ def create_project(client: LabelStudio, title: str, classes: Sequence[str], plan
     return project["id"]
 
 
-def access() -> dict[str, str]:
+def new_connection(project_id: int, backend_url: str) -> dict[str, Any]:
+    """What Label Studio is to be told of a connection to the backend."""
+    return {"project": project_id, "url": backend_url, "title": "TSP", "is_interactive": False, **_access()}
+
+
+def _access() -> dict[str, str]:
     """What lets Label Studio through to a backend that asks for a password."""
     known = credentials()
     if known is None:

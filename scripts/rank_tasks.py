@@ -6,11 +6,7 @@ With --strategy that order is another one until the next training, which goes by
 
 from __future__ import annotations
 
-import argparse
-
-from backend.connection import connect
-from backend.project import LabelStudioProject
-from scripts.command_line import run
+from scripts.command_line import parser_of, run
 from scripts.plan import Place, add_place_arguments, add_project_argument
 from scripts.service import Service
 from scripts.table import markdown
@@ -18,18 +14,14 @@ from tsp_model.settings import STRATEGY_NAMES
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.rank_tasks",
-        description=(__doc__ or "").split("\n\n")[0],
-        epilog="example: python -m scripts.rank_tasks --project 4 --strategy entropy",
-    )
+    parser = parser_of("rank_tasks", __doc__, "--project 4 --strategy entropy")
     add_project_argument(parser)
     add_place_arguments(parser)
     parser.add_argument("--strategy", choices=sorted(STRATEGY_NAMES), help="default: the active version's")
     parser.add_argument("--show", type=int, default=10, help="of the first tasks, so many (default: %(default)s)")
     arguments = parser.parse_args()
     place = Place.from_arguments(arguments)
-    project = LabelStudioProject(connect(place.url, place.api_key), arguments.project)
+    project = place.project(arguments.project)
     service = Service(place.backend_url)
     service.check()
     ended = service.wait(service.rank(project.key, arguments.strategy), "rank")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
-from backend.connection import connect
-from backend.project import LabelStudioProject
-from scripts.command_line import CommandError, run
+from scripts.command_line import CommandError, parser_of, run
 from scripts.plan import Place, add_place_arguments, add_project_argument
 from scripts.service import Service
 from scripts.table import markdown
@@ -46,11 +43,7 @@ def _row(name: str, found: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.versions",
-        description=__doc__,
-        epilog="example: python -m scripts.versions back --project 4",
-    )
+    parser = parser_of("versions", __doc__, "back --project 4")
     add = parser.add_argument
     add("action", nargs="?", default="list", choices=("list", "activate", "back"), help="default: %(default)s")
     add("version", nargs="?", help="that answers from now on, for activate")
@@ -60,7 +53,7 @@ def main() -> None:
     if (arguments.action == "activate") != bool(arguments.version):
         parser.error("activate needs the name of a version, and nothing else takes one")
     place = Place.from_arguments(arguments)
-    key = LabelStudioProject(connect(place.url, place.api_key), arguments.project).key
+    key = place.project(arguments.project).key
     service = Service(place.backend_url)
     service.check()
     found = service.versions(key)

@@ -59,7 +59,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 
 @pytest.fixture
-def backend(client: LabelStudio):
+def backend(silent_backend: Server) -> Server:
+    """Where a test needs no other."""
+    return silent_backend
+
+
+@pytest.fixture
+def silent_backend() -> Iterator[Server]:
     """A service that connects and names whatever version `answers` holds; it predicts nothing."""
     server = Server()
     server.answers = "untrained"

@@ -34,6 +34,7 @@ CURIOUS = {
     "mask_threshold": 0.3,
     "detections_per_image": 4,
 }
+CURIOUS_ENVIRONMENT = {f"TSP_{name.upper()}": str(value) for name, value in CURIOUS.items()}
 QUICK = {"TSP_PRESET": "tiny", "TSP_IMAGE_SIZE": "64", "TSP_EPOCHS": "1", "TSP_BATCH_SIZE": "2"}
 
 

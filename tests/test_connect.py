@@ -18,7 +18,8 @@ from scripts import command_line, connect
 from scripts.backend_process import BackendProcess
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port
-from tests.live import CURIOUS, QUICK, Loop, connect_backend, predictions_of, regions
+from tests.live import CURIOUS_ENVIRONMENT, QUICK, Loop, connect_backend, predictions_of, regions
+from tests.web import Server
 from tsp_model.data.image_set import ImageSet
 
 OWN = """<View><Header value="Nuclei"/><Image name="picture" value="$image"/>
@@ -31,8 +32,7 @@ def backend(
 ) -> Iterator[BackendProcess]:
     """With a personal access token."""
     folder = tmp_path_factory.mktemp("backend")
-    curious = {f"TSP_{name.upper()}": str(value) for name, value in CURIOUS.items()}
-    environment = QUICK | curious | {"TSP_TRAIN_AFTER": "0"}
+    environment = QUICK | CURIOUS_ENVIRONMENT | {"TSP_TRAIN_AFTER": "0"}
     with BackendProcess(folder, free_port(), label_studio.url, personal_token, **environment) as process:
         yield process
     # Neither the token nor what it is exchanged for, whatever the tests made the service do.
@@ -125,17 +125,21 @@ def test_what_is_half_there_is_made_whole(project: LabelStudioProject, backend: 
 
 
 def test_a_connection_by_another_name_of_this_machine_is_the_same_and_one_elsewhere_is_moved(
-    project: LabelStudioProject, backend: BackendProcess, command: Any
+    project: LabelStudioProject, backend: BackendProcess, silent_backend: Server, command: Any
 ) -> None:
     connect_backend(project, backend.url.replace("127.0.0.1", "localhost"))
     assert not any("connected" in line or "webhook" in line for line in command())
     assert state(project)[2:4] == (1, 1)
-    connection = project.connection()
-    elsewhere = {"url": f"{backend.url}/elsewhere", "title": "TSP", "project": project.project_id}
+    nowhere = {"url": f"{backend.url}/elsewhere", "title": "TSP", "project": project.project_id}
     with pytest.raises(ProjectError):  # nobody answers there, so that it cannot be made like this
-        call(project.client, "PATCH", f"api/ml/{connection['id']}", json=elsewhere)
+        call(project.client, "PATCH", f"api/ml/{project.connection()['id']}", json=nowhere)
     command("--undo")
     assert state(project)[2:4] == (0, 0)
+    row = connect_backend(project, silent_backend.url)
+    assert f"moved the connection 'TSP' from {silent_backend.url} to {backend.url}" in command()
+    assert state(project)[2:4] == (1, 1), "neither a second connection nor the old one's webhook"
+    assert (project.connection()["id"], project.connection()["url"]) == (row["id"], backend.url)
+    assert len(webhooks_of(project.client, project.project_id, backend.url)) == 1
 
 
 def test_somebody_elses_connection_webhook_and_view_are_left_alone(

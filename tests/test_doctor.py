@@ -24,7 +24,7 @@ from scripts.backend_process import BackendProcess
 from scripts.label_studio import LabelStudioServer
 from scripts.plan import Place
 from scripts.processes import free_port, statuses
-from tests.live import CURIOUS, QUICK, Loop, add_broken_task, filled_project, predictions_of, regions, until
+from tests.live import CURIOUS_ENVIRONMENT, QUICK, Loop, add_broken_task, filled_project, predictions_of, regions, until
 from tsp_model.data.image_set import ImageSet
 
 
@@ -63,9 +63,8 @@ def patient(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Patient]:
     """Each test mends what it broke."""
-    curious = {f"TSP_{name.upper()}": str(value) for name, value in CURIOUS.items()}
     folder = tmp_path_factory.mktemp("backend")
-    environment = QUICK | curious | {"TSP_TRAIN_AFTER": "0"}
+    environment = QUICK | CURIOUS_ENVIRONMENT | {"TSP_TRAIN_AFTER": "0"}
     with BackendProcess(folder, free_port(), label_studio.url, label_studio.api_key, **environment) as backend:
         project, tasks = filled_project(client, images.subset(images.keys[:4]))
         connect.connect_project(project, backend.url, lambda line: None)

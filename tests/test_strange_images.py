@@ -49,6 +49,13 @@ def client_of(studio: Server) -> LabelStudio:
     return LabelStudio(base_url=studio.url, api_key="a" * 40)
 
 
+def pool_of(tasks: list[Task], studio: Server, folder: Path) -> Pool:
+    """What a training takes of these tasks."""
+    client = client_of(studio)
+    project = SimpleNamespace(client=client, classes=("PED",), task_count=len(tasks), tasks=lambda: iter(tasks))
+    return Pool(project, folder / "images", ImageLimits()).read(Progress(folder, f"train-{KEY}-00001").update)
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_each_is_read_right_or_refused_in_one_line(strange: list[Strange], studio: Server, tmp_path: Path) -> None:
     client, wrong = client_of(studio), {}
@@ -124,10 +131,7 @@ def test_odd_addresses_cost_their_own_task_only(
     assert [number for number, answer in enumerate(answers) if answer] == good
 
     tasks = [Task(number, one["image"]) for number, one in enumerate(data) if isinstance(one, dict) and "image" in one]
-    project = SimpleNamespace(
-        client=client_of(studio), classes=("PED",), task_count=len(tasks), tasks=lambda: iter(tasks)
-    )
-    pool = Pool(project, tmp_path / "images", ImageLimits()).read(Progress(tmp_path, f"train-{KEY}-00001"))
+    pool = pool_of(tasks, studio, tmp_path)
     assert [image.key for image in pool.unlabelled] == [str(place) for place in good]
     assert len(pool.skipped) == len(tasks) - len(good) and not any("\n" in reason for reason in pool.skipped.values())
 
@@ -137,10 +141,7 @@ def test_a_training_takes_the_good_ones_and_says_why_it_leaves_the_others_out(
     strange: list[Strange], studio: Server, tmp_path: Path
 ) -> None:
     tasks = [Task(number, f"/{number}.png") for number in range(len(strange))]
-    project = SimpleNamespace(
-        client=client_of(studio), classes=("PED",), task_count=len(tasks), tasks=lambda: iter(tasks)
-    )
-    pool = Pool(project, tmp_path / "images", ImageLimits()).read(Progress(tmp_path, f"train-{KEY}-00001"))
+    pool = pool_of(tasks, studio, tmp_path)
     refused = {str(number) for number, (_, _, expected, _) in enumerate(strange) if expected is None}
     assert set(pool.skipped) == refused and all(pool.skipped.values())
     assert {image.key for image in pool.unlabelled} == {str(task.id) for task in tasks} - refused
