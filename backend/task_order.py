@@ -20,6 +20,28 @@ logger = logging.getLogger(__name__)
 
 VIEW = "Most uncertain first"
 ORDERING = ["tasks:predictions_score"]
+# All but number, annotations, score and data: with them on, the image is outside of a usual window.
+HIDDEN = [
+    f"tasks:{column}"
+    for column in (
+        "inner_id",
+        "completed_at",
+        "cancelled_annotations",
+        "total_predictions",
+        "annotators",
+        "annotations_results",
+        "annotations_ids",
+        "predictions_results",
+        "predictions_model_versions",
+        "file_upload",
+        "storage_filename",
+        "created_at",
+        "updated_at",
+        "updated_by",
+        "avg_lead_time",
+        "draft_exists",
+    )
+]
 UNCERTAINTY = "Uncertainty sampling"
 
 
@@ -28,7 +50,13 @@ def keep_view(project: LabelStudioProject) -> int:
     views = _views(project)
     ours = _ours(views)
     if ours is None:
-        data = {"title": VIEW, "type": "list", "target": "tasks", "ordering": ORDERING}
+        data = {
+            "title": VIEW,
+            "type": "list",
+            "target": "tasks",
+            "ordering": ORDERING,
+            "hiddenColumns": {"explore": HIDDEN, "labeling": HIDDEN},
+        }
         ours = call(project.client, "POST", "api/dm/views/", json={"project": project.project_id, "data": data})
         first = {"project": project.project_id, "ids": [ours["id"], *(view["id"] for view in views)]}
         call(project.client, "POST", "api/dm/views/order/", json=first)

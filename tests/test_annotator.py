@@ -1,0 +1,249 @@
+"""What an annotator meets, in a real browser: the order, the pre-annotation, the next task, a training.
+
+The pictures of the last run lie in runs/screenshots/.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from label_studio_sdk import LabelStudio
+from PIL import Image
+from playwright.sync_api import Page, expect, sync_playwright
+
+from backend.regions import to_instances
+from backend.task_order import VIEW
+from scripts.backend_process import BackendProcess
+from scripts.connect import connect_project
+from scripts.label_studio import LabelStudioServer
+from scripts.processes import free_port
+from scripts.project_setup import COLOURS
+from tests.live import CURIOUS_ENVIRONMENT, QUICK, Loop, filled_project, predictions_of, regions
+from tsp_model.data import masks
+from tsp_model.data.coco import load_coco
+from tsp_model.data.image_set import ImageSet
+from tsp_model.data.synthetic import write_synthetic
+
+SCREENSHOTS = Path(__file__).resolve().parent.parent / "runs" / "screenshots"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+LIMIT_MILLISECONDS = 60_000
+OPACITY = 0.6  # of a brush region over the image, in Label Studio's editor
+LABELLED = 6
+
+Shoot = Callable[[str], None]
+
+
+@pytest.fixture
+def page(label_studio: LabelStudioServer) -> Iterator[Page]:
+    """A browser's page on the server, nobody signed in; skips where there is no browser."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip("no browser: install Chromium (Debian, Ubuntu: apt-get install chromium)")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browser)
+        opened = chromium.new_page(base_url=label_studio.url, viewport={"width": 1440, "height": 1200})
+        opened.set_default_timeout(LIMIT_MILLISECONDS)
+        expect.set_options(timeout=LIMIT_MILLISECONDS)
+        yield opened
+        chromium.close()
+
+
+@pytest.fixture
+def shoot(page: Page, request: pytest.FixtureRequest) -> Shoot:
+    """Keeps a picture of the page, numbered, under the name that it is called with."""
+    folder = SCREENSHOTS / request.node.name
+    shutil.rmtree(folder, ignore_errors=True)
+    numbers = itertools.count(1)
+    return lambda name: (page.screenshot(path=folder / f"{next(numbers)}-{name}.png"), None)[1]
+
+
+@pytest.fixture(scope="module")
+def backend(label_studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackendProcess]:
+    method = QUICK | CURIOUS_ENVIRONMENT | {"TSP_IMAGE_SIZE": "128", "TSP_EPOCHS": "20", "TSP_TRAIN_AFTER": "0"}
+    folder = tmp_path_factory.mktemp("backend")
+    with BackendProcess(folder, free_port(), label_studio.url, label_studio.api_key, **method) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    folder = tmp_path_factory.mktemp("images")
+    write_synthetic(folder, train=12, test=1)
+    return load_coco(folder, "train")
+
+
+def test_an_annotator_is_led_from_one_uncertain_task_to_the_next(
+    page: Page, shoot: Shoot, label_studio: LabelStudioServer, client: LabelStudio, backend: BackendProcess,
+    images: ImageSet,
+) -> None:  # fmt: skip
+    project, tasks = filled_project(client, images)
+    connect_project(project, backend.url, say=lambda line: None)
+    loop = Loop(project, backend)
+    for task, item in zip(tasks[:LABELLED], images.items, strict=False):
+        project.submit_annotation(task, regions(project, item))
+    first = loop.train()
+    by_score = sorted(scores := project.scores(), key=scores.get)
+
+    sign_in(page, label_studio)
+    open_tasks(page, project.project_id)
+    shoot("tasks")
+    check_table(page, scores, tasks[:LABELLED])
+
+    page.get_by_role("button", name="Label All Tasks").click()
+    shown = check_opened(page, by_score[0])
+    held = prediction_of(project, by_score[0], first)
+    assert shown == [(label_of(region), f"{region['score']:.2f}") for region in held]
+    seen = page_pixels(page)
+    shoot("pre-annotation")
+    check_drawn(seen, images.items[tasks.index(by_score[0])].path, held, images.classes)
+
+    outliner(page).first.click()
+    details = page.get_by_test_id("detailed-region")
+    expect(details).to_contain_text(held[0]["meta"]["text"][0])
+    assert re.fullmatch(r"class \d\.\d\d, box \d\.\d\d, mask \d\.\d\d", held[0]["meta"]["text"][0])
+    shoot("details-of-a-region")
+    details.get_by_label("Delete selected region").click()
+    expect(outliner(page)).to_have_count(len(held) - 1)
+    page.get_by_test_id("bottombar-submit-button").click()
+    check_opened(page, by_score[1])
+    seen = page_pixels(page)
+    shoot("next-task")
+    held_next = prediction_of(project, by_score[1], first)
+    check_drawn(seen, images.items[tasks.index(by_score[1])].path, held_next, images.classes)
+    (annotation,) = client.annotations.list(id=by_score[0])
+    assert annotation.parent_prediction == predictions_of(project, by_score[0])[0]["id"]
+    assert sorted(region["id"] for region in annotation.result) == sorted(region["id"] for region in held[1:])
+
+    start_training(page, project.project_id)
+    second = loop.ended("train", 2)["version"]
+    open_tasks(page, project.project_id)
+    shoot("tasks-after-training")
+    after = project.scores()
+    assert set(after) == set(scores) - {by_score[0]} and after != {task: scores[task] for task in after}
+    check_table(page, after, [*tasks[:LABELLED], by_score[0]])
+    page.get_by_role("button", name="Label All Tasks").click()  # the task that was opened and left is still held
+    shown = check_opened(page, by_score[1])
+    shoot("task-after-training")
+    assert shown == [
+        (label_of(region), f"{region['score']:.2f}") for region in prediction_of(project, by_score[1], second)
+    ]
+
+
+# Steps
+
+
+def sign_in(page: Page, server: LabelStudioServer) -> None:
+    page.goto("/user/login/")
+    page.locator("input[name=email]").fill(server.email)
+    page.locator("input[name=password]").fill(server.password)
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_text("Recent Projects")).to_be_visible()
+
+
+def open_tasks(page: Page, project_id: int) -> None:
+    """The project as a link to it opens it: with its first tab."""
+    page.goto(f"/projects/{project_id}/data")
+    expect(page.get_by_test_id("table-row").first).to_be_visible()
+
+
+def start_training(page: Page, project_id: int) -> None:
+    page.goto(f"/projects/{project_id}/settings/ml")
+    page.get_by_label("Machine learning model options").click()
+    page.get_by_text("Start Training", exact=True).click()
+    with page.expect_response(re.compile(r"/api/ml/\d+/train")) as answer:
+        page.get_by_role("button", name="Start Training").click()
+    assert answer.value.ok
+
+
+def outliner(page: Page) -> Any:
+    """The regions in the side panel."""
+    return page.locator(".lsf-outliner-item")
+
+
+# What the page shows
+
+
+def check_table(page: Page, scores: dict[int, float], labelled: Sequence[int]) -> None:
+    """The first tab is the view: unlabelled tasks by their score, ascending, then those with a label, without one."""
+    expect(page.get_by_role("tab", name=VIEW, selected=True)).to_be_visible()
+    rows = [row.locator(".lsf-table__cell").all_inner_texts()[1:4] for row in page.get_by_test_id("table-row").all()]
+    ranked = [[str(task), "0", f"{scores[task]:.3f}"] for task in sorted(scores, key=scores.get)]
+    assert rows[: len(ranked)] == ranked
+    assert sorted(rows[len(ranked) :]) == sorted([str(task), "1", ""] for task in labelled)
+
+
+def check_opened(page: Page, task: int) -> list[tuple[str, str]]:
+    """The editor has the task, with regions; (label, score) of each as the side panel lists them."""
+    expect(page.locator(".lsf-current-task__task-id")).to_have_text(re.compile(rf"^{task}\s"), use_inner_text=True)
+    expect(outliner(page)).not_to_have_count(0)
+    return [tuple(text.split("\n")[1:3]) for text in outliner(page).all_inner_texts()]
+
+
+def page_pixels(page: Page) -> np.ndarray:
+    """uint8 [H, W, 3] of the image in the editor with what is drawn on it, once all of it is drawn."""
+    place = page.locator("img[alt=image]").bounding_box()
+    before = None
+    while True:  # brush regions are drawn one after the other; there is nothing on the page to await
+        shot = page.screenshot(clip=place)
+        if shot == before:
+            return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))
+        before = shot
+        page.wait_for_timeout(500)
+
+
+def check_drawn(seen: np.ndarray, path: Path, result: list[dict[str, Any]], classes: Sequence[str]) -> None:
+    """Every mask lies on the page where it lies in the image, in its label's colour, and no colour elsewhere."""
+    grey = np.asarray(Image.open(path).convert("L"))
+    scale = np.array(seen.shape[:2]) / grey.shape
+    drawn = [(label, masks.decode([rle])[0].astype(bool)) for label, rle in to_instances(result)]
+    several = sum(mask.astype(int) for _, mask in drawn)
+
+    def on_page(inside: np.ndarray) -> tuple[np.ndarray, int]:
+        """The colour of a pixel of the image far inside of these, and its grey."""
+        row, column = deepest(inside)
+        y, x = ((np.array([row, column]) + 0.5) * scale).astype(int)
+        return seen[y, x].astype(float), int(grey[row, column])
+
+    checked = 0
+    for label, mask in drawn:
+        if deepest_distance(mask & (several == 1)) < 2:
+            continue  # under another one, or a line
+        colour, of_image = on_page(mask & (several == 1))
+        wanted = np.array([int(COLOURS[classes.index(label)][i : i + 2], 16) for i in (1, 3, 5)])
+        assert colour == pytest.approx(OPACITY * wanted + (1 - OPACITY) * of_image, abs=25), label
+        checked += 1
+    assert checked > 0
+    colour, of_image = on_page(several == 0)
+    assert colour == pytest.approx(np.full(3, of_image), abs=25)
+
+
+def deepest(inside: np.ndarray) -> tuple[int, int]:
+    distances = _distances(inside)
+    return np.unravel_index(distances.argmax(), distances.shape)
+
+
+def deepest_distance(inside: np.ndarray) -> float:
+    return float(_distances(inside).max())
+
+
+def _distances(inside: np.ndarray) -> np.ndarray:
+    import cv2
+
+    return cv2.distanceTransform(np.pad(inside, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+
+
+def prediction_of(project: Any, task: int, version: str) -> list[dict[str, Any]]:
+    (held,) = [one for one in predictions_of(project, task) if one["model_version"] == version]
+    return held["result"]
+
+
+def label_of(region: dict[str, Any]) -> str:
+    return region["value"][region["type"]][0]
