@@ -21,6 +21,7 @@ from backend.annotations import instances_of, training_annotation
 from backend.connection import ProjectError, base_url, call
 from backend.label_config import parse_label_config
 from backend.regions import RLE, to_regions
+from backend.shown import Shown
 from backend.versions import project_key
 from tsp_model.data import some
 from tsp_model.predictions import Prediction
@@ -109,7 +110,7 @@ class LabelStudioProject:
         predictions: Iterable[Prediction],
         version: str,
         classes: Sequence[str],
-        show_threshold: float,
+        shown: Shown,
         a_call: int = PREDICTIONS_A_CALL,
         score_of: Callable[[Prediction], float] = _s,
     ) -> int:
@@ -118,7 +119,7 @@ class LabelStudioProject:
         Args:
             predictions: keys are task ids; taken one by one. classes: the model's, whose labels may differ from the
                 project's.
-            show_threshold: class score above which an instance is shown; S counts what it counted.
+            shown: which instances annotators see; S counts what it counted.
             a_call: how many are sent together.
             score_of: what orders the tasks, low first, 0..1; S by default (see backend.ordering).
 
@@ -128,7 +129,7 @@ class LabelStudioProject:
         Raises:
             ProjectError: one does not fit the configuration, or the server stored fewer than were sent.
         """
-        entries = self._entries(predictions, version, classes, show_threshold, score_of)
+        entries = self._entries(predictions, version, classes, shown, score_of)
         return sum(self._import_predictions(chunk, version) for chunk in _chunks(entries, len, a_call))
 
     def _entries(
@@ -136,7 +137,7 @@ class LabelStudioProject:
         predictions: Iterable[Prediction],
         version: str,
         classes: Sequence[str],
-        show_threshold: float,
+        shown: Shown,
         score_of: Callable[[Prediction], float],
     ) -> Iterator[str]:
         """The predictions that `push` has to send, checked, as the JSON that Label Studio imports."""
@@ -145,7 +146,7 @@ class LabelStudioProject:
         for prediction in predictions:
             if int(prediction.key) not in waiting:
                 continue
-            regions = to_regions(prediction, classes, self.config, show_threshold)
+            regions = to_regions(prediction, classes, self.config, shown)
             entry = {"model_version": version, "score": score_of(prediction), "result": regions}
             wrong = interface.validate_prediction(entry, return_errors=True)
             if wrong:

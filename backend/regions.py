@@ -19,19 +19,21 @@ import numpy as np
 from backend import bitmask, brush, polygons, settings
 from backend.image_limits import MOST_MEGAPIXELS
 from backend.label_config import KINDS, LabelConfig, LabelTag
+from backend.shown import Shown
 from tsp_model.data import masks
 from tsp_model.predictions import Prediction
 
 logger = logging.getLogger(__name__)
 
+EVERYTHING = Shown()
 RLE = dict[str, Any]
 Boxed = Callable[[str], bool]
 
 
 def to_regions(
-    prediction: Prediction, classes: Sequence[str], config: LabelConfig, show_threshold: float = 0.0
+    prediction: Prediction, classes: Sequence[str], config: LabelConfig, show: Shown = EVERYTHING
 ) -> list[dict[str, Any]]:
-    """The regions of a pre-annotation, for detections with a class score above ``show_threshold``.
+    """The regions of a pre-annotation, for the detections that are shown.
 
     A region's ``score`` is s_ij of Eq. 2; class, box and mask score stand in its ``meta``, the text of which
     the editor shows. Detections of a class without a label in ``config`` and empty masks are left out. A rectangle
@@ -42,7 +44,7 @@ def to_regions(
         classes: the C class names of the model.
         config: the project's labeling configuration.
     """
-    shown = prediction.above(show_threshold)
+    shown = show.of(prediction)
     regions = []
     for index, rle in enumerate(shown.rles):
         label = config.label_for(classes[shown.labels[index] - 1])

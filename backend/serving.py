@@ -77,8 +77,8 @@ class ActiveVersion:
         self._name, self._folder, self._card = name, versions.folder(name), versions.card(name)
         self._method = Settings.from_dict(self._card["settings"])
         self._execution = Execution.choose(project.method)
-        self._shown = project.show_threshold
-        self._above = min(self._shown, self._method.ranking_score_threshold)
+        self._shown = project.shown
+        self._above = min(self._shown.threshold, self._method.ranking_score_threshold)
 
     def scored(self, task: Mapping[str, Any]) -> Prediction | None:
         """What the worker predicted for a task."""

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from backend.image_limits import MOST_MEGAPIXELS, ImageLimits
+from backend.shown import Shown
 from backend.versions import Versions
 from tsp_model.files import write_json
 from tsp_model.settings import CHOICES, FIELD_NAMES, PRESETS, Settings, SettingsError, meant
@@ -64,6 +65,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("TSP_KEEP_VERSIONS", "10", "versions of a project that are kept, the active one always; 0: all"),
     Variable("TSP_KEEP_JOBS", "30", "days for which /job_status knows of a job that ended, of the last one for ever"),
     Variable("TSP_SHOW_THRESHOLD", "0.3", "class score above which an instance is shown to annotators"),
+    Variable("TSP_SHOW_AREA", "0", "pixels of the image that a mask needs to be shown to annotators"),
     Variable("TSP_CLUSTERS", "0", "groups of like images that next task goes round; 0: the lowest score comes first"),
     Variable("TSP_IMAGE_HOSTS", "", "hosts of images besides Label Studio, by comma; * in a name: any public host"),
     Variable("TSP_IMAGE_MEGAPIXELS", "64", f"largest image that is read, at most {MOST_MEGAPIXELS}"),
@@ -75,7 +77,7 @@ VARIABLES: tuple[Variable, ...] = (
 BRUSH_CODECS = ("fast", "sdk")
 
 # Settings of the service that a project may override through its connection's extra_params.
-PROJECT_KEYS = ("train_after", "keep_aside", "show_threshold", "clusters", "preset")
+PROJECT_KEYS = ("train_after", "keep_aside", "show_threshold", "show_area", "clusters", "preset")
 MOST_CLUSTERS = 1000
 
 
@@ -99,7 +101,7 @@ class ServiceSettings:
     keep_aside: float
     keep_versions: int
     keep_jobs: float
-    show_threshold: float
+    shown: Shown
     clusters: int
     image_limits: ImageLimits
     predict_seconds: float
@@ -130,7 +132,7 @@ class ProjectSettings:
 
     train_after: int
     keep_aside: float
-    show_threshold: float
+    shown: Shown
     clusters: int
     method: Settings
 
@@ -184,7 +186,10 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
         keep_aside=_number("TSP_KEEP_ASIDE", text["TSP_KEEP_ASIDE"], float, 0, 0.5),
         keep_versions=_kept(text["TSP_KEEP_VERSIONS"]),
         keep_jobs=_number("TSP_KEEP_JOBS", text["TSP_KEEP_JOBS"], float, 0, 36500),
-        show_threshold=_number("TSP_SHOW_THRESHOLD", text["TSP_SHOW_THRESHOLD"], float, 0, 1),
+        shown=Shown(
+            threshold=_number("TSP_SHOW_THRESHOLD", text["TSP_SHOW_THRESHOLD"], float, 0, 1),
+            area=_number("TSP_SHOW_AREA", text["TSP_SHOW_AREA"], float, 0, MOST_MEGAPIXELS * 1e6),
+        ),
         clusters=_number("TSP_CLUSTERS", text["TSP_CLUSTERS"], int, 0, MOST_CLUSTERS),
         image_limits=ImageLimits(
             hosts=_hosts(text["TSP_IMAGE_HOSTS"]),
@@ -215,7 +220,7 @@ def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None
     Args:
         service: the environment's settings.
         extra_params: lower-case names: every field of tsp_model's Settings, train_after, keep_aside, show_threshold,
-            clusters, preset. A preset named here replaces the environment's preset and its TSP_<FIELD>s.
+            show_area, clusters, preset. A preset named here replaces the environment's preset and its TSP_<FIELD>s.
     Raises:
         SettingsError: one line that names the unknown key or the value that cannot be used.
     """
@@ -228,7 +233,8 @@ def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None
         raise SettingsError(f"extra_params of the connection has the unknown key {', '.join(unknown)}; {remedy}")
     train_after = given.pop("train_after", service.train_after)
     keep_aside = given.pop("keep_aside", service.keep_aside)
-    show_threshold = given.pop("show_threshold", service.show_threshold)
+    show_threshold = given.pop("show_threshold", service.shown.threshold)
+    show_area = given.pop("show_area", service.shown.area)
     clusters = given.pop("clusters", service.clusters)
     preset = given.pop("preset", None)
     method = service.method if preset is None else Settings.preset(str(preset))
@@ -239,7 +245,10 @@ def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None
     return ProjectSettings(
         train_after=_number("train_after", train_after, int, 0, 10**9),
         keep_aside=_number("keep_aside", keep_aside, float, 0, 0.5),
-        show_threshold=_number("show_threshold", show_threshold, float, 0, 1),
+        shown=Shown(
+            threshold=_number("show_threshold", show_threshold, float, 0, 1),
+            area=_number("show_area", show_area, float, 0, MOST_MEGAPIXELS * 1e6),
+        ),
         clusters=_number("clusters", clusters, int, 0, MOST_CLUSTERS),
         method=method,
     )

@@ -311,7 +311,7 @@ class CycleSteps:
         project = self._settings(self._project(key))
         folder = self._versions(key).folder(version)
         trained = Settings.from_dict(self._versions(key).card(version)["settings"])
-        above = min(project.show_threshold, looked_at(trained))
+        above = min(project.shown.threshold, looked_at(trained))
         execution, features = Execution.choose(project.method), project.clusters > 0
         if not known_at_once(folder, trained.strategy):
             return complete_predictions(folder, pool, above, job.update, execution=execution, features=features)
@@ -326,7 +326,7 @@ class CycleSteps:
         project = self._project(key)
         versions = self._versions(key)
         classes, score = versions.card(version)["classes"], score_of(versions.folder(version))
-        return project.push(predictions, version, classes, self._settings(project).show_threshold, a_call, score)
+        return project.push(predictions, version, classes, self._settings(project).shown, a_call, score)
 
     def _settings(self, project: LabelStudioProject) -> ProjectSettings:
         return settings.for_project(self._service, project.extra_params())

@@ -31,9 +31,10 @@ SUBJECTS = {
     "predict": "service",
     "threads": "service",
     "start": "service",
+    "opening": "opening",
     "cycle": "cycle",
 }
-WITH_ALL = ("levers", "cycle")  # half an hour more
+WITH_ALL = ("levers", "opening", "cycle")  # half an hour more, and a browser
 REPEATS, QUICK_REPEATS = 5, 1
 
 

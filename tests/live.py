@@ -13,6 +13,7 @@ from label_studio_sdk import LabelStudio
 from backend.connection import call
 from backend.label_config import LABEL_TAGS
 from backend.project import LabelStudioProject
+from backend.shown import Shown
 from backend.versions import Versions
 from scripts.backend_process import BackendProcess
 from scripts.project_setup import label_config, truth
@@ -22,6 +23,7 @@ from tsp_model.predictions import Prediction
 
 CLASSES = ("disc", "box")
 LIMIT_SECONDS = 120.0
+SHOWN = Shown(threshold=0.3)
 OLD, NEW = "tsp-0001-20260101T000000", "tsp-0002-20260102T000000"
 # A network of one epoch is sure of nothing: every detection counts, is shown and may become a pseudo label.
 CURIOUS = {
@@ -174,4 +176,4 @@ def scored(task_id: int, score: float) -> Prediction:
 
 
 def push(project: LabelStudioProject, scores: dict[int, float], version: str = OLD, a_call: int = 100) -> int:
-    return project.push((scored(*pair) for pair in scores.items()), version, CLASSES, 0.3, a_call)
+    return project.push((scored(*pair) for pair in scores.items()), version, CLASSES, SHOWN, a_call)

@@ -5,7 +5,6 @@ The pictures of the last run lie in runs/screenshots/.
 
 from __future__ import annotations
 
-import io
 import itertools
 import re
 import shutil
@@ -13,15 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from label_studio_sdk import LabelStudio
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from backend.regions import to_instances
 from backend.task_order import VIEW
 from scripts.backend_process import BackendProcess
+from scripts.browser import LIMIT_MILLISECONDS, browser, seen_once, signed_in
 from scripts.connect import connect_project
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port
@@ -33,9 +34,8 @@ from tsp_model.data.image_set import ImageSet
 from tsp_model.data.synthetic import write_synthetic
 
 SCREENSHOTS = Path(__file__).resolve().parent.parent / "runs" / "screenshots"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-LIMIT_MILLISECONDS = 60_000
 OPACITY = 0.6  # of a brush region over the image, in Label Studio's editor
+SHADES = 25  # of 255, by which the page may differ: it scales and smoothes the image
 LABELLED = 6
 
 Shoot = Callable[[str], None]
@@ -43,17 +43,12 @@ Shoot = Callable[[str], None]
 
 @pytest.fixture
 def page(label_studio: LabelStudioServer) -> Iterator[Page]:
-    """A browser's page on the server, nobody signed in; skips where there is no browser."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
+    """A browser's page, signed in on the server; skips where there is no browser."""
+    if browser() is None:
         pytest.skip("no browser: install Chromium (Debian, Ubuntu: apt-get install chromium)")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser)
-        opened = chromium.new_page(base_url=label_studio.url, viewport={"width": 1440, "height": 1200})
-        opened.set_default_timeout(LIMIT_MILLISECONDS)
+    with signed_in(label_studio) as opened:
         expect.set_options(timeout=LIMIT_MILLISECONDS)
         yield opened
-        chromium.close()
 
 
 @pytest.fixture
@@ -81,10 +76,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 
 def test_an_annotator_is_led_from_one_uncertain_task_to_the_next(
-    page: Page, shoot: Shoot, label_studio: LabelStudioServer, client: LabelStudio, backend: BackendProcess,
-    images: ImageSet,
-) -> None:  # fmt: skip
+    page: Page, shoot: Shoot, client: LabelStudio, backend: BackendProcess, images: ImageSet
+) -> None:
     project, tasks = filled_project(client, images)
+    path_of = {task: item.path for task, item in zip(tasks, images.items, strict=True)}
     connect_project(project, backend.url, say=lambda line: None)
     loop = Loop(project, backend)
     for task, item in zip(tasks[:LABELLED], images.items, strict=False):
@@ -92,7 +87,6 @@ def test_an_annotator_is_led_from_one_uncertain_task_to_the_next(
     first = loop.train()
     by_score = sorted(scores := project.scores(), key=scores.get)
 
-    sign_in(page, label_studio)
     open_tasks(page, project.project_id)
     shoot("tasks")
     check_table(page, scores, tasks[:LABELLED])
@@ -101,9 +95,8 @@ def test_an_annotator_is_led_from_one_uncertain_task_to_the_next(
     shown = check_opened(page, by_score[0])
     held = prediction_of(project, by_score[0], first)
     assert shown == [(label_of(region), f"{region['score']:.2f}") for region in held]
-    seen = page_pixels(page)
+    seen_once(page, drawn_as(path_of[by_score[0]], held, images.classes))
     shoot("pre-annotation")
-    check_drawn(seen, images.items[tasks.index(by_score[0])].path, held, images.classes)
 
     outliner(page).first.click()
     details = page.get_by_test_id("detailed-region")
@@ -114,10 +107,8 @@ def test_an_annotator_is_led_from_one_uncertain_task_to_the_next(
     expect(outliner(page)).to_have_count(len(held) - 1)
     page.get_by_test_id("bottombar-submit-button").click()
     check_opened(page, by_score[1])
-    seen = page_pixels(page)
+    seen_once(page, drawn_as(path_of[by_score[1]], prediction_of(project, by_score[1], first), images.classes))
     shoot("next-task")
-    held_next = prediction_of(project, by_score[1], first)
-    check_drawn(seen, images.items[tasks.index(by_score[1])].path, held_next, images.classes)
     (annotation,) = client.annotations.list(id=by_score[0])
     assert annotation.parent_prediction == predictions_of(project, by_score[0])[0]["id"]
     assert sorted(region["id"] for region in annotation.result) == sorted(region["id"] for region in held[1:])
@@ -138,14 +129,6 @@ def test_an_annotator_is_led_from_one_uncertain_task_to_the_next(
 
 
 # Steps
-
-
-def sign_in(page: Page, server: LabelStudioServer) -> None:
-    page.goto("/user/login/")
-    page.locator("input[name=email]").fill(server.email)
-    page.locator("input[name=password]").fill(server.password)
-    page.get_by_role("button", name="Log in").click()
-    expect(page.get_by_text("Recent Projects")).to_be_visible()
 
 
 def open_tasks(page: Page, project_id: int) -> None:
@@ -187,57 +170,33 @@ def check_opened(page: Page, task: int) -> list[tuple[str, str]]:
     return [tuple(text.split("\n")[1:3]) for text in outliner(page).all_inner_texts()]
 
 
-def page_pixels(page: Page) -> np.ndarray:
-    """uint8 [H, W, 3] of the image in the editor with what is drawn on it, once all of it is drawn."""
-    place = page.locator("img[alt=image]").bounding_box()
-    before = None
-    while True:  # brush regions are drawn one after the other; there is nothing on the page to await
-        shot = page.screenshot(clip=place)
-        if shot == before:
-            return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))
-        before = shot
-        page.wait_for_timeout(500)
-
-
-def check_drawn(seen: np.ndarray, path: Path, result: list[dict[str, Any]], classes: Sequence[str]) -> None:
-    """Every mask lies on the page where it lies in the image, in its label's colour, and no colour elsewhere."""
+def drawn_as(path: Path, result: list[dict[str, Any]], classes: Sequence[str]) -> Callable[[np.ndarray], bool]:
+    """Whether the editor's pixels show the image with each mask where it lies, in its label's colour, and no colour
+    elsewhere: looked at far inside of each mask's own part, and of what no mask covers."""
     grey = np.asarray(Image.open(path).convert("L"))
-    scale = np.array(seen.shape[:2]) / grey.shape
-    drawn = [(label, masks.decode([rle])[0].astype(bool)) for label, rle in to_instances(result)]
-    several = sum(mask.astype(int) for _, mask in drawn)
+    stack = [(label, masks.decode([rle])[0].astype(bool)) for label, rle in to_instances(result)]
+    covered = sum(mask.astype(int) for _, mask in stack)
+    points = [(deepest(covered == 0), np.zeros(3), 0.0)]
+    for label, mask in stack:
+        colour = COLOURS[classes.index(label)]
+        own = mask & (covered == 1)
+        if own.any():
+            points.append((deepest(own), np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]), OPACITY))
+    assert len(points) > 1, "no mask has a pixel of its own"
 
-    def on_page(inside: np.ndarray) -> tuple[np.ndarray, int]:
-        """The colour of a pixel of the image far inside of these, and its grey."""
-        row, column = deepest(inside)
-        y, x = ((np.array([row, column]) + 0.5) * scale).astype(int)
-        return seen[y, x].astype(float), int(grey[row, column])
+    def true(seen: np.ndarray) -> bool:
+        scale = np.array(seen.shape[:2]) / grey.shape
+        at = [((np.array(point) + 0.5) * scale).astype(int) for point, _, _ in points]
+        wanted = [share * colour + (1 - share) * grey[point] for point, colour, share in points]
+        return bool((np.abs(np.array([seen[y, x] for y, x in at]) - wanted) < SHADES).all())
 
-    checked = 0
-    for label, mask in drawn:
-        if deepest_distance(mask & (several == 1)) < 2:
-            continue  # under another one, or a line
-        colour, of_image = on_page(mask & (several == 1))
-        wanted = np.array([int(COLOURS[classes.index(label)][i : i + 2], 16) for i in (1, 3, 5)])
-        assert colour == pytest.approx(OPACITY * wanted + (1 - OPACITY) * of_image, abs=25), label
-        checked += 1
-    assert checked > 0
-    colour, of_image = on_page(several == 0)
-    assert colour == pytest.approx(np.full(3, of_image), abs=25)
+    return true
 
 
 def deepest(inside: np.ndarray) -> tuple[int, int]:
-    distances = _distances(inside)
+    """The pixel that is farthest from what is not inside."""
+    distances = cv2.distanceTransform(np.pad(inside, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
     return np.unravel_index(distances.argmax(), distances.shape)
-
-
-def deepest_distance(inside: np.ndarray) -> float:
-    return float(_distances(inside).max())
-
-
-def _distances(inside: np.ndarray) -> np.ndarray:
-    import cv2
-
-    return cv2.distanceTransform(np.pad(inside, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
 
 
 def prediction_of(project: Any, task: int, version: str) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from tests.live import (
     CLASSES,
     NEW,
     OLD,
+    SHOWN,
     connect_backend,
     filled_project,
     new_project,
@@ -299,9 +300,9 @@ def test_tasks_that_are_deleted_while_they_are_pushed_cost_their_own_prediction_
         for task in gone:  # after all of them were made, before they are sent
             call(client, "DELETE", f"api/tasks/{task}/")
 
-    assert project.push(deleting(tasks[1]), OLD, CLASSES, 0.3) == 3
+    assert project.push(deleting(tasks[1]), OLD, CLASSES, SHOWN) == 3
     assert [len(predictions_of(project, task)) for task in (tasks[0], tasks[2], tasks[3])] == [1, 1, 1]
-    assert project.push(deleting(tasks[0], tasks[2], tasks[3]), NEW, CLASSES, 0.3) == 0
+    assert project.push(deleting(tasks[0], tasks[2], tasks[3]), NEW, CLASSES, SHOWN) == 0
 
 
 def test_what_went_out_early_is_not_sent_again(client: LabelStudio, images: ImageSet, tmp_path: Path) -> None:
@@ -314,11 +315,11 @@ def test_what_went_out_early_is_not_sent_again(client: LabelStudio, images: Imag
         until(lambda: predictions_of(project, tasks[1]), "the first two on the server")
         yield from (scored(task, 0.5) for task in tasks[3:])
 
-    with EarlySender(tmp_path / "p.jsonl", lambda found: project.push(found, OLD, CLASSES, 0.3, 2), 2) as sender:
+    with EarlySender(tmp_path / "p.jsonl", lambda found: project.push(found, OLD, CLASSES, SHOWN, 2), 2) as sender:
         file.add(stream(), sender.on_disk)
     missing = [task for task in tasks if not predictions_of(project, task)]
     assert set(missing) <= set(tasks[2:])
-    assert project.push(file.values(), OLD, CLASSES, 0.3) == len(missing)
+    assert project.push(file.values(), OLD, CLASSES, SHOWN) == len(missing)
     assert [len(predictions_of(project, task)) for task in tasks] == [1] * 5
 
 

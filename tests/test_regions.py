@@ -18,6 +18,7 @@ from backend import brush as our_brush
 from backend import settings as environment
 from backend.label_config import LABEL_TAGS, parse_label_config
 from backend.regions import to_instances, to_region, to_regions
+from backend.shown import Shown
 from tsp_model.data import masks
 from tsp_model.predictions import Prediction
 
@@ -187,7 +188,16 @@ def test_regions_are_valid_scored_unique_and_stable(kind):
 def test_unsure_unknown_and_empty_detections_are_left_out():
     stack = np.stack([disc((20, 20), 5)] * 3 + [np.zeros((20, 20), dtype=np.uint8)])
     made = prediction(stack, [1, 2, 1, 1], scores=[0.9, 0.9, 0.3, 0.9], instance_scores=[0.1, 0.2, 0.3, 0.4])
-    assert [region["score"] for region in to_regions(made, ["SRF", "PED"], BRUSH, show_threshold=0.3)] == [0.1]
+    assert [region["score"] for region in to_regions(made, ["SRF", "PED"], BRUSH, Shown(threshold=0.3))] == [0.1]
+
+
+def test_small_masks_are_left_out_and_the_score_of_the_image_stays():
+    stack = np.stack([disc((20, 20), 5), disc((20, 20), 2)])
+    made = prediction(stack, [1, 1], scores=[0.9, 0.9], instance_scores=[0.1, 0.2])
+    smaller = int(stack[1].sum())
+    for area, scores in ((smaller, [0.1, 0.2]), (smaller + 1, [0.1])):
+        assert [region["score"] for region in to_regions(made, ["SRF"], BRUSH, Shown(area=area))] == scores
+        assert Shown(area=area).of(made).image_score == made.image_score
 
 
 def region(mask, region_id="a", labels=("rea",), tag=BRUSH):

@@ -9,6 +9,7 @@ import pytest
 
 from backend import __main__ as service_command
 from backend import settings
+from backend.shown import Shown
 from scripts.processes import free_port
 from tsp_model import memory
 from tsp_model.settings import FIELD_NAMES, Settings, SettingsError
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 def test_the_defaults_are_the_papers_method_and_a_local_service():
     service = settings.load({})
     assert service.method == Settings()
-    assert (service.host, service.port, service.train_after, service.show_threshold) == (
+    assert (service.host, service.port, service.train_after, service.shown.threshold) == (
         "127.0.0.1",
         9090,
         20,
@@ -81,10 +82,12 @@ def test_the_brush_codec_is_known_to_scripts_too():
 
 def test_a_project_overrides_what_the_environment_says():
     service = settings.load({"TSP_EPOCHS": "7", "TSP_TRAIN_AFTER": "20", "TSP_CLUSTERS": "4"})
-    assert settings.for_project(service, None) == settings.ProjectSettings(20, 0.1, 0.3, 4, service.method)
+    assert settings.for_project(service, None) == settings.ProjectSettings(20, 0.1, Shown(0.3), 4, service.method)
     assert settings.for_project(service, {"clusters": 0}).clusters == 0
-    project = settings.for_project(service, {"train_after": 0, "beta": 0.05, "epochs": "3", "show_threshold": 0.5})
-    assert (project.train_after, project.show_threshold) == (0, 0.5)
+    project = settings.for_project(
+        service, {"train_after": 0, "beta": 0.05, "epochs": "3", "show_threshold": 0.5, "show_area": 40}
+    )
+    assert (project.train_after, project.shown) == (0, Shown(0.5, 40))
     assert (project.method.beta, project.method.epochs) == (0.05, 3)
     assert settings.for_project(service, {"preset": "tiny", "epochs": 2}).method.backbone == "tiny"
 

@@ -92,7 +92,7 @@ class Project:
     def remove(self, number: int) -> None:
         del self._tasks[number]
 
-    def push(self, predictions, version, classes, show_threshold, a_call, score_of) -> int:
+    def push(self, predictions, version, classes, shown, a_call, score_of) -> int:
         already = self.pushed.setdefault(version, {})
         self.asked.set()
         if self.refusal is not None:
