@@ -1,13 +1,16 @@
 """How far a job is: one small JSON file per job, written by the worker and read by the web service.
 
-    {job_id, status, phase, done, total, loss, eta_seconds, version, message, error, seconds: {phase: seconds}}
+    {job_id, status, phase, done, total, epoch, epochs, loss, eta_seconds, version, message, error,
+     seconds: {phase: seconds}}
 
-status is QUEUED, RUNNING, SUCCESS or ERROR. Writes are atomic, so a reader never sees half a file.
+status is QUEUED, RUNNING, SUCCESS or ERROR; epoch, epochs and loss are those of the training. Writes are atomic, so a
+reader never sees half a file. The worker's log says the same in a line now and then.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from collections.abc import Iterator
@@ -18,8 +21,12 @@ from typing import Any
 from tsp_model.errors import ExplainedError
 from tsp_model.files import write_json
 
+logger = logging.getLogger(__name__)
+
 _JOB_ID = re.compile(r"(train|activate|rank|check|score|connect)-[0-9]+\.[0-9]+-[0-9]{5,}")
 _WRITE_EVERY = 0.5  # seconds; a training step may be much shorter
+_LOG_EVERY = 10.0  # seconds
+_OF_A_PHASE = ("done", "total", "epoch", "epochs", "loss", "eta_seconds")
 
 
 def job_file(model_dir: Path, job_id: str) -> Path | None:
@@ -51,6 +58,20 @@ def unexpected(error: BaseException) -> bool:
     return not isinstance(error, (ExplainedError, OSError))
 
 
+def in_words(state: dict[str, Any]) -> str:
+    """How far a phase is: "train, 40 of 400, epoch 3 of 30, loss 0.832, 95 s left"."""
+    parts = [state["phase"]]
+    if state.get("total"):
+        parts.append(f"{state['done']} of {state['total']}")
+    if state.get("epochs"):
+        parts.append(f"epoch {state['epoch']} of {state['epochs']}")
+    if state.get("loss") is not None:
+        parts.append(f"loss {state['loss']:.3f}")
+    if state.get("eta_seconds") is not None:
+        parts.append(f"{state['eta_seconds']:.0f} s left")
+    return ", ".join(parts)
+
+
 class Progress:
     """The progress file of one job, in the worker. A job that goes on after a crash keeps the seconds it
     had."""
@@ -60,7 +81,7 @@ class Progress:
         if path is None:
             raise ValueError(f"{job_id!r} is no job id.")
         self._path = path
-        self._written = 0.0
+        self._written = self._logged = 0.0
         self._state: dict[str, Any] = read(model_dir, job_id) or {"job_id": job_id, "seconds": {}}
 
     def start(self) -> None:
@@ -72,8 +93,9 @@ class Progress:
     def phase(self, name: str) -> Iterator[None]:
         """Name the phase and count its seconds."""
         began = time.monotonic()
-        self._state |= {"phase": name, "done": 0, "total": None, "loss": None, "eta_seconds": None}
+        self._state |= dict.fromkeys(_OF_A_PHASE) | {"phase": name, "done": 0}
         self._write()
+        self._log()
         try:
             yield
         finally:
@@ -82,11 +104,12 @@ class Progress:
             self._write()
 
     def update(self, values: dict[str, Any]) -> None:
-        """What the model's own code reports: done, total, and where it knows them loss and eta_seconds."""
-        kept = ("done", "total", "loss", "eta_seconds")
-        self._state |= {name: values[name] for name in kept if name in values}
+        """What the model's own code reports: done, total, and where it knows them epoch, epochs, loss, eta_seconds."""
+        self._state |= {name: values[name] for name in _OF_A_PHASE if name in values}
         if time.monotonic() - self._written >= _WRITE_EVERY:
             self._write()
+        if time.monotonic() - self._logged >= _LOG_EVERY:
+            self._log()
 
     def note(self, **values: Any) -> None:
         """Record facts such as version or counts."""
@@ -102,6 +125,10 @@ class Progress:
         """The job ended with `error`, one line."""
         self._state |= {"status": "ERROR", "eta_seconds": None, "error": error}
         self._write()
+
+    def _log(self) -> None:
+        self._logged = time.monotonic()
+        logger.info("%s: %s", self._state["job_id"], in_words(self._state))
 
     def _write(self) -> None:
         self._written = time.monotonic()

@@ -19,6 +19,7 @@ import torch
 from backend import settings, task_order
 from backend.clusters import keep_clusters, set_clusters
 from backend.connection import connect
+from backend.curves import curves
 from backend.early import EarlySender
 from backend.kept_aside import LEAST, compared, split
 from backend.ordering import keep_order, known_at_once, score_of
@@ -110,7 +111,8 @@ class CycleSteps:
             except (VersionError, CheckpointError) as error:  # no reason to train no better one
                 logger.warning("%s is trained without the version before it: %s", version, error)
                 previous = parent = None
-        card = train_cycle(labelled, unlabelled, previous, method, folder, job.update, parent)
+        with curves(folder, job.update) as progress:
+            card = train_cycle(labelled, unlabelled, previous, method, folder, progress, parent)
         return {"counts": card["counts"]}
 
     def compare(self, key: str, version: str, job: Progress) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from backend.label_config import LABEL_TAGS
 from scripts.command_line import parser_of, run
 from scripts.plan import Plan, add_place_arguments
+from scripts.smoke import add_smoke_argument
 from scripts.table import table
 from tsp_model.settings import PRESETS, STRATEGY_NAMES
 
@@ -53,6 +54,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--test-images", type=int, default=None, help="images to evaluate on (default: all; synthetic: 60)")
     add("--preset", choices=sorted(PRESETS), default="tiny", help="settings to start from (default: %(default)s)")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the method; may repeat")
+    add_smoke_argument(parser)
 
 
 def parse_arguments() -> Plan:

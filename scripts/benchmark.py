@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from scripts.command_line import CommandError, run
 from scripts.grid import spec
 from scripts.service import BACKEND_URL
+from scripts.smoke import TRAINED, add_smoke_argument
 from tsp_model.files import write_json
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ SUBJECTS = {
     "cycle": "cycle",
 }
 WITH_ALL = ("levers", "opening", "cycle")  # half an hour more, and a browser
-REPEATS, QUICK_REPEATS = 5, 1
+REPEATS, SMOKE_REPEATS = 5, 1
 
 
 def speed(arguments: argparse.Namespace) -> None:
@@ -47,10 +48,10 @@ def speed(arguments: argparse.Namespace) -> None:
     from scripts.speed.timing import Bench
 
     bench = Bench(
-        repeats=arguments.repeats or (QUICK_REPEATS if arguments.quick else REPEATS),
+        repeats=arguments.repeats or (SMOKE_REPEATS if arguments.smoke else REPEATS),
         threads=arguments.threads or torch.get_num_threads(),
         data=arguments.data,
-        quick=arguments.quick,
+        smoke=arguments.smoke,
         cycle_pool=arguments.cycle_pool,
     )
     described = machine.describe(bench.threads)
@@ -59,9 +60,9 @@ def speed(arguments: argparse.Namespace) -> None:
     for number, name in enumerate(names, start=1):
         for row in _subject(name)(replace(bench, label=f"[{number}/{len(names)}]")):
             # Tiny inputs reach no aim and miss none.
-            row = replace(row, aim=None) if bench.quick else row
+            row = replace(row, aim=None) if bench.smoke else row
             rows.append(row)
-            report.write(arguments.out, described, bench.quick, rows)
+            report.write(arguments.out, described, bench.smoke, rows)
             print(f"[{number}/{len(names)}] {report.line(row)}", file=sys.stderr, flush=True)
     print(report.document(described, rows), end="")
     if arguments.markdown:
@@ -94,6 +95,8 @@ def _on_trained_weights(
     from scripts.speed import machine
     from scripts.speed.agreement import Case
 
+    if arguments.smoke:
+        vars(arguments).update(TRAINED)
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
     described = machine.describe(torch.get_num_threads())
     results: list[dict[str, Any]] = []
@@ -124,7 +127,7 @@ def grid(arguments: argparse.Namespace) -> None:
 
     out = arguments.out or Path("runs") / (arguments.file.stem + "-label-studio" * arguments.label_studio)
     place = Place.choose(arguments.backend_url) if arguments.label_studio else None
-    print(table(run_grid(arguments.file, out, place)))
+    print(table(run_grid(arguments.file, out, place, arguments.smoke)))
 
 
 def estimate(arguments: argparse.Namespace) -> None:
@@ -182,10 +185,10 @@ def main() -> None:
     command.set_defaults(run=speed)
     add = command.add_argument
     add("--only", metavar="A,B", help=f"of {', '.join(SUBJECTS)} (default: all but {', '.join(WITH_ALL)})")
-    add("--all", action="store_true", help="with the levers one by one and the whole cycle through Label Studio")
+    add("--all", action="store_true", help="with what is left out by default")
     add("--cycle-pool", type=_at_least_1, default=300, metavar="N", help="its pool (default: %(default)s images)")
-    add("--quick", action="store_true", help="tiny inputs: proves that everything runs and that results agree")
-    add("--repeats", type=_at_least_1, metavar="N", help=f"rounds (default: {REPEATS}, quick: {QUICK_REPEATS})")
+    add_smoke_argument(command)
+    add("--repeats", type=_at_least_1, metavar="N", help=f"rounds (default: {REPEATS}, smoke: {SMOKE_REPEATS})")
     add("--threads", type=_at_least_1, metavar="N", help="of torch (default: as torch has it)")
     add("--data", type=_folder, default=Path("../shared/data"), help="folder of COCO folders (default: %(default)s)")
     add("--out", type=Path, default=Path("runs/speed.json"), help="every round as JSON (default: %(default)s)")
@@ -235,6 +238,7 @@ def _add_trained_weights(command: argparse.ArgumentParser, backbones: str) -> No
     add("--epochs", type=_at_least_1, default=16, help="over the labelled images (default: %(default)s)")
     add("--size", type=_at_least_1, default=256, help="image_size in pixels (default: %(default)s)")
     add("--threads", type=_at_least_1, metavar="N", help="of torch (default: as torch has it)")
+    add_smoke_argument(command)
 
 
 def _growth_command(commands: argparse._SubParsersAction) -> None:
@@ -265,6 +269,7 @@ def _run_command(commands: argparse._SubParsersAction) -> None:
     add("file", type=Path, help="what to run: scripts/experiments/ has examples")
     add("--out", type=Path, help="folder of cells and results (default: runs/ and the file's name)")
     add("--label-studio", action="store_true", help="through a Label Studio server and the TSP backend")
+    add_smoke_argument(command)
     add("--backend-url", default=BACKEND_URL, help="of the backend, as Label Studio reaches it (default: %(default)s)")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -46,17 +47,19 @@ def signed_in(server: LabelStudioServer, width: int = 1440, height: int = 1200) 
         chromium.close()
 
 
-def seen_once(page: Page, true: Callable[[np.ndarray], bool]) -> np.ndarray:
+def seen_once(page: Page, true: Callable[[np.ndarray], bool], seconds: int = 60) -> np.ndarray:
     """uint8 [H, W, 3] of the image in the editor with what is drawn on it, as soon as that is `true`.
 
-    Regions are drawn one after the other and nothing on the page tells when all are; TimeoutError if never.
+    Regions are drawn one after the other and nothing on the page tells when all are; TimeoutError after that many
+    seconds.
     """
     image = page.locator("img[alt=image]")
     image.wait_for()
-    for _ in range(LIMIT_MILLISECONDS // LOOK_MILLISECONDS):
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
         shot = page.screenshot(clip=image.bounding_box())
         pixels = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))
         if true(pixels):
             return pixels
         page.wait_for_timeout(LOOK_MILLISECONDS)
-    raise TimeoutError("the editor did not draw what was expected in a minute")
+    raise TimeoutError(f"the editor did not draw what was expected in {seconds} s")

@@ -103,6 +103,7 @@ def main() -> None:
     add_plan_arguments(parser)
     # Long enough to learn something from 8 to 24 synthetic images, short enough to watch.
     parser.set_defaults(set=["epochs=25", "least_steps=150"])
+    parser.set_defaults(label_tag="polygon")  # the quickest to open, see scripts/speed/README.md
     add = parser.add_argument
     add("--once", action="store_true", help="end after the table instead of staying up")
     add("--port", type=int, help=f"of Label Studio (default: {LABEL_STUDIO_PORT}, or a free one)")

@@ -25,6 +25,7 @@ from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port, statuses
 from scripts.project_setup import label_config, truth
 from scripts.service import Service
+from scripts.smoke import add_smoke_argument
 from scripts.speed.served import served
 from scripts.table import markdown
 from tsp_model.data.coco import load_coco
@@ -49,7 +50,7 @@ class Amount:
     selection: int = 250
 
 
-QUICK = Amount(webhooks=200, questions=20, predictions=40, selection=12)
+SMOKE = Amount(webhooks=200, questions=20, predictions=40, selection=12)
 
 
 @dataclass(frozen=True)
@@ -284,12 +285,12 @@ def _wait_for_training(there: There) -> None:
 
 
 def main() -> None:
-    parser = parser_of("load", __doc__, "--quick")
-    parser.add_argument("--quick", action="store_true", help="few of everything, to see that it runs")
+    parser = parser_of("load", __doc__, "--smoke")
+    add_smoke_argument(parser)
     parser.add_argument("--out", type=Path, default=None, help="also write the figures to this file, as JSON")
     arguments = parser.parse_args()
     rows = []
-    for row in load(QUICK if arguments.quick else Amount()):
+    for row in load(SMOKE if arguments.smoke else Amount()):
         rows.append(row)
         print(f"{row.what}: {row.found} (wanted: {row.aim})", flush=True)
     if arguments.out:

@@ -11,6 +11,7 @@ from typing import Any
 
 from backend.connection import connect
 from backend.project import LabelStudioProject
+from scripts import smoke
 from scripts.command_line import CommandError
 from scripts.service import BACKEND_URL
 from tsp_model.files import write_json
@@ -92,7 +93,9 @@ class Plan:
     @staticmethod
     def from_arguments(arguments: argparse.Namespace) -> Plan:
         """Checked arguments of scripts.active_learning. Raises SettingsError or CommandError."""
-        values = vars(arguments)
+        values = dict(vars(arguments))
+        smokes = values.pop("smoke")
+        values |= smoke.RUN if smokes else {}
         pairs = [entry.partition("=") for entry in values.pop("set")]
         unfinished = [name for name, equals, _ in pairs if not equals]
         if unfinished:
@@ -101,7 +104,7 @@ class Plan:
             if values[name] is not None and values[name] < 1:
                 raise CommandError(f"--{name.replace('_', '-')} must be at least 1.")
         asked = {"strategy": arguments.strategy, "ssl": arguments.ssl, "seed": arguments.seed}
-        chosen = {name.strip(): value for name, _, value in pairs} | asked
+        chosen = {name.strip(): value for name, _, value in pairs} | asked | (smoke.METHOD if smokes else {})
         values["method"] = Settings.preset(values.pop("preset")).override(chosen).to_dict()
         values |= asdict(Place.from_arguments(arguments))
         return Plan(**values)

@@ -105,7 +105,7 @@ def test_only_picks_in_the_order_of_the_comparisons(monkeypatch: pytest.MonkeyPa
 
 
 def speed(out: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "scripts.benchmark", "speed", "--quick", "--threads", "1", "--out", str(out)]
+    command = [sys.executable, "-m", "scripts.benchmark", "speed", "--smoke", "--threads", "1", "--out", str(out)]
     return subprocess.run(
         [*command, *arguments], cwd=REPOSITORY, env=os.environ | environment, capture_output=True, text=True
     )
@@ -134,7 +134,7 @@ def rows(done: subprocess.CompletedProcess[str], out: Path) -> dict[str, dict[st
     """The rows of a run that ended well, by title and opponent; each also stands in the table."""
     assert done.returncode == 0, done.stderr[-3000:]
     document = json.loads(out.read_text())
-    assert document["quick"] and document["machine"]["threads"] == 1
+    assert document["smoke"] and document["machine"]["threads"] == 1
     found = {f"{row['title']}/{row['against']}": row for row in document["comparisons"]}
     assert len(found) == len(document["comparisons"])
     assert all(row["title"] in done.stdout for row in found.values())

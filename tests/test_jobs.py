@@ -358,3 +358,23 @@ def test_progress_of_a_job_that_goes_on_keeps_its_seconds(tmp_path):
     assert set(state["seconds"]) == {"pull", "train"}
     assert (state["done"], state["total"], state["loss"]) == (2, 4, 1.5)
     assert "other" not in state
+
+
+def test_how_far_a_training_is_stands_in_its_file_and_in_the_log_and_the_next_phase_begins_anew(
+    tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(progress, "_LOG_EVERY", 0.0)
+    monkeypatch.setattr(progress, "_WRITE_EVERY", 0.0)
+    name = f"train-{KEY}-00001"
+    job = progress.Progress(tmp_path, name)
+    step = {"done": 40, "total": 400, "epoch": 3, "epochs": 30, "loss": 0.8321, "eta_seconds": 95.4}
+    with caplog.at_level("INFO", logger="backend.progress"), job.phase("train"):
+        job.update(step)
+        assert progress.read(tmp_path, name).items() >= step.items()
+    with job.phase("score"):
+        state = progress.read(tmp_path, name)
+        assert (state["done"], state["epoch"], state["epochs"], state["loss"]) == (0, None, None, None)
+    assert caplog.messages[:2] == [
+        f"{name}: train",
+        f"{name}: train, 40 of 400, epoch 3 of 30, loss 0.832, 95 s left",
+    ]

@@ -93,7 +93,8 @@ def train(
         beta: weight of the pseudo-labelled images.
         checkpoint: where the state is kept after each epoch; an unfinished training goes on from there and ends as
             an unbroken one would. Whoever has saved the model removes it.
-        progress: told after each step what is done, the loss and an estimate of the time left.
+        progress: told after each step what is done, the loss, its terms, the learning rate and an estimate of the
+            time left.
 
     Returns:
         Metrics: loss (mean of the last epoch), its terms, semi_gradient_share (||beta grad L_semi|| / ||grad L_sup||,
@@ -158,7 +159,7 @@ class _Run:
                 )
                 for name, value in terms.items():
                     sums[name] += value / self.steps_per_epoch
-                reporter(step, terms["loss"])
+                reporter(step, rate, terms)
         self.terms = dict(sums)
 
     def _schedule(self, generator: torch.Generator) -> Iterator[tuple[list[int], list[int]]]:
@@ -265,7 +266,7 @@ class _Reporter:
         self.first_step, self.total = first_epoch * steps_per_epoch, steps_per_epoch * epochs
         self.start = time.monotonic()
 
-    def __call__(self, step: int, loss: float) -> None:
+    def __call__(self, step: int, learning_rate: float, terms: dict[str, float]) -> None:
         done = step + 1
         pace = (time.monotonic() - self.start) / (done - self.first_step)
         self.progress(
@@ -275,7 +276,9 @@ class _Reporter:
                 "total": self.total,
                 "epoch": step // self.steps_per_epoch + 1,
                 "epochs": self.epochs,
-                "loss": loss,
+                "loss": terms["loss"],
+                "terms": terms,
+                "learning_rate": learning_rate,
                 "eta_seconds": round(pace * (self.total - done), 1),
             }
         )

@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts.command_line import CommandError
+from scripts.smoke import METHOD as SMOKE_METHOD
+from scripts.smoke import RUN as SMOKE_RUN
 from tsp_model.settings import FIELD_NAMES, STRATEGY_NAMES, Settings, SettingsError, meant
 
 if sys.version_info >= (3, 11):
@@ -88,8 +90,12 @@ class Grid:
     cells: tuple[Cell, ...]
 
 
-def read_grid(path: Path) -> Grid:
-    """The grid of a file. Raises CommandError, one line, for what is missing, unknown or wrong."""
+def read_grid(path: Path, smoke: bool = False) -> Grid:
+    """The grid of a file. Raises CommandError, one line, for what is missing, unknown or wrong.
+
+    Args:
+        smoke: its first seed, first two strategies and no variants, in tiny sizes.
+    """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -98,6 +104,9 @@ def read_grid(path: Path) -> Grid:
         raise CommandError(f"{path} cannot be read ({error}); correct it.") from None
     _check(path, values)
     values = OPTIONAL | values
+    if smoke:
+        values |= {"seeds": values["seeds"][:1], "strategies": values["strategies"][:2], "variants": {}}
+        values |= {"settings": values["settings"] | SMOKE_METHOD, **SMOKE_RUN}
     try:
         cells = tuple(_cells(values))
     except SettingsError as error:

@@ -27,12 +27,12 @@ def codec(bench: Bench) -> Iterator[Comparison]:
     """The masks of each set as the backend writes and reads them."""
     for name in REAL_SETS:
         if (bench.data / name).is_dir():
-            yield from _compare(bench, name, _real_masks(bench.data / name, 2 if bench.quick else IMAGES))
+            yield from _compare(bench, name, _real_masks(bench.data / name, 2 if bench.smoke else IMAGES))
         else:
             yield Comparison(f"{name}: masks", "ours", "SDK", note=f"no {bench.data / name}; give --data")
-    size, count = (48, 2) if bench.quick else (512, RAGGED)
+    size, count = (48, 2) if bench.smoke else (512, RAGGED)
     yield from _compare(bench, "ragged", _ragged_masks(size, count))
-    sizes = FULL_SIZES[:1] if bench.quick else FULL_SIZES
+    sizes = FULL_SIZES[:1] if bench.smoke else FULL_SIZES
     yield from _compare(bench, "full", [np.full((size, size), 255, dtype=np.uint8) for size in sizes])
 
 

@@ -36,7 +36,7 @@ from tsp_model.settings import Settings
 from tsp_model.training import smallest_share, train
 
 LABELLED, EPOCHS = 24, 4  # few, so that training does not hide what the service adds
-QUICK_POOL, QUICK_LABELLED, QUICK_EPOCHS = 6, 2, 1
+SMOKE_POOL, SMOKE_LABELLED, SMOKE_EPOCHS = 6, 2, 1
 DETECTIONS = 20
 SIZES = {"resnet50": 512, "tiny": 128}
 AIMS = {"resnet50": 1.15, "tiny": None}
@@ -46,9 +46,9 @@ PARTS = ("pull", "train", "score", "push", "switch")
 def cycle(bench: Bench) -> Iterator[Comparison]:
     """START_TRAINING until every task of the pool carries the new version's score, for both networks."""
     for backbone, size in SIZES.items():
-        size = 64 if bench.quick else size
-        labelled = QUICK_LABELLED if bench.quick else LABELLED
-        pool = QUICK_POOL if bench.quick else bench.cycle_pool
+        size = 64 if bench.smoke else size
+        labelled = SMOKE_LABELLED if bench.smoke else LABELLED
+        pool = SMOKE_POOL if bench.smoke else bench.cycle_pool
         with house(labelled + pool, size, bench.threads) as there:
             yield _compare(bench, there, backbone, size, labelled)
 
@@ -59,7 +59,7 @@ def _compare(bench: Bench, there: House, backbone: str, size: int, labelled: int
         "preset": preset,
         "weights": "none",
         "image_size": size,
-        "epochs": QUICK_EPOCHS if bench.quick else EPOCHS,
+        "epochs": SMOKE_EPOCHS if bench.smoke else EPOCHS,
         "ssl": False,  # or the second round would train on more than the first
         # A network of four epochs is sure of nothing; so each image has DETECTIONS, whose masks are pushed.
         "score_threshold": 0.0,

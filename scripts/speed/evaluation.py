@@ -24,7 +24,7 @@ AIM = 3.0
 REAL_SETS = ("dsb2018", "ufba425")
 # Its ten IoU thresholds and four area ranges, or the one of each that AP50 needs; every detection counts in both.
 DEFAULT, RESTRICTED = "pycocotools", "pycocotools told to compute AP50 only"
-QUICK_IMAGES = 6
+SMOKE_IMAGES = 6
 MISSED, FALSE = 0.1, 0.2  # of the objects: not found, and found where there is nothing
 
 
@@ -68,10 +68,10 @@ def _sets(bench: Bench) -> Iterator[tuple[ImageSet, str]]:
     present = [name for name in REAL_SETS if (bench.data / name).is_dir()]
     for name in present:
         images = load_coco(bench.data / name, "test")
-        yield images.subset(images.keys[:QUICK_IMAGES]) if bench.quick else images, name
+        yield images.subset(images.keys[:SMOKE_IMAGES]) if bench.smoke else images, name
     if not present:
         with tempfile.TemporaryDirectory() as folder:
-            write_synthetic(Path(folder), train=1, test=QUICK_IMAGES if bench.quick else 60, size=128)
+            write_synthetic(Path(folder), train=1, test=SMOKE_IMAGES if bench.smoke else 60, size=128)
             yield load_coco(folder, "test"), "synthetic"
 
 

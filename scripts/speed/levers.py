@@ -43,14 +43,14 @@ OF_TRAINING: Mapping[str, Settings] = {
 def levers(bench: Bench) -> Iterator[Comparison]:
     """Above 1: it takes so many times as long as what is shipped. The choices that are no default may be quicker."""
     pair = build_pair(bench)
-    for batch in BATCHES[:1] if bench.quick else BATCHES:
+    for batch in BATCHES[:1] if bench.smoke else BATCHES:
         yield from _answers(bench, pair, batch)
     yield from _steps(bench, pair)
 
 
 def _answers(bench: Bench, pair: Pair, batch: int) -> Iterator[Comparison]:
     images = noise(pair.size, batch, pair.device)
-    ways = {SHIPPED: Settings(), **OF_ANSWERS, **OPT_IN} | ({} if bench.quick else {COMPILED: Settings(compile=True)})
+    ways = {SHIPPED: Settings(), **OF_ANSWERS, **OPT_IN} | ({} if bench.smoke else {COMPILED: Settings(compile=True)})
     models = {name: pair.answering(settings) for name, settings in ways.items()}
     found, notes = {}, {}
     for name, model in models.items():

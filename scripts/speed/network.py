@@ -27,7 +27,7 @@ from tsp_model.network import TSPMaskRCNN
 from tsp_model.settings import Settings
 from tsp_model.training import build_optimizer
 
-BATCHES, QUICK_BATCHES = (1, 4), (2,)
+BATCHES, SMOKE_BATCHES = (1, 4), (2,)
 AIMS_WITH_AMX, AIM_WITHOUT_AMX, AIM_ON_GPU = {1: 4.5, 4: 5.0}, 2.0, 2.0
 AIM_OF_TRAINING = 4.0
 # What a user may choose who does not need the order of a weak network's pool to stay the same to the last image.
@@ -50,7 +50,7 @@ def inference(bench: Bench) -> Iterator[Comparison]:
 
 
 def _batches(bench: Bench) -> tuple[int, ...]:
-    return QUICK_BATCHES if bench.quick else BATCHES
+    return SMOKE_BATCHES if bench.smoke else BATCHES
 
 
 def _inference(bench: Bench, pair: Pair, batch: int) -> Iterator[Comparison]:
@@ -104,7 +104,7 @@ def _without_amx(bench: Bench) -> Iterator[Comparison]:
         out = Path(folder) / "speed.json"
         command = [sys.executable, "-m", "scripts.benchmark", "speed", "--only", "inference", "--out", str(out)]
         command += ["--threads", str(bench.threads), "--repeats", str(bench.repeats), "--data", str(bench.data)]
-        command += ["--quick"] if bench.quick else []
+        command += ["--smoke"] if bench.smoke else []
         on_the_cpu = {ONEDNN_LIMIT: WITHOUT_AMX, "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(command, env=os.environ | on_the_cpu, stdout=subprocess.DEVNULL)
         if done.returncode:

@@ -18,7 +18,7 @@ from tsp_model.network import TSPMaskRCNN, proposals_needed, tsp_mask_rcnn
 from tsp_model.settings import Settings
 
 CLASSES, DETECTIONS, STOCK_PROPOSALS = 10, 20, 1000
-SIZE, QUICK_SIZE = 512, 64
+SIZE, SMOKE_SIZE = 512, 64
 OBJECTS = 8
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ def build_pair(bench: Bench) -> Pair:
 
     The same pair at every call, so whoever changes it takes a copy.
     """
-    return _build(QUICK_SIZE if bench.quick else SIZE)
+    return _build(SMOKE_SIZE if bench.smoke else SIZE)
 
 
 @functools.cache

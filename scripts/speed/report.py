@@ -26,10 +26,10 @@ def document(machine: dict[str, Any], rows: Sequence[Comparison]) -> str:
     return f"{in_words(machine)}\n\n{table(rows)}\n"
 
 
-def write(path: Path, machine: dict[str, Any], quick: bool, rows: Sequence[Comparison]) -> None:
+def write(path: Path, machine: dict[str, Any], smoke: bool, rows: Sequence[Comparison]) -> None:
     """Everything as JSON: the machine, each round of each contestant, ratios. The file appears whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"machine": machine, "quick": quick, "comparisons": [row.to_dict() for row in rows]})
+    write_json(path, {"machine": machine, "smoke": smoke, "comparisons": [row.to_dict() for row in rows]})
 
 
 def line(row: Comparison) -> str:

@@ -37,10 +37,10 @@ from tsp_model.inference import predict as network_predict
 from tsp_model.predictions import Prediction
 from tsp_model.settings import Settings
 
-SIZE, QUICK_SIZE = 512, 64
+SIZE, SMOKE_SIZE = 512, 64
 WARMUP = 2  # the first request loads the model
 REQUEST_SECONDS = 90
-SCORED, QUICK_SCORED = 16, 2
+SCORED, SMOKE_SCORED = 16, 2
 NOBODY = "http://127.0.0.1:9"  # a Label Studio that is not there, which the start does not wait for
 LISTED = 100  # tasks on a page of the Data Manager
 ASKED = 5  # times in a row, by an annotator beside a worker
@@ -48,7 +48,7 @@ ASKED = 5  # times in a row, by an annotator beside a worker
 
 def predict(bench: Bench) -> Iterator[Comparison]:
     """One task, new each time, from request to answer, beside the same network on its decoded image in this process."""
-    size = QUICK_SIZE if bench.quick else SIZE
+    size = SMOKE_SIZE if bench.smoke else SIZE
     count = bench.repeats + WARMUP
     with house(count, size, bench.threads) as there:
         project, tasks = there.project({"train_after": 0})
@@ -121,7 +121,7 @@ def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
 
 def threads(bench: Bench) -> Iterator[Comparison]:
     """One thread for the worker or all: how long it scores, alone and beside busy servers, and how long these take."""
-    size, scored = (QUICK_SIZE, QUICK_SCORED) if bench.quick else (SIZE, SCORED)
+    size, scored = (SMOKE_SIZE, SMOKE_SCORED) if bench.smoke else (SIZE, SCORED)
     most = max(2, bench.threads)
     with house(scored, size, most) as there:
         project, tasks = there.project({"train_after": 0})

@@ -108,7 +108,7 @@ class Bench:
         repeats: rounds of a measurement.
         threads: of torch, in this process and in the service.
         data: a folder of COCO folders, which may lack.
-        quick: tiny inputs, to see that everything runs and that results agree; the times mean nothing.
+        smoke: tiny inputs, to see that everything runs and that results agree; the times mean nothing.
         cycle_pool: images in the pool of the comparison `cycle`.
         label: what stands before the progress bar, such as "[2/8]".
     """
@@ -116,7 +116,7 @@ class Bench:
     repeats: int
     threads: int
     data: Path
-    quick: bool = False
+    smoke: bool = False
     cycle_pool: int = 300
     label: str = ""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from scripts.speed.pair import QUICK_SIZE, SIZE, build_ours
+from scripts.speed.pair import SIZE, SMOKE_SIZE, build_ours
 from scripts.speed.timing import Bench, Comparison, require_agreement
 from tsp_model import monte_carlo
 from tsp_model.execution import Execution
@@ -20,7 +20,7 @@ AIMS = {"whole passes": 8.0, "shared backbone and RPN": 4.0}
 
 def uncertainty(bench: Bench) -> Iterator[Comparison]:
     """A batch of the pool; everything in the same execution, and no contestant pastes masks."""
-    size, count, batch = (QUICK_SIZE, 2, 1) if bench.quick else (SIZE, PASSES, BATCH_SIZE)
+    size, count, batch = (SMOKE_SIZE, 2, 1) if bench.smoke else (SIZE, PASSES, BATCH_SIZE)
     torch.manual_seed(0)
     model = Execution.choose(Settings()).freeze(build_ours(size, dropout=DROPOUT))
     images = list(torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(1)))
