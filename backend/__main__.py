@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         service = settings.load(environ)
         if not service.label_studio_api_key:
-            raise SettingsError(f"LABEL_STUDIO_API_KEY is not set; copy into it {settings.TOKEN}, from Label Studio.")
+            raise SettingsError(f"LABEL_STUDIO_API_KEY is not set; copy into it, from Label Studio, {settings.TOKEN}.")
     except SettingsError as error:
         return _say(str(error), 2)
     environ["MODEL_DIR"] = str(service.model_dir)

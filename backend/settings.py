@@ -228,7 +228,8 @@ def starting(part: str = "", environ: Mapping[str, str] | None = None) -> str:
     """How people start the backend, or a part of it, for a remedy: with another preset it trains another network."""
     preset = (os.environ if environ is None else environ).get("TSP_PRESET")
     command = " ".join(filter(None, [f"TSP_PRESET={preset}" if preset else "", "python -m backend", part]))
-    return f"`{command}`, with " + ("the other variables as before" if preset else "the variables as before")
+    variables = "the other variables as before" if preset else "the variables as before, such as TSP_PRESET"
+    return f"`{command}`, with {variables}"
 
 
 def brush_codec(environ: Mapping[str, str] | None = None) -> str:

@@ -93,7 +93,7 @@ def test_what_is_no_address_is_said_with_one_that_was_meant(given, meant):
 
 def test_how_to_start_keeps_the_preset():
     assert settings.starting("worker", {"TSP_PRESET": "tiny"}).startswith("`TSP_PRESET=tiny python -m backend worker`")
-    assert settings.starting(environ={}) == "`python -m backend`, with the variables as before"
+    assert settings.starting(environ={}) == "`python -m backend`, with the variables as before, such as TSP_PRESET"
 
 
 def test_the_brush_codec_is_known_to_scripts_too():
