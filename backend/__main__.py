@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         service = settings.load(environ)
         if not service.label_studio_api_key:
-            raise SettingsError("LABEL_STUDIO_API_KEY is not set; copy a token from Label Studio, Account & Settings.")
+            raise SettingsError(f"LABEL_STUDIO_API_KEY is not set; copy into it, from Label Studio, {settings.TOKEN}.")
     except SettingsError as error:
         return _say(str(error), 2)
     environ["MODEL_DIR"] = str(service.model_dir)
@@ -131,8 +131,9 @@ class Supervisor:
         self._end()
         if self._stopping or dead is None:
             return 0
-        code = self._children[dead].returncode
-        return _say(f"the {dead} process ended with code {code}; everything is stopped, see the lines above.", 1)
+        how = f"the {dead} process ended {_how(self._children[dead].returncode)}"
+        again = f"start again with {settings.starting(environ=self._environ)}, and jobs go on where they were"
+        return _say(f"{how}; everything is stopped, see the lines above; {again}.", 1)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True
@@ -157,6 +158,14 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+
+
+def _how(code: int) -> str:
+    """A child's way to end, by the code that the system gives it."""
+    if code >= 0:
+        return f"with code {code}"
+    memory_ran_out = ", perhaps because memory ran out" if code == -signal.SIGKILL else ""
+    return f"by signal {-code} ({signal.strsignal(-code)}){memory_ran_out}"
 
 
 def _end_with_parent() -> None:

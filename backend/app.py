@@ -146,7 +146,7 @@ def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
         try:
             settings.remember_extra_params(service.model_dir, versions.key, body.get("extra_params"))
         except OSError as error:  # a full disk is no reason to stop answering with the version that is there
-            logger.error("the extra_params of project %s cannot be kept: %s", versions.key, one_line(error))
+            logger.error("the extra_params of project %s cannot be kept: %s", versions.number, one_line(error))
         if service.basic_auth and not _webhooks_authorised(versions, service):
             jobs.request("connect", versions.key)
         return jsonify({"model_version": versions.active() or UNTRAINED})
@@ -182,7 +182,7 @@ def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
         if strategy is not None and strategy not in STRATEGY_NAMES:
             raise BadRequest(f"there is no strategy {strategy!r}; known: {', '.join(STRATEGY_NAMES)}.")
         if versions.active() is None:
-            raise VersionError(f"project {versions.key} has no version yet; label some tasks and start a training.")
+            raise VersionError(f"project {versions.number} has no version yet; label some tasks and start a training.")
         versions.want_strategy(strategy)
         return jsonify({"job_id": jobs.request("rank", versions.key)}), 202
 
@@ -224,7 +224,14 @@ def _add_job_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
         if state is None:
             # 410 is what Label Studio's client takes for a job that is no more.
             return jsonify({"error": f"there is no job {asked}."}), 404 if request.method == "GET" else 410
-        return jsonify(state), 200
+        return jsonify(state | _waits_for_worker(state, service)), 200
+
+
+def _waits_for_worker(state: dict[str, Any], service: ServiceSettings) -> dict[str, str]:
+    """What a job waits for if nobody is there to run it."""
+    if state["status"] in ("SUCCESS", "ERROR") or worker_lock.held(service.model_dir):
+        return {}
+    return {"waits": f"the worker does not run; start it with {settings.starting('worker')}"}
 
 
 def _troubles(jobs: Jobs, project: str) -> str:
@@ -232,7 +239,7 @@ def _troubles(jobs: Jobs, project: str) -> str:
     last = (jobs.last(kind, project) for kind in ("connect", "check", "score"))
     states = [state for job in last if job and (state := jobs.status(job))]
     failed = (one for one in states if one["status"] == "ERROR")
-    return "".join(f"; {one['job_id']} failed: {one['error'].rstrip('.')}" for one in failed)
+    return "".join(f"; the last {one['job_id'].split('-')[0]} failed: {one['error'].rstrip('.')}" for one in failed)
 
 
 def _webhooks_authorised(versions: Versions, service: ServiceSettings) -> bool:

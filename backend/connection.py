@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
+from backend.settings import TOKEN, address
 from tsp_model.errors import ExplainedError
+from tsp_model.settings import SettingsError
 
 ATTEMPTS = 4
 # Our PATCH calls set whole values, so that a second one changes nothing.
@@ -67,24 +68,34 @@ def connect(url: str, api_key: str, timeout: float = 60.0) -> LabelStudio:
     Raises:
         ProjectError: no address or token, nobody there, not Label Studio, the token is refused.
     """
-    address = urlsplit(url)
-    if address.scheme not in ("http", "https") or not address.hostname:
-        raise ProjectError(f'"{url}" is not an address of Label Studio: give one such as http://localhost:8080')
-    if address.username or address.password:  # it would stand in every message
-        raise ProjectError("the address of Label Studio holds a user or a password: take them out, a token is enough")
+    try:
+        # With its last slash, or the SDK forgets a path when it exchanges a personal access token.
+        base = address("LABEL_STUDIO_URL", url) + "/"
+    except SettingsError as error:
+        raise ProjectError(str(error)) from None
     if not api_key:
-        raise ProjectError("no token for Label Studio: copy one from Account & Settings into LABEL_STUDIO_API_KEY")
-    # With its last slash, or the SDK forgets a path when it exchanges a personal access token.
-    base = url.rstrip("/") + "/"
+        raise ProjectError(f"no token for Label Studio: copy into LABEL_STUDIO_API_KEY {TOKEN}")
     try:
         # A redirect that is followed would take a personal access token along to be refreshed, wherever it leads.
         client = LabelStudio(base_url=base, api_key=api_key, timeout=timeout, max_retries=0, follow_redirects=False)
     except ApiError as error:  # a personal access token whose time is over
         raise ProjectError(_refused_token(base), error.status_code) from None
-    user = call(client, "GET", "api/current-user/whoami", attempts=1)
+    try:
+        user = call(client, "GET", "api/current-user/whoami", attempts=1)
+    except ProjectError as error:
+        if error.status == 404:
+            raise ProjectError(_stranger(base), 404) from None
+        raise
     if not isinstance(user, dict) or "email" not in user:
-        raise ProjectError(f"what answers at {base} is not Label Studio: correct LABEL_STUDIO_URL")
+        raise ProjectError(_stranger(base))
     return client
+
+
+def https_trouble(error: Exception, name: str) -> str | None:
+    """What is wrong with an address that begins with https, given as `name`; None where `error` has another cause."""
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return f"its certificate is not trusted: let this machine trust it, or give in {name} an address that it is for"
+    return f"what answers there speaks no https: write http:// in {name}" if "[SSL" in str(error) else None
 
 
 def base_url(client: LabelStudio) -> str:
@@ -164,11 +175,13 @@ def _explained(client: LabelStudio, error: Exception, what: str) -> ProjectError
     base = base_url(client)
     if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
         return UnansweredError(f"Label Studio at {base} took too long over {what}: is it overloaded?")
+    if trouble := https_trouble(error, "LABEL_STUDIO_URL"):
+        return ProjectError(f"no Label Studio answers at {base}: {trouble}")
     if isinstance(error, httpx.TransportError):
         cause = str(error) or type(error).__name__
         return UnansweredError(f"no Label Studio answers at {base} ({cause}): start it or correct LABEL_STUDIO_URL")
     if isinstance(error, ValueError) or not isinstance(error, (ApiError, httpx.HTTPStatusError)):
-        return ProjectError(f"what answers at {base} to {what} is not Label Studio: correct LABEL_STUDIO_URL")
+        return ProjectError(_stranger(base))
     if isinstance(error, ApiError):
         status, detail = error.status_code or 0, _detail(error.body)
     else:
@@ -186,11 +199,12 @@ def _explained(client: LabelStudio, error: Exception, what: str) -> ProjectError
     return ProjectError(f"Label Studio at {base} answered {status} to {what}: {detail or 'nothing'}", status)
 
 
+def _stranger(base: str) -> str:
+    return f"what answers at {base} is not Label Studio: correct LABEL_STUDIO_URL"
+
+
 def _refused_token(base: str) -> str:
-    return (
-        f"Label Studio at {base} refuses the token (wrong, expired, or legacy tokens are off for this "
-        "organisation): copy a new one from Account & Settings into LABEL_STUDIO_API_KEY"
-    )
+    return f"Label Studio at {base} refuses the token: copy into LABEL_STUDIO_API_KEY {TOKEN}"
 
 
 def _body_detail(response: httpx.Response) -> str:

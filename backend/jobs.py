@@ -33,6 +33,7 @@ from tenacity import Retrying, retry_if_exception, wait_exponential
 from backend import progress
 from backend.job_database import prepare_database
 from backend.progress import Progress, one_line
+from backend.versions import project_number
 from tsp_model import memory
 
 if TYPE_CHECKING:
@@ -282,7 +283,7 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
         try:
             prune(job.job_id, key)
         except Exception as error:  # the version answers already: what is too old goes the next time
-            logger.warning("old versions of project %s stay for now: %s", key, one_line(error))
+            logger.warning("old versions of project %d stay for now: %s", project_number(key), one_line(error))
 
     def train_workflow(key: str) -> dict[str, Any]:
         with _ending(model_dir, dbos.workflow_id) as job:

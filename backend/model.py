@@ -32,7 +32,7 @@ from backend.progress import one_line, unexpected
 from backend.project import LabelStudioProject
 from backend.serving import ActiveVersion, Image
 from backend.settings import ServiceSettings
-from backend.versions import UNTRAINED, Versions
+from backend.versions import UNTRAINED, Versions, project_number
 from tsp_model.ahead import ahead
 from tsp_model.data.image_set import read_image
 from tsp_model.inference import BATCH_SIZE
@@ -104,7 +104,8 @@ class TSPBackend(LabelStudioMLBase):
             key = self._key(tasks)
             version = Versions(self._service.model_dir, key).active() if key else None
             if version is None:
-                logger.info("project %s has no model yet; %d tasks are left unanswered", key or "?", len(tasks))
+                said = "project %s has no model yet; %d tasks are left unanswered"
+                logger.info(said, project_number(key) if key else "?", len(tasks))
             else:
                 self._answer(tasks, key, version, answers)
         except Exception as error:  # no memory left, say: what is answered by now stays
@@ -207,7 +208,8 @@ class TSPBackend(LabelStudioMLBase):
             with self._jobs() as jobs:
                 jobs.request("score", key)
         except Exception as error:  # the job database's own kinds; the next look asks again
-            logger.error("the worker could not be asked to score project %s: %s", key, one_line(error))
+            number, reason = project_number(key), one_line(error)
+            logger.error("the worker could not be asked to score project %d: %s", number, reason)
 
     def _image(
         self, task: Mapping[str, Any], config: LabelConfig, version: ActiveVersion, deadline: float

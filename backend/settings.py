@@ -27,6 +27,10 @@ from tsp_model.settings import CHOICES, FIELD_NAMES, PRESETS, Settings, Settings
 logger = logging.getLogger(__name__)
 
 PREFIX = "TSP_"
+TOKEN = (
+    "a personal access token (Account & Settings > Personal Access Token; one a user) or, where the organisation "
+    "allows them, a legacy token"
+)
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,7 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
     if bool(text["BASIC_AUTH_USER"]) != bool(text["BASIC_AUTH_PASS"]):
         raise SettingsError("BASIC_AUTH_USER and BASIC_AUTH_PASS go together; set both or neither.")
     return ServiceSettings(
-        label_studio_url=_url(text["LABEL_STUDIO_URL"]),
+        label_studio_url=address("LABEL_STUDIO_URL", text["LABEL_STUDIO_URL"]),
         label_studio_api_key=text["LABEL_STUDIO_API_KEY"],
         model_dir=Path(text["MODEL_DIR"]).expanduser().absolute(),
         host=text["HOST"],
@@ -200,6 +204,32 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
         preset=text["TSP_PRESET"],
         method=_method(text["TSP_PRESET"], overrides),
     )
+
+
+def address(name: str, value: str) -> str:
+    """The address of a web service, without its last slash.
+
+    Raises SettingsError, which says what was given as `name`, for what is none or holds a password.
+    """
+    try:
+        parts = urlsplit(value)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        known = False
+    if not known:
+        meant = f"http://{value}" if re.match(r"[\w.-]+(:\d+)?(/|$)", value) else "http://host:port"
+        raise SettingsError(f"{name}={value!r} is no address; write it as {meant}.")
+    if parts.username or parts.password:
+        raise SettingsError(f"{name} holds a user or a password, which would stand in every message; take them out.")
+    return value.rstrip("/")
+
+
+def starting(part: str = "", environ: Mapping[str, str] | None = None) -> str:
+    """How people start the backend, or a part of it, for a remedy: with another preset it trains another network."""
+    preset = (os.environ if environ is None else environ).get("TSP_PRESET")
+    command = " ".join(filter(None, [f"TSP_PRESET={preset}" if preset else "", "python -m backend", part]))
+    variables = "the other variables as before" if preset else "the variables as before, such as TSP_PRESET"
+    return f"`{command}`, with {variables}"
 
 
 def brush_codec(environ: Mapping[str, str] | None = None) -> str:
@@ -303,17 +333,6 @@ def _hosts(value: str) -> tuple[str, ...]:
     if wrong := [name for name in hosts if not re.fullmatch(r"[\w.*:-]+", name) or name.count(":") == 1]:
         raise SettingsError(f"TSP_IMAGE_HOSTS has {wrong[0]!r}, no name of a host; write it as images.example.org.")
     return hosts
-
-
-def _url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise SettingsError(f"LABEL_STUDIO_URL={value!r} is no address; write it as http://host:port.")
-    if parts.username or parts.password:  # they would stand in every message
-        raise SettingsError(
-            "LABEL_STUDIO_URL holds a user or a password; take them out, LABEL_STUDIO_API_KEY is enough."
-        )
-    return value.rstrip("/")
 
 
 def remember_extra_params(model_dir: Path, key: str, extra_params: Mapping[str, Any] | None) -> None:

@@ -28,7 +28,7 @@ from backend.progress import Progress
 from backend.project import PREDICTIONS_A_CALL, LabelStudioProject
 from backend.settings import ProjectSettings, ServiceSettings
 from backend.snapshot import Image, Snapshot
-from backend.versions import COMPARISON, VersionError, Versions
+from backend.versions import COMPARISON, VersionError, Versions, project_number
 from backend.webhooks import authorise
 from tsp_model import checkpoints
 from tsp_model.acquisition import STRATEGIES
@@ -166,7 +166,8 @@ class CycleSteps:
         pushed = self._push(key, version, iterate_predictions(file))
         project = self._project(key)
         if doubled := project.remove_doubled(version):
-            logger.warning("project %s had %d tasks with two predictions of %s; one each stays", key, doubled, version)
+            said = "project %d had %d tasks with two predictions of %s; one each stays"
+            logger.warning(said, project.project_id, doubled, version)
         if self._settings(project).clusters:
             set_clusters(project, version, folder, iterate_predictions(file), job)
         return {"pushed": pushed}
@@ -194,7 +195,7 @@ class CycleSteps:
         try:
             seen = set() if last is None else set(Snapshot.read(versions.folder(last)).annotations)
         except VersionError as error:
-            logger.warning("all annotations of project %s count as new: %s", key, error)
+            logger.warning("all annotations of project %d count as new: %s", project.project_id, error)
             seen = set()
         trained = (task.annotation for task in project.tasks() if task.annotation is not None)
         new = sum(state(annotation) not in seen for annotation in trained)
@@ -213,7 +214,7 @@ class CycleSteps:
         """The version that somebody asked to activate."""
         version = self._versions(key).wanted()
         if version is None:
-            raise JobError(f"nobody asked for a version of project {key}; name one.")
+            raise JobError(f"nobody asked for a version of project {project_number(key)}; name one.")
         return {"version": version}
 
     def derive(self, key: str, job: Progress) -> dict[str, Any]:
@@ -227,9 +228,17 @@ class CycleSteps:
         strategy = versions.wanted_strategy() or card["settings"]["strategy"]
         if strategy == card["settings"]["strategy"]:
             return {"version": active, "strategy": strategy, "new": False}
-        method = Settings.from_dict(card["settings"]).override({"strategy": strategy})
         if strategy == "learning_loss" and not card["architecture"]["learning_loss"]:
-            raise JobError("learning_loss needs a network that was trained for it; set TSP_STRATEGY and train.")
+            raise JobError(
+                "learning_loss needs a network that was trained for it; start the backend with "
+                "TSP_STRATEGY=learning_loss, or give the connection the extra_params strategy, and train once."
+            )
+        if strategy == "mc_dropout" and not card["settings"]["dropout"]:
+            raise JobError(
+                "mc_dropout needs a version that was trained with dropout; start the backend with TSP_DROPOUT=0.25, or "
+                "give the connection the extra_params dropout, and train once."
+            )
+        method = Settings.from_dict(card["settings"]).override({"strategy": strategy})
         pool = Pool(project, versions.root / "images", self._service.image_limits)
         pool.read(job.update, lambda task: task.annotation is None)
         snapshot = replace(
@@ -292,9 +301,9 @@ class CycleSteps:
 
     def _project(self, key: str) -> LabelStudioProject:
         client = connect(self._service.label_studio_url, self._service.label_studio_api_key)
-        project = LabelStudioProject(client, int(key.split(".")[0]))
+        project = LabelStudioProject(client, project_number(key))
         if project.key != key:
-            raise JobError(f"project {key} is gone; Label Studio now has {project.key} under that id.")
+            raise JobError(f"project {project.project_id} is gone; Label Studio has a newer one under that number.")
         return project
 
     def _authorise(self, project: LabelStudioProject) -> dict[str, Any]:

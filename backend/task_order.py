@@ -104,4 +104,4 @@ def settle(project: LabelStudioProject, versions: Versions, clusters: int) -> No
         keep_view(project)
         write_json(versions.order_file, in_force(project, versions.active(), clusters))
     except ProjectError as error:
-        logger.warning("the view %r of project %s: %s", VIEW, versions.key, error)
+        logger.warning("the view %r of project %d: %s", VIEW, versions.number, error)

@@ -43,13 +43,14 @@ class Versions:
 
     Args:
         model_dir: MODEL_DIR.
-        key: the project key, "<id>.<seconds>"; anything else is refused, since it becomes a path.
+        key: the project key, "<id>.<seconds>"; anything else is refused, since it becomes a path. `number` is its first
+            part, by which people know the project.
     """
 
     def __init__(self, model_dir: Path, key: str) -> None:
         if not _KEY.fullmatch(key):
             raise VersionError(f"{key!r} is no project key; Label Studio writes it as <id>.<seconds of creation>.")
-        self.key = key
+        self.key, self.number = key, project_number(key)
         self.root = Path(model_dir) / key
         self._folder = self.root / "versions"
         self._pointer, self._wanted = self.root / "active", self.root / "wanted"
@@ -72,7 +73,7 @@ class Versions:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise VersionError(f"project {self.key} has no version {version}.") from None
+            raise VersionError(f"project {self.number} has no version {version}.") from None
         except json.JSONDecodeError as error:
             raise VersionError(f"{path} is damaged ({error}); activate another version.") from None
 
@@ -249,6 +250,11 @@ def versions_of(model_dir: Path, project: str) -> Versions:
             "terminal if it is connected."
         )
     return Versions(model_dir, keys[-1])
+
+
+def project_number(key: str) -> int:
+    """The project's number in its address, by which people know it."""
+    return int(key.partition(".")[0])
 
 
 def project_key(project_id: int, created_at: str | datetime) -> str:

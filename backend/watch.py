@@ -20,7 +20,7 @@ from backend.jobs import Jobs
 from backend.project import LabelStudioProject
 from backend.settings import ServiceSettings
 from backend.task_order import settle
-from backend.versions import Versions, project_keys
+from backend.versions import Versions, project_keys, project_number
 from tsp_model.errors import ExplainedError
 
 logger = logging.getLogger(__name__)
@@ -87,13 +87,13 @@ class Watch:
         if key not in self._gone:
             folder = self._service.model_dir / key
             unsure = "project %s is gone, or this token may not see it; if it is gone, %s may be deleted"
-            logger.info(unsure, key, folder)
+            logger.info(unsure, project_number(key), folder)
         self._gone.add(key)
 
     def _say(self, key: str, error: Exception) -> None:
         """Once, until it is another one or none."""
         if self._said.get(key) != str(error):
-            about = f" of project {key}" if key else ""
+            about = f" of project {project_number(key)}" if key else ""
             unexpected = not isinstance(error, ExplainedError)
             logger.warning("cannot look for what changed%s in Label Studio: %s", about, error, exc_info=unexpected)
         self._said[key] = str(error)
@@ -131,9 +131,8 @@ class State(NamedTuple):
 
 def state_of(client: LabelStudio, versions: Versions) -> State | None:
     """A project in a few small calls; None if it is gone. ProjectError, LabelConfigError as LabelStudioProject."""
-    number = int(versions.key.split(".")[0])
     try:
-        project = LabelStudioProject(client, number)
+        project = LabelStudioProject(client, versions.number)
     except ProjectError as error:
         if error.status == 404:
             return None
@@ -141,7 +140,7 @@ def state_of(client: LabelStudio, versions: Versions) -> State | None:
     if project.key != versions.key:
         return None
     values = project.found
-    query = {"project": number, "page_size": 1, "query": NEWEST_FIRST, "include": "id,updated_at"}
+    query = {"project": versions.number, "page_size": 1, "query": NEWEST_FIRST, "include": "id,updated_at"}
     newest = [task["updated_at"] for task in call(client, "GET", "api/tasks/", params=query)["tasks"]]
     active = versions.active()
     # Label Studio stores what "Retrieve predictions" brought without looking whether the worker was quicker.

@@ -10,19 +10,22 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from backend.connection import ProjectError, call
+from label_studio_sdk import LabelStudio
+
+from backend.connection import PRIVATE_ADDRESS, ProjectError, call
 from backend.image_limits import origin
 from backend.project import LabelStudioProject, titled_tsp
 from backend.task_order import UNCERTAINTY, VIEW, keep_view, view_of
 from backend.webhooks import webhook_address, webhooks_of
 from scripts.command_line import CommandError, parser_of, run
 from scripts.plan import Place, add_place_arguments, add_project_argument
-from scripts.project_setup import new_connection
+from scripts.project_setup import access, new_connection
 from scripts.service import Service
 
 WANTED = {"sampling": UNCERTAINTY, "show_collab_predictions": True}
 IN_WORDS = {"sampling": "task sampling", "show_collab_predictions": "predictions shown to annotators"}
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+CONNECTED = "CO"  # the state of a connection whose backend answered Label Studio just now
 BEFORE = "Before python -m scripts.connect: "  # ends the connection's description: what --undo brings back
 Say = Callable[[str], None]
 
@@ -30,8 +33,10 @@ Say = Callable[[str], None]
 def connect_project(project: LabelStudioProject, backend_url: str, say: Say) -> None:
     """Connect `project` to the backend at `backend_url`; a line to `say` for each thing that is changed.
 
-    Raises ProjectError, with nothing left half done, where Label Studio cannot reach the backend.
+    Raises ProjectError or CommandError, with nothing left half done, where Label Studio cannot reach the backend.
     """
+    if remedy := refused_address(project.client, backend_url):
+        raise CommandError(f"Label Studio refuses the backend's address {backend_url}: {remedy}.")
     values = project.values()
     before = {name: values[name] for name in WANTED}
     row = _keep_connection(project, backend_url, say)
@@ -60,14 +65,14 @@ def restore_version(project: LabelStudioProject, service: Service, say: Say) -> 
 
 def undo(project: LabelStudioProject, backend_url: str, say: Say) -> None:
     """Take back what `connect_project` did; predictions and annotations stay."""
-    row = connection_to(project, backend_url)
+    row = our_connection(project, backend_url)
     before = _before(row) if row is not None else {}
     for hook in webhooks_of(project.client, project.project_id, row["url"] if row is not None else backend_url):
         call(project.client, "DELETE", f"api/webhooks/{hook['id']}/")
         say("deleted a webhook to the backend")
     if row is not None:
         call(project.client, "DELETE", f"api/ml/{row['id']}")
-        say(f"deleted the connection {row['title']!r}")
+        say(f"deleted the connection {row['title']!r} to {row['url']}")
         if before:
             call(project.client, "PATCH", f"api/projects/{project.project_id}", json=before)
             for name, value in before.items():
@@ -78,9 +83,44 @@ def undo(project: LabelStudioProject, backend_url: str, say: Say) -> None:
         say(f"deleted the view {VIEW!r}")
 
 
-def connection_to(project: LabelStudioProject, backend_url: str) -> dict[str, Any] | None:
-    """The project's connection to the backend at `backend_url`."""
-    return next((row for row in project.connections() if same_address(row["url"], backend_url)), None)
+def refused_address(client: LabelStudio, backend_url: str) -> str:
+    """What to do so that Label Studio lets connections and webhooks lead to the backend; "" if it does.
+
+    For each of both it is asked for one that lacks a field, and refuses that, or its address before.
+    """
+    asked = {
+        "ML_BLOCK_LOCAL_IP=false": ("api/ml", {"url": backend_url}),
+        "SSRF_PROTECTION_ENABLED=false": ("api/webhooks/", {"url": webhook_address(backend_url), "actions": 0}),
+    }
+    lacking = [switch for switch, question in asked.items() if _answer_to(client, *question) == PRIVATE_ADDRESS]
+    return f"start it with {' and '.join(lacking)}, so that private addresses are allowed" if lacking else ""
+
+
+def _answer_to(client: LabelStudio, path: str, body: dict[str, Any]) -> str:
+    try:
+        call(client, "POST", path, json=body)
+    except ProjectError as error:
+        return str(error)
+    return ""
+
+
+def our_connection(project: LabelStudioProject, backend_url: str) -> dict[str, Any] | None:
+    """The project's connection to the backend at `backend_url`, else the one titled as ours are, which leads elsewhere.
+
+    Raises CommandError for several of these.
+    """
+    rows = project.connections()
+    for row in rows:
+        if same_address(row["url"], backend_url):
+            return row
+    ours = titled_tsp(rows)
+    if len(ours) > 1:
+        raise CommandError(
+            f"project {project.project_id} has no connection to {backend_url} and {len(ours)} titled TSP, to "
+            f"{', '.join(row['url'] for row in ours)}; give one with --backend-url, or delete all but one under "
+            "Settings > Model."
+        )
+    return ours[0] if ours else None
 
 
 def same_address(first: str, second: str) -> bool:
@@ -94,26 +134,45 @@ def _place(address: str) -> tuple[str, str, int | None, str]:
 
 
 def _keep_connection(project: LabelStudioProject, backend_url: str, say: Say) -> dict[str, Any]:
-    row = connection_to(project, backend_url)
-    if row is not None:
+    row = our_connection(project, backend_url)
+    try:
+        if row is None:
+            return _new_connection(project, backend_url, say)
+        if not same_address(row["url"], backend_url):
+            return _moved_connection(project, row, backend_url, say)
+        if row["state"] != CONNECTED:
+            project.change_connection(row, **access())  # tries the backend, and only a change is answered with a reason
+            say(f"Label Studio reaches the backend at {row['url']} again")
         return row
-    ours = titled_tsp(project.connections())
-    if len(ours) == 1:  # a second one would leave the backend without knowing which is its own
-        for hook in webhooks_of(project.client, project.project_id, ours[0]["url"]):
-            call(project.client, "DELETE", f"api/webhooks/{hook['id']}/")
-        project.change_connection(ours[0], url=backend_url)
-        say(f"moved the connection {ours[0]['title']!r} from {ours[0]['url']} to {backend_url}")
-        return ours[0] | {"url": backend_url}
+    except ProjectError as error:
+        if "health check failed" not in str(error):
+            raise
+        raise CommandError(
+            f"Label Studio does not reach the backend at {backend_url}, which answers here; give with --backend-url "
+            "the address where Label Studio's machine finds it, and start the backend with a HOST that lets it in."
+        ) from None
+
+
+def _new_connection(project: LabelStudioProject, backend_url: str, say: Say) -> dict[str, Any]:
     try:
         row = call(project.client, "POST", "api/ml", json=new_connection(project.project_id, backend_url))
     except ProjectError:
         # Label Studio keeps the connection if it was the webhook that it refused.
-        half = connection_to(project, backend_url)
+        half = our_connection(project, backend_url)
         if half is not None:
             call(project.client, "DELETE", f"api/ml/{half['id']}")
         raise
     say(f"connected the backend at {backend_url}, titled TSP")
     return row
+
+
+def _moved_connection(project: LabelStudioProject, row: dict[str, Any], backend_url: str, say: Say) -> dict[str, Any]:
+    """A second one would leave the backend without knowing which is its own."""
+    project.change_connection(row, url=backend_url, **access())
+    for hook in webhooks_of(project.client, project.project_id, row["url"]):
+        call(project.client, "DELETE", f"api/webhooks/{hook['id']}/")
+    say(f"moved the connection {row['title']!r} from {row['url']} to {backend_url}")
+    return row | {"url": backend_url}
 
 
 def _keep_webhook(project: LabelStudioProject, backend_url: str, say: Say) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 
 from label_studio_sdk import LabelStudio
 
-from backend.connection import PRIVATE_ADDRESS, ProjectError, call, connect
+from backend.connection import call, connect
 from backend.job_database import unusable_sqlite
 from backend.project import LabelStudioProject
+from backend.settings import starting
 from backend.task_order import VIEW, in_force, view_of
-from backend.webhooks import webhook_address, webhooks_of
+from backend.webhooks import webhooks_of
 from scripts.command_line import parser_of, run
-from scripts.connect import connection_to
+from scripts.connect import CONNECTED, our_connection, refused_address, same_address
 from scripts.plan import Place, add_place_arguments
 from scripts.service import Service
 from tsp_model.data import some
@@ -42,7 +43,7 @@ class Finding:
 def examine(place: Place, project_id: int | None = None) -> Iterator[Finding]:
     """Everything about this machine, the backend and Label Studio; with a project, everything about that, too.
 
-    What cannot be looked at because of something that is wrong is left out; that is said instead.
+    What something that is wrong makes wrong, too, or hides, is left out: one cause is one line.
     """
     yield from _this_machine(Path(place.model_dir))
     service = Service(place.backend_url)
@@ -56,15 +57,20 @@ def examine(place: Place, project_id: int | None = None) -> Iterator[Finding]:
     try:
         client = connect(place.url, place.api_key)
         yield from _label_studio(client, place)
-        if project_id is None:
-            return
-        project = LabelStudioProject(client, project_id)
-        row = connection_to(project, place.backend_url)
-        yield from _project(project, row, place)
-        if service is not None:
-            yield from _versions(project, row, service, place)
+        refused = refused_address(client, place.backend_url)
     except ExplainedError as error:
-        yield Finding("Label Studio" if project_id is None else f"project {project_id}", str(error))
+        yield Finding("Label Studio", str(error))
+        return
+    if refused:
+        yield Finding(f"Label Studio refuses the backend's address {place.backend_url}", refused)
+    else:
+        yield Finding("Label Studio lets connections and webhooks lead to the backend's address")
+    if project_id is None:
+        return
+    try:
+        yield from _project(LabelStudioProject(client, project_id), place, None if refused else service)
+    except ExplainedError as error:
+        yield Finding(f"project {project_id}", str(error))
 
 
 def _this_machine(model_dir: Path) -> Iterator[Finding]:
@@ -85,7 +91,7 @@ def _this_machine(model_dir: Path) -> Iterator[Finding]:
 def _backend(health: dict[str, Any], place: Place) -> Iterator[Finding]:
     yield Finding(f"backend answers at {place.backend_url}")
     runs = health.get("worker") == "runs"
-    remedy = "jobs wait for it; start both with `python -m backend`, or `python -m backend worker`"
+    remedy = f"jobs wait for it; start it with {starting('worker')}"
     yield Finding("worker runs" if runs else "worker does not run", "" if runs else remedy)
 
 
@@ -95,54 +101,44 @@ def _label_studio(client: LabelStudio, place: Place) -> Iterator[Finding]:
     user = call(client, "GET", "api/current-user/whoami")["email"]
     kind = "personal access token" if place.api_key.count(".") == 2 else "legacy token"
     yield Finding(f"{kind} of {user} is accepted")
-    yield _private_addresses(client, place)
 
 
-def _private_addresses(client: LabelStudio, place: Place) -> Finding:
-    """Both switches, each asked for something that lacks a field and is refused for that, or for its address before."""
-    asked = {
-        "ML_BLOCK_LOCAL_IP=false": ("api/ml", {"url": place.backend_url}),
-        "SSRF_PROTECTION_ENABLED=false": ("api/webhooks/", {"url": webhook_address(place.backend_url), "actions": 0}),
-    }
-    refused = [switch for switch, question in asked.items() if _answer_to(client, *question) == PRIVATE_ADDRESS]
-    if refused:
-        return Finding(
-            f"Label Studio refuses the backend's address {place.backend_url}",
-            f"start it with {' and '.join(refused)}, so that private addresses are allowed",
-        )
-    return Finding("Label Studio lets connections and webhooks lead to the backend's address")
-
-
-def _answer_to(client: LabelStudio, path: str, body: dict[str, Any]) -> str:
-    try:
-        call(client, "POST", path, json=body)
-    except ProjectError as error:
-        return str(error)
-    return ""
-
-
-def _project(project: LabelStudioProject, row: dict[str, Any] | None, place: Place) -> Iterator[Finding]:
-    connecting = _command("connect", project, place)
+def _project(project: LabelStudioProject, place: Place, service: Service | None) -> Iterator[Finding]:
+    """`service`: None where Label Studio cannot reach the backend anyway."""
+    connecting = _command("connect", project, place.backend_url)
     tags = ", ".join(f"{label} ({tag.kind})" for label, tag in project.config.tags.items())
     yield Finding(f"labels of project {project.project_id}: {tags}")
+    row = our_connection(project, place.backend_url)
     if row is None:
         yield Finding(f"no connection to {place.backend_url}", connecting)
-    elif row["state"] != "CO":
-        remedy = f"{row.get('error_message') or 'Label Studio cannot reach it'}; see the backend's terminal"
-        yield Finding(f"connection to {place.backend_url} is {row['readable_state']}", " ".join(remedy.split()))
+    elif not same_address(row["url"], place.backend_url):
+        examining = _command("doctor", project, row["url"])
+        what = f"the connection {row['title']!r} leads to {row['url']} and not to {place.backend_url}"
+        yield Finding(what, f"{connecting}, which moves it; or, if the backend answers there, {examining}")
     else:
-        yield Finding(f"connection to {place.backend_url}, titled {row['title']}")
-    hooks = webhooks_of(project.client, project.project_id, row["url"] if row is not None else place.backend_url)
+        yield from _connected(project, row, connecting, service is not None)
+        if service is not None:
+            yield from _versions(project, row, service, place)
+    yield _members(project)
+
+
+def _connected(project: LabelStudioProject, row: dict[str, Any], connecting: str, reachable: bool) -> Iterator[Finding]:
+    if row["state"] == CONNECTED:
+        yield Finding(f"connection to {row['url']}, titled {row['title']}")
+    elif reachable:
+        reason = " ".join((row["error_message"] or "Label Studio does not reach it").split())
+        what = f"connection to {row['url']} is {row['readable_state']}"
+        yield Finding(what, f"{reason}; {connecting}, which mends it or says why")
+    hooks = webhooks_of(project.client, project.project_id, row["url"])
     active = [hook for hook in hooks if hook["is_active"]]
     what = f"{len(active)} active webhooks to the backend" if len(active) != 1 else "webhook to the backend, once"
     yield Finding(what, "" if len(hooks) == len(active) == 1 else connecting)
     yield Finding(*((f"view {VIEW!r}",) if view_of(project) else (f"no view {VIEW!r}", connecting)))
-    yield _members(project)
 
 
-def _command(name: str, project: LabelStudioProject, place: Place) -> str:
+def _command(name: str, project: LabelStudioProject, backend_url: str) -> str:
     """What to run for this project, with the Python that runs this."""
-    where = f"--project {project.project_id} --backend-url {place.backend_url}"
+    where = f"--project {project.project_id} --backend-url {backend_url}"
     return f"run {sys.executable} -m scripts.{name} {where}"
 
 
@@ -157,9 +153,7 @@ def _members(project: LabelStudioProject) -> Finding:
     )
 
 
-def _versions(
-    project: LabelStudioProject, row: dict[str, Any] | None, service: Service, place: Place
-) -> Iterator[Finding]:
+def _versions(project: LabelStudioProject, row: dict[str, Any], service: Service, place: Place) -> Iterator[Finding]:
     found = service.versions(project.key)
     active = found["active"]
     if active is None:
@@ -167,8 +161,11 @@ def _versions(
         failed = job["error"] if job is not None and job["status"] == "ERROR" else ""
         yield Finding("no version yet: label some tasks, then Settings > Model > Start Training", failed)
         return
-    yield _agreement(project, row, active, place)
     yield _classes(project, found["summaries"][active].get("classes") or [])
+    agreement = _agreement(project, row, active, place)
+    yield agreement
+    if agreement.remedy:  # Label Studio shows and orders by another version's scores
+        return
     order = in_force(project, active)
     by_score = order["next_task"] != "not by score"
     yield Finding(f"next task: {order['next_task']}", "" if by_score else order["why"])
@@ -179,15 +176,16 @@ def _scores(project: LabelStudioProject, place: Place) -> Finding:
     unlabelled = {task.id for task in project.tasks() if task.annotation is None}
     lacking = unlabelled - project.scores().keys()
     what = f"{len(unlabelled) - len(lacking)} of {len(unlabelled)} unlabelled tasks have its score"
-    remedy = f"{_command('rank_tasks', project, place)}; where a task is left out the backend's terminal says why"
-    return Finding(what, f"not {some(sorted(lacking))}: {remedy}" if lacking else "")
+    ranking = _command("rank_tasks", project, place.backend_url)
+    remedy = f"not {some(sorted(lacking))}: {ranking}; where a task is left out the backend's terminal says why"
+    return Finding(what, remedy if lacking else "")
 
 
-def _agreement(project: LabelStudioProject, row: dict[str, Any] | None, active: str, place: Place) -> Finding:
-    told = {"connection's title": row and row["title"], "project's version": project.values()["model_version"]}
+def _agreement(project: LabelStudioProject, row: dict[str, Any], active: str, place: Place) -> Finding:
+    told = {"connection's title": row["title"], "project's version": project.values()["model_version"]}
     wrong = " and ".join(f"the {name} is {value!r}" for name, value in told.items() if value != active)
     if wrong:
-        return Finding(f"version {active} answers, but {wrong}", _command("connect", project, place))
+        return Finding(f"version {active} answers, but {wrong}", _command("connect", project, place.backend_url))
     return Finding(f"version {active} answers, in Label Studio as here")
 
 
@@ -211,6 +209,7 @@ def main() -> None:
     wrong = sum(bool(finding.remedy) for finding in findings)
     if wrong:
         sys.exit(f"doctor: {wrong} of {len(findings)} are wrong")
+    print(f"doctor: all {len(findings)} are well")
 
 
 if __name__ == "__main__":

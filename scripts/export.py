@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,10 @@ def pseudo_labels(versions: Versions, classes: tuple[str, ...]) -> Mapping[str, 
 
     active = versions.active()
     if active is None:
-        raise CommandError(f"there is no version in {versions.root}; give the backend's MODEL_DIR with --model-dir.")
+        raise CommandError(
+            f"project {versions.number} has no version in {versions.root.parent}; give the backend's MODEL_DIR with "
+            "--model-dir, or start a training first."
+        )
     card = versions.card(active)
     known = PredictionFile(versions.folder(active) / PREDICTIONS, translation(card["classes"], classes))
     tasks = ImageSet([Item(task, Path(task)) for task in known], classes)
@@ -76,6 +80,20 @@ def _item(image: Image, instances: Iterable[tuple[int, Mapping[str, Any]]]) -> I
     return Item(image.key + path.suffix, path, tuple(Instance(label, dict(rle)) for label, rle in instances))
 
 
+@contextmanager
+def _room_for(out: Path) -> Iterator[Path]:
+    """A folder on the disk of `out` that is gone afterwards. CommandError if `out` is there or cannot be made."""
+    if out.exists():
+        raise CommandError(f"{out} is there already; choose another --out.")
+    there = next(folder for folder in out.absolute().parents if folder.exists())
+    try:
+        part = tempfile.TemporaryDirectory(dir=there, prefix=f".{out.name}.")
+    except OSError as error:
+        raise CommandError(f"{out} cannot be made in {there} ({error.strerror}); choose another --out.") from None
+    with part as folder:
+        yield Path(folder)
+
+
 def main() -> None:
     parser = parser_of("export", __doc__, "--project 4 --out labels")
     add_project_argument(parser)
@@ -83,19 +101,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder that is made; must not be there")
     parser.add_argument("--pseudo", action="store_true", help="the active version's pseudo labels, too")
     arguments = parser.parse_args()
-    if arguments.out.exists():
-        raise CommandError(f"{arguments.out} is there already; choose another --out.")
     place = Place.from_arguments(arguments)
-    project = place.project(arguments.project)
-    versions = Versions(Path(place.model_dir), project.key)
-    sure = pseudo_labels(versions, project.classes) if arguments.pseudo else {}
-    images, pseudo = collect(project, versions.root / "images", settings.load().image_limits, sure)
-    if not len(images):
-        raise CommandError(f"project {arguments.project} has no labels yet; submit annotations first.")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=arguments.out.parent, prefix=f".{arguments.out.name}.") as part:
-        write_coco(Path(part) / "whole", SPLIT, images, pseudo)
-        (Path(part) / "whole").rename(arguments.out)
+    with _room_for(arguments.out) as part:
+        project = place.project(arguments.project)
+        versions = Versions(Path(place.model_dir), project.key)
+        sure = pseudo_labels(versions, project.classes) if arguments.pseudo else {}
+        kept = versions.root if versions.root.is_dir() else part  # the backend's folder, if that is on this machine
+        images, pseudo = collect(project, kept / "images", settings.load().image_limits, sure)
+        if not len(images):
+            raise CommandError(f"project {arguments.project} has no labels yet; submit annotations first.")
+        write_coco(part / "whole", SPLIT, images, pseudo)
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        (part / "whole").rename(arguments.out)
     print(
         f"{arguments.out}/{SPLIT}.json: {len(images) - len(pseudo)} labelled images, {len(pseudo)} with pseudo labels, "
         f"{images.objects} objects"

@@ -218,7 +218,7 @@ def _last_check(there: There) -> str:
         elif status.ok and status.json()["job_status"] in ("finished", "failed"):
             return str(status.json().get("message", status.json().get("error"))).partition(" ")[0]
         time.sleep(0.1)
-    raise CommandError(f"the checks of project {there.project.key} do not end; see {there.backend.log}.")
+    raise CommandError(f"the checks of project {there.project.project_id} do not end; see {there.backend.log}.")
 
 
 def _latency(what: str, seconds: Sequence[float], aim: float) -> Row:

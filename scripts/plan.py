@@ -11,6 +11,7 @@ from typing import Any
 
 from backend.connection import connect
 from backend.project import LabelStudioProject
+from backend.settings import address
 from scripts import smoke
 from scripts.command_line import CommandError
 from scripts.service import BACKEND_URL
@@ -47,12 +48,16 @@ class Place:
     def choose(
         backend_url: str, url: str | None = None, api_key: str | None = None, model_dir: str | None = None
     ) -> Place:
-        """What is not given is the environment's: LABEL_STUDIO_URL, LABEL_STUDIO_API_KEY and MODEL_DIR."""
+        """What is not given is the environment's: LABEL_STUDIO_URL, LABEL_STUDIO_API_KEY and MODEL_DIR.
+
+        Raises SettingsError for what is no address.
+        """
         environment = os.environ.get
+        studio = "--url" if url else "LABEL_STUDIO_URL"
         return Place(
-            url or environment("LABEL_STUDIO_URL") or "http://localhost:8080",
+            address(studio, url or environment("LABEL_STUDIO_URL") or "http://localhost:8080"),
             api_key or environment("LABEL_STUDIO_API_KEY") or "",
-            backend_url,
+            address("--backend-url", backend_url),
             model_dir or environment("MODEL_DIR") or "models",
         )
 

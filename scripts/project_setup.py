@@ -65,10 +65,10 @@ def create_project(client: LabelStudio, title: str, classes: Sequence[str], plan
 
 def new_connection(project_id: int, backend_url: str) -> dict[str, Any]:
     """What Label Studio is to be told of a connection to the backend."""
-    return {"project": project_id, "url": backend_url, "title": "TSP", "is_interactive": False, **_access()}
+    return {"project": project_id, "url": backend_url, "title": "TSP", "is_interactive": False, **access()}
 
 
-def _access() -> dict[str, str]:
+def access() -> dict[str, str]:
     """What lets Label Studio through to a backend that asks for a password."""
     known = credentials()
     if known is None:

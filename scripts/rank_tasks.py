@@ -1,11 +1,13 @@
 """Scores a project's unlabelled tasks now, for Label Studio to order them by the active version or another strategy.
 
-Tasks that came or were freed since the last training get their score, the connection its title, the project its order.
-With --strategy that order is another one until the next training, which goes by the project's own setting again.
+Tasks that came or were freed since the last training get their score, the connection and the project their version.
+With --strategy the order is another one until the next training, which goes by the project's own setting again. Next
+task follows the scores where the project samples by uncertainty, as scripts.connect sets it; else that is said.
 """
 
 from __future__ import annotations
 
+from backend.task_order import in_force
 from scripts.command_line import parser_of, run
 from scripts.plan import Place, add_place_arguments, add_project_argument
 from scripts.service import Service
@@ -26,6 +28,11 @@ def main() -> None:
     service.check()
     ended = service.wait(service.rank(project.key, arguments.strategy), "rank")
     print(ended["message"])
+    if arguments.strategy:
+        print("this order stays until the next training, which goes by the project's own strategy")
+    order = in_force(project, ended["version"])
+    if order["next_task"] == "not by score":
+        print(f"next task does not follow it: {order['why']}; scripts.connect sets it, too")
     labelled = project.annotated_task_ids()
     scores = [(task, score) for task, score in project.scores().items() if task not in labelled][: arguments.show]
     tasks = f"{place.url.rstrip('/')}/projects/{project.project_id}/data?task="

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import Any
 
 import requests
 from tqdm import tqdm
 
+from backend.connection import https_trouble
+from backend.settings import starting
 from tsp_model.errors import ExplainedError
 
 BACKEND_URL = "http://127.0.0.1:9090"  # where `python -m backend` listens by default
@@ -44,7 +47,7 @@ class Service:
         """What the backend says of itself. ServiceError if it is none of ours."""
         answer = self._get("/health")
         if answer.get("model_class") != "TSPBackend":
-            raise ServiceError(f"what answers at {self.url} is no TSP backend; correct --backend-url.")
+            raise self._stranger()
         return answer
 
     def versions(self, project_key: str) -> dict[str, Any]:
@@ -68,9 +71,12 @@ class Service:
         self._session.close()
 
     def wait(self, job_id: str, title: str) -> dict[str, Any]:
-        """Follow a job to its end with a progress bar; its last status. ServiceError if it failed."""
+        """Follow a job to its end with a progress bar, and a line for what it waits for; its last status.
+
+        Raises ServiceError if it failed.
+        """
         bar = tqdm(desc=title, unit="", leave=False, dynamic_ncols=True)
-        silent_since = None
+        silent_since = said = None
         while True:
             try:
                 status = self._get("/job_status", job_id=job_id)
@@ -83,10 +89,14 @@ class Service:
                 continue
             if status["status"] == "ERROR":
                 bar.close()
-                raise ServiceError(f"job {job_id} failed: {status.get('error')}")
+                raise ServiceError(f"{title} failed: {status.get('error')}")
             if status["status"] == "SUCCESS":
                 bar.close()
                 return status
+            waits = status.get("waits")
+            if waits and waits != said:
+                bar.write(f"{title} waits: {waits}", file=sys.stderr)
+            said = waits
             _show(bar, title, status)
             time.sleep(POLL_SECONDS)
 
@@ -96,25 +106,30 @@ class Service:
     def _ask(self, method: str, path: str, allow_missing: bool = False, **request: Any) -> dict[str, Any]:
         try:
             response = self._session.request(method, self.url + path, timeout=30, **request)
-            if response.status_code == 404 and allow_missing:
-                return {}
-            if response.status_code == 401:
-                raise ServiceError(f"the backend at {self.url} asks for BASIC_AUTH_USER and BASIC_AUTH_PASS; set both.")
-            if not response.ok:
-                raise ServiceError(f"the backend at {self.url} answered {response.status_code}: {_reason(response)}")
-            return response.json()
-        except (requests.RequestException, ValueError) as error:
-            raise ServiceError(
-                f"no backend answers at {self.url} ({type(error).__name__}); start it with `python -m backend`, or "
-                "correct --backend-url."
-            ) from None
+        except requests.RequestException as error:
+            trouble = https_trouble(error, "--backend-url") or f"start it with {starting()}; or correct --backend-url"
+            raise ServiceError(f"no backend answers at {self.url} ({type(error).__name__}): {trouble}.") from None
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if response.status_code == 401:
+            raise self._unwelcome()
+        if not isinstance(answer, dict) or not response.ok and "error" not in answer:
+            raise self._stranger()
+        if response.status_code == 404 and allow_missing:
+            return {}
+        if not response.ok:
+            raise ServiceError(f"the backend at {self.url} answered {response.status_code}: {answer['error']}")
+        return answer
 
+    def _stranger(self) -> ServiceError:
+        return ServiceError(f"what answers at {self.url} is no TSP backend; correct --backend-url.")
 
-def _reason(response: requests.Response) -> str:
-    try:
-        return response.json()["error"]
-    except (ValueError, TypeError, KeyError):
-        return "no reason given; is it a TSP backend?"
+    def _unwelcome(self) -> ServiceError:
+        what = "asks for a password" if self._session.auth is None else "refuses this user or password"
+        remedy = "export BASIC_AUTH_USER and BASIC_AUTH_PASS as the backend has them."
+        return ServiceError(f"the backend at {self.url} {what}; {remedy}")
 
 
 def _show(bar: tqdm, title: str, status: dict[str, Any]) -> None:

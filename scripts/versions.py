@@ -61,8 +61,11 @@ def main() -> None:
         raise CommandError(f"project {arguments.project} has no version yet; label some tasks and start a training.")
     if arguments.action != "list":
         version = arguments.version or before(found)
-        service.wait(service.activate(key, version), f"activate {version}")
-        found = service.versions(key)
+        if version == found["active"]:
+            print(f"{version} is active already")
+        else:
+            service.wait(service.activate(key, version), f"activate {version}")
+            found = service.versions(key)
     print(listed(found))
 
 

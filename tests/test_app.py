@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from werkzeug.test import create_environ, run_wsgi_app
 
-from backend import settings
+from backend import settings, worker_lock
 from backend.app import create_app
 from backend.progress import Progress
 from backend.versions import UNTRAINED, Versions
@@ -171,7 +171,7 @@ def test_versions_of_one_project_or_of_all(make, tmp_path):
 
 
 def test_job_status_both_ways_and_a_job_that_is_no_more(make, jobs):
-    state = {"job_id": "a", "status": "RUNNING", "job_status": "started"}
+    state = {"job_id": "a", "status": "SUCCESS", "job_status": "finished"}
     jobs.states["a"] = state
     client = make()
     assert client.get("/job_status?job_id=a").get_json() == state
@@ -179,6 +179,15 @@ def test_job_status_both_ways_and_a_job_that_is_no_more(make, jobs):
     assert client.get("/job_status?job_id=b").status_code == 404
     assert client.post("/job_status", json={"job": "b"}).status_code == 410
     assert client.get("/job_status").status_code == 400
+
+
+def test_a_job_that_nobody_runs_says_so_and_what_starts_the_worker(make, jobs, tmp_path):
+    jobs.states["a"] = {"job_id": "a", "status": "QUEUED", "job_status": "queued"}
+    client = make()
+    waits = client.get("/job_status?job_id=a").get_json()["waits"]
+    assert "the worker does not run; start it with" in waits and "python -m backend worker" in waits
+    with worker_lock.hold(tmp_path):
+        assert "waits" not in client.get("/job_status?job_id=a").get_json()
 
 
 @pytest.mark.parametrize(
@@ -252,7 +261,7 @@ def test_without_a_training_the_status_tells_what_failed_before(make, jobs, tmp_
     jobs.states[refused] = {"job_id": refused, "status": "ERROR", "error": "the token is refused."}
     jobs.states[fine] = {"job_id": fine, "status": "SUCCESS", "error": None}
     answer = client.get("/job_status?project=4")
-    said = f"project 4 had no training here yet; {refused} failed: the token is refused."
+    said = "project 4 had no training here yet; the last score failed: the token is refused."
     assert (answer.status_code, answer.get_json()) == (404, {"error": said})
 
 

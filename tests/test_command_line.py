@@ -21,6 +21,7 @@ from scripts.backend_process import REPOSITORY, BackendProcess
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port
 from scripts.table import table
+from tests.web import Server
 
 SMALL = ["--train-images", "6", "--test-images", "2", "--cycles", "2", "--per-cycle", "2", "--set", "image_size=64"]
 
@@ -114,9 +115,40 @@ def test_no_label_studio_at_the_url(defaults, tmp_path):
 def test_a_wrong_token(run, tmp_path):
     token = "0123456789" * 4
     line = run(*SMALL, LABEL_STUDIO_API_KEY=token)
-    refused(line, "refuses the token", "Account & Settings")
+    refused(line, "refuses the token", "Account & Settings > Personal Access Token", "legacy")
     assert token not in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def stranger():
+    """Another program, which answers 404 to everything."""
+    server = Server()
+    yield server.url
+    server.close()
+
+
+def test_what_answers_is_something_else(run, stranger):
+    refused(run(*SMALL, "--url", stranger), stranger, "is not Label Studio", "LABEL_STUDIO_URL")
+    refused(run(*SMALL, "--backend-url", stranger), stranger, "is no TSP backend", "--backend-url")
+
+
+def test_addresses_that_lack_their_scheme_or_have_the_wrong_one(run, label_studio, backend):
+    for name, url in (("--url", label_studio.url), ("--backend-url", backend.url)):
+        refused(run(*SMALL, name, url.removeprefix("http://")), f"{name}=", "is no address", f"write it as {url}")
+        option = "--backend-url" if name == "--backend-url" else "LABEL_STUDIO_URL"
+        secure = url.replace("http", "https")
+        refused(run(*SMALL, name, secure), secure, "speaks no https", f"write http:// in {option}")
+
+
+def test_a_backend_that_asks_for_a_password(run, label_studio, tmp_path, monkeypatch):
+    guard = {"BASIC_AUTH_USER": "ann", "BASIC_AUTH_PASS": "sesame"}
+    with BackendProcess(tmp_path / "guarded", free_port(), label_studio.url, label_studio.api_key, **guard) as guarded:
+        line = run(*SMALL, "--backend-url", guarded.url)
+        refused(line, guarded.url, "asks for a password", "export BASIC_AUTH_USER and BASIC_AUTH_PASS")
+        line = run(*SMALL, "--backend-url", guarded.url, BASIC_AUTH_USER="ann", BASIC_AUTH_PASS="simsim")
+        refused(line, guarded.url, "refuses this user or password")
+        assert "simsim" not in line
 
 
 def test_no_backend(run, label_studio):

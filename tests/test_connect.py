@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,6 +141,69 @@ def test_a_connection_by_another_name_of_this_machine_is_the_same_and_one_elsewh
     assert state(project)[2:4] == (1, 1), "neither a second connection nor the old one's webhook"
     assert (project.connection()["id"], project.connection()["url"]) == (row["id"], backend.url)
     assert len(webhooks_of(project.client, project.project_id, backend.url)) == 1
+
+
+def test_undo_takes_back_the_connection_that_leads_elsewhere(
+    project: LabelStudioProject, silent_backend: Server, command: Any
+) -> None:
+    before = state(project)
+    connect.connect_project(project, silent_backend.url, lambda line: None)
+    assert f"deleted the connection 'TSP' to {silent_backend.url}" in command("--undo")
+    assert state(project) == before
+    for path in ("/one", "/two"):
+        for page in ("/health", "/setup"):
+            silent_backend.pages[path + page] = silent_backend.pages[page]
+        connect_backend(project, silent_backend.url + path)
+    for arguments in ((), ("--undo",)):
+        with pytest.raises(SystemExit) as ended:
+            command(*arguments)
+        assert f"2 titled TSP, to {silent_backend.url}/one, {silent_backend.url}/two; " in str(ended.value.code)
+    assert len(project.connections()) == 2
+
+
+def test_a_backend_that_label_studio_does_not_reach_is_not_ready(
+    project: LabelStudioProject, silent_backend: Server, command: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It answers this machine's commands and not Label Studio, as one behind a firewall."""
+    json, told_studio = {"Content-Type": "application/json"}, [503]
+    silent_backend.pages["/versions?project=" + project.key] = (200, json, b'{"active": null}')
+    silent_backend.pages["/health"] = lambda request: (
+        told_studio[0] if "heartex" in request.headers["User-Agent"] else 200,
+        json,
+        b'{"model_class": "TSPBackend"}',
+    )
+
+    def refused() -> None:
+        with pytest.raises(SystemExit) as ended:
+            command("--backend-url", silent_backend.url)
+        told = f"connect: Label Studio does not reach the backend at {silent_backend.url}, which answers here; "
+        assert str(ended.value.code).startswith(told) and "ready" not in capsys.readouterr().out
+
+    before = state(project)
+    refused()
+    assert state(project) == before
+    told_studio[0] = 200
+    assert command("--backend-url", silent_backend.url)[-1].startswith("ready: ")
+    told_studio[0] = 503
+    refused()
+
+
+def test_a_password_that_changed_is_given_to_label_studio(
+    project: LabelStudioProject,
+    label_studio: LabelStudioServer,
+    tmp_path: Path,
+    command: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port = free_port()
+    for password, last in (("first", "ready: "), ("second", "Label Studio reaches the backend at ")):
+        guard = {"BASIC_AUTH_USER": "ann", "BASIC_AUTH_PASS": password}
+        for name, value in guard.items():
+            monkeypatch.setenv(name, value)
+        with BackendProcess(tmp_path, port, label_studio.url, label_studio.api_key, **guard) as guarded:
+            lines = command("--backend-url", guarded.url)
+            assert any(line.startswith(last) for line in lines) and lines[-1].startswith("ready: ")
+            assert project.connection()["state"] == connect.CONNECTED
 
 
 def test_somebody_elses_connection_webhook_and_view_are_left_alone(

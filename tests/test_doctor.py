@@ -21,10 +21,12 @@ from backend.task_order import view_of
 from backend.webhooks import webhooks_of
 from scripts import command_line, connect, doctor, rank_tasks, versions
 from scripts.backend_process import BackendProcess
+from scripts.command_line import CommandError
 from scripts.label_studio import LabelStudioServer
 from scripts.plan import Place
 from scripts.processes import free_port, statuses
 from tests.live import CURIOUS_ENVIRONMENT, QUICK, Loop, add_broken_task, filled_project, predictions_of, regions, until
+from tests.web import Server
 from tsp_model.data.image_set import ImageSet
 
 
@@ -120,13 +122,46 @@ def test_a_connection_that_is_gone(patient: Patient) -> None:
     row = patient.project.connection()
     call(patient.project.client, "DELETE", f"api/ml/{row['id']}")
     lines = patient.wrong()
-    assert any("no connection to" in line and "scripts.connect --project" in line for line in lines)
-    assert any(f"version {patient.version} answers, but" in line for line in lines)
+    assert len(lines) == 1 and "no connection to" in lines[0] and "scripts.connect --project" in lines[0]
     assert any(line.startswith("connected") for line in patient.connect())
-    lines = patient.wrong()
-    assert len(lines) == 3 and "scripts.connect --project" in lines[0], "the new one has no version yet"
+    (line,) = patient.wrong()
+    assert f"version {patient.version} answers, but" in line and "scripts.connect --project" in line
     ask(patient, connect)
     assert patient.wrong() == []
+
+
+def test_a_connection_that_leads_elsewhere(patient: Patient, silent_backend: Server) -> None:
+    patient.project.change_connection(patient.project.connection(), url=silent_backend.url)
+    (line,) = patient.wrong()
+    assert f"leads to {silent_backend.url} and not to {patient.place.backend_url}: " in line
+    assert f"scripts.connect --project {patient.project.project_id} --backend-url {patient.place.backend_url}," in line
+    assert line.endswith(f"scripts.doctor --project {patient.project.project_id} --backend-url {silent_backend.url}")
+    ask(patient, connect)
+    assert patient.wrong() == []
+
+
+def test_a_backend_that_is_gone_or_refuses_is_one_line(
+    patient: Patient, label_studio: LabelStudioServer, silent_backend: Server, tmp_path: Path
+) -> None:
+    project, _ = filled_project(patient.project.client, ImageSet([], ["disc"]))
+
+    def wrong(url: str) -> list[str]:
+        place = Place(label_studio.url, label_studio.api_key, url, str(tmp_path))
+        return [finding.line for finding in doctor.examine(place, project.project_id) if finding.remedy]
+
+    with BackendProcess(tmp_path, free_port(), label_studio.url, label_studio.api_key, **QUICK) as backend:
+        connect.connect_project(project, backend.url, lambda line: None)
+        until(lambda: wrong(backend.url) == [], "the worker")
+    (line,) = wrong(backend.url)
+    assert line.startswith(f"WRONG  backend: no backend answers at {backend.url}")
+    connect.connect_project(project, silent_backend.url, lambda line: None)
+    json = {"Content-Type": "application/json"}
+    silent_backend.pages["/health"] = (200, json, b'{"model_class": "TSPBackend", "worker": "runs"}')
+    silent_backend.pages["/versions?project=" + project.key] = (200, json, b'{"active": null}')
+    silent_backend.pages["/job_status?project=" + project.key] = (404, json, b'{"error": "none"}')
+    silent_backend.pages["/setup"] = (400, json, b'{"error": "no"}')
+    (line,) = wrong(silent_backend.url)
+    assert f"connection to {silent_backend.url} is Error: 400 " in line and "scripts.connect --project" in line
 
 
 def test_tasks_without_a_score_are_named(patient: Patient) -> None:
@@ -164,9 +199,11 @@ def test_a_configuration_that_cannot_be_used(patient: Patient) -> None:
 def test_nobody_where_label_studio_or_the_backend_should_be_and_a_wrong_token(patient: Patient) -> None:
     place, nowhere = patient.place, f"http://127.0.0.1:{free_port()}"
     patient.place = Place(nowhere, place.api_key, place.backend_url, place.model_dir)
-    assert re.search("no Label Studio answers at", patient.wrong()[0])
+    (line,) = patient.wrong()
+    assert line.startswith("WRONG  Label Studio: no Label Studio answers at")
     patient.place = Place(place.url, "f" * 40, place.backend_url, place.model_dir)
-    assert re.search("refuses the token", patient.wrong()[0])
+    (line,) = patient.wrong()
+    assert "refuses the token" in line
     patient.place = Place(place.url, place.api_key, nowhere, place.model_dir)
     assert re.search(r"no backend answers at .*python -m backend", patient.wrong()[0])
     patient.place = Place(place.url, place.api_key, place.url, place.model_dir)
@@ -208,6 +245,11 @@ def test_a_label_studio_that_refuses_private_addresses(patient: Patient, tmp_pat
             assert "refuses the backend's address" in line and f"start it with {lacking}" in line
             client = LabelStudio(base_url=server.url, api_key=server.api_key)
             assert call(client, "GET", "api/webhooks/") == [], "looking makes nothing"
+            body = {"title": "refused", "label_config": patient.project.label_config}
+            project = LabelStudioProject(client, call(client, "POST", "api/projects", json=body)["id"])
+            with pytest.raises(CommandError, match=f"refuses the backend's address .*: start it with {lacking}"):
+                connect.connect_project(project, patient.place.backend_url, lambda line: None)
+            assert project.connections() == [] and project.values()["sampling"] == "Sequential sampling"
 
 
 def ask(patient: Patient, module: Any, *arguments: str) -> None:
@@ -241,15 +283,21 @@ def test_versions_are_listed_and_one_goes_back(
     assert patient.wrong() == [] and patient.loop.setup() == first
     ask(patient, versions, "activate", second)
     assert patient.wrong() == [] and patient.loop.setup() == second
+    jobs = set((patient.loop.versions.root.parent / "jobs").iterdir())
+    capsys.readouterr()
+    ask(patient, versions, "activate", second)
+    assert capsys.readouterr().out.startswith(f"{second} is active already\n")
+    assert set((patient.loop.versions.root.parent / "jobs").iterdir()) == jobs
     patient.version = second
     with pytest.raises(SystemExit) as ended:
         ask(patient, versions, "activate", "tsp-0099-20260101T000000")
-    assert "has no version tsp-0099" in str(ended.value.code)
+    assert f"project {patient.project.project_id} has no version tsp-0099" in str(ended.value.code)
 
 
 def test_the_command_ends_with_1_if_something_is_wrong(patient: Patient, capsys: pytest.CaptureFixture[str]) -> None:
     ask(patient, doctor)
-    assert "WRONG" not in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"doctor: all {len(lines) - 1} are well" and not any("WRONG" in line for line in lines)
     patient.change(sampling="Sequential sampling")
     with pytest.raises(SystemExit) as ended:
         ask(patient, doctor)

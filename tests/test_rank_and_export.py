@@ -12,6 +12,7 @@ from label_studio_sdk import LabelStudio
 from PIL import Image
 
 from backend.connection import call
+from backend.task_order import UNCERTAINTY
 from scripts import command_line, export, rank_tasks
 from scripts.backend_process import BackendProcess
 from scripts.label_studio import LabelStudioServer
@@ -55,7 +56,7 @@ def ask(
     def run(module: object, *arguments: str) -> str:
         where = ["--url", label_studio.url, "--api-key", label_studio.api_key, "--backend-url", loop.backend.url]
         place = [*where, "--model-dir", str(loop.backend.model_dir), "--project", str(loop.project.project_id)]
-        monkeypatch.setattr(sys, "argv", [module.__name__, *arguments, *place])
+        monkeypatch.setattr(sys, "argv", [module.__name__, *place, *arguments])
         try:
             command_line.run("asked", module.main)
         except SystemExit as ended:
@@ -73,6 +74,10 @@ def test_tasks_are_ranked_by_another_strategy_and_back(loop: Loop, ask: Command,
     told = ask(rank_tasks)
     assert f"ranked by tsp, as {first} sees them" in told and str(late) in told
     assert project.scores().keys() == by_tsp.keys() | {late}, "without a strategy what came since has its score, too"
+    assert "stays until" not in told
+    call(project.client, "PATCH", f"api/projects/{project.project_id}", json={"sampling": "Sequential sampling"})
+    assert "next task does not follow it: the project's sampling is 'Sequential sampling'" in ask(rank_tasks)
+    call(project.client, "PATCH", f"api/projects/{project.project_id}", json={"sampling": UNCERTAINTY})
     by_tsp = project.scores()
 
     told = ask(rank_tasks, "--strategy", "entropy", "--show", "3")
@@ -82,7 +87,9 @@ def test_tasks_are_ranked_by_another_strategy_and_back(loop: Loop, ask: Command,
     scored = read_predictions(loop.versions.folder(second) / PREDICTIONS)
     entropies = {int(key): sum(one.entropies) / max(1, len(one)) for key, one in scored.items()}
     assert list(project.scores()) == sorted(entropies, key=lambda task: (-entropies[task], project.scores()[task]))
-    assert project.next_task() == next(iter(project.scores())) and told.count("data?task=") == 3
+    not_skipped = (task for task in project.scores() if task != loop.tasks[2])
+    assert project.next_task() == next(not_skipped) and told.count("data?task=") == 3
+    assert "stays until the next training" in told and "next task does not follow" not in told
 
     ask(rank_tasks, "--strategy", "tsp")
     assert loop.versions.active() not in (first, second) and project.scores() == pytest.approx(by_tsp)
@@ -95,7 +102,7 @@ def test_tasks_are_ranked_by_another_strategy_and_back(loop: Loop, ask: Command,
 
 
 @pytest.mark.parametrize(
-    ("strategy", "why"), [("mc_dropout", "nothing to drop with dropout=0"), ("learning_loss", "was trained for it")]
+    ("strategy", "why"), [("mc_dropout", "TSP_DROPOUT=0.25"), ("learning_loss", "TSP_STRATEGY=learning_loss")]
 )
 def test_a_strategy_that_the_version_s_network_cannot_serve_is_refused(
     loop: Loop, ask: Command, strategy: str, why: str
@@ -123,7 +130,24 @@ def test_what_was_drawn_comes_out_as_it_was(loop: Loop, ask: Command, images: Im
     labelled = {int(item.path.stem) for item in found.items}
     assert labelled >= {loop.tasks[0], loop.tasks[1], loop.tasks[3]} and not labelled & {loop.tasks[2], broken}
     assert "is there already" in ask(export, "--out", str(tmp_path / "labels"))
+    (tmp_path / "file").touch()
+    for nowhere in (tmp_path / "file" / "labels", Path("/proc/there/labels")):
+        assert f"{nowhere} cannot be made in {nowhere.parents[0 if nowhere.parent.exists() else 1]} (" in ask(
+            export, "--out", str(nowhere)
+        )
     call(loop.project.client, "DELETE", f"api/tasks/{broken}/")
+
+
+def test_an_export_without_the_backend_s_folder_makes_none(
+    loop: Loop, ask: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    elsewhere = ["--model-dir", "models"]
+    told = ask(export, "--out", "there/labels", "--pseudo", *elsewhere)
+    assert f"project {loop.project.project_id} has no version in models" in told and not list(tmp_path.iterdir())
+    ask(export, "--out", "there/labels", *elsewhere)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_dir()] == ["there", "labels", "images"]
+    assert len(load_coco(tmp_path / "there" / "labels")) > 2
 
 
 def test_pseudo_labels_are_marked(loop: Loop, ask: Command, tmp_path: Path) -> None:

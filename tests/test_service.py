@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts import service as asking
 from scripts.processes import free_port
 from tests.live import until
 
@@ -40,6 +42,7 @@ class Service:
             "LABEL_STUDIO_API_KEY": "token",
             "MODEL_DIR": str(folder / "models"),
             "PORT": str(self.port),
+            "TSP_PRESET": "tiny",
         }
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
@@ -110,8 +113,39 @@ def test_if_one_part_dies_the_other_is_stopped_and_it_is_said(service: Service, 
     children = service.children()
     os.kill(children[part], signal.SIGKILL)
     assert service.process.wait(30) == 1
-    assert f"the {part} process ended" in service.log
+    assert f"the {part} process ended by signal 9 (Killed), perhaps because memory ran out" in service.log
+    assert "start again with `TSP_PRESET=tiny python -m backend`" in service.log
     service.until(lambda: gone(children) and service.call("/health") is None, "the end of the other part")
+
+
+def test_who_waits_for_a_job_hears_that_the_worker_is_gone_and_what_starts_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.process.send_signal(signal.SIGSTOP)  # or it would end the web service, too
+    os.kill(service.children()["worker"], signal.SIGKILL)
+    monkeypatch.setattr(asking, "PATIENCE_SECONDS", 0.0)
+    job_id = service.call("/webhook", EVENT)["job"]
+    waiting = asking.Service(f"http://127.0.0.1:{service.port}")
+    ends = []
+
+    def wait() -> None:
+        with pytest.raises(asking.ServiceError) as ended:
+            waiting.wait(job_id, "a training")
+        ends.append(str(ended.value))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    told = ""
+    while (
+        "a training waits: the worker does not run; start it with `TSP_PRESET=tiny python -m backend worker`"
+        not in told
+    ):
+        assert thread.is_alive()
+        told += capsys.readouterr().err
+        time.sleep(0.1)
+    service.process.send_signal(signal.SIGCONT)
+    thread.join(30)
+    assert "no backend answers" in ends[0] and "python -m backend`" in ends[0]
 
 
 def test_nothing_outlives_a_killed_supervisor(service: Service) -> None:

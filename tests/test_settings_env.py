@@ -74,6 +74,28 @@ def test_a_wrong_value_is_one_line_that_names_it(name, value):
     assert name in text or name.removeprefix("TSP_").lower() in text
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("localhost:8080", "http://localhost:8080"),
+        ("studio.example.org/path", "http://studio.example.org/path"),
+        ("http:/localhost", "http://host:port"),
+        ("http://localhost:port", "http://host:port"),
+        ("http://:8080", "http://host:port"),
+        ("ftp://localhost", "http://host:port"),
+    ],
+)
+def test_what_is_no_address_is_said_with_one_that_was_meant(given, meant):
+    with pytest.raises(SettingsError, match=f"--url='{given}' is no address; write it as {meant}."):
+        settings.address("--url", given)
+    assert settings.address("--url", "https://studio.example.org/path/") == "https://studio.example.org/path"
+
+
+def test_how_to_start_keeps_the_preset():
+    assert settings.starting("worker", {"TSP_PRESET": "tiny"}).startswith("`TSP_PRESET=tiny python -m backend worker`")
+    assert settings.starting(environ={}) == "`python -m backend`, with the variables as before, such as TSP_PRESET"
+
+
 def test_the_brush_codec_is_known_to_scripts_too():
     for environ, expected in (({}, "fast"), ({"TSP_BRUSH_CODEC": ""}, "fast"), ({"TSP_BRUSH_CODEC": "sdk"}, "sdk")):
         assert settings.brush_codec(environ) == settings.load(environ).brush_codec == expected
