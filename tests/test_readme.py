@@ -33,14 +33,13 @@ LABEL_STUDIO = (
     ".venv-label-studio/bin/label-studio start --internal-host 127.0.0.1"
 )
 BACKEND = "TSP_PRESET=tiny .venv/bin/python -m backend"
-DEMO = "scripts/demo.sh"
+DEMO, DEMO_ONCE = "scripts/demo.sh", "scripts/demo.sh --once"
 SPEED = ".venv/bin/python -m scripts.benchmark speed"
 ALONE = {
     "scripts/setup.sh": "",
     "scripts/test.sh": "--collect-only -qq",
     "scripts/test.sh -k scores": "--collect-only -qq",
     "pip install -r requirements.txt": "--dry-run --no-deps",
-    "scripts/demo.sh --once": "--smoke",
     ".venv/bin/python -m backend --help": "",
     ".venv/bin/python -m tsp_model.complexity": "",
     f"{SPEED} --only opening --repeats 3": "--smoke --repeats 1 --out runs/speed.json",
@@ -116,7 +115,7 @@ def test_no_command_is_left_out() -> None:
     said = [line for block in blocks for line in block.splitlines()]
     said += re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     said = [" ".join(re.sub(r"\s+# .*", "", line).split()) for line in said]
-    known = {LABEL_STUDIO, BACKEND, DEMO, *ALONE, *GRID, *CONNECTED, *TRAINED, *ALGORITHM_1, *NOT_RUN}
+    known = {LABEL_STUDIO, BACKEND, DEMO, DEMO_ONCE, *ALONE, *GRID, *CONNECTED, *TRAINED, *ALGORITHM_1, *NOT_RUN}
     assert {command for command in said if COMMAND.match(command)} == known
     assert {command for command in said if command.startswith("export ")} == {
         'export LABEL_STUDIO_URL=http://localhost:8080 LABEL_STUDIO_API_KEY="<token>"',
@@ -124,7 +123,9 @@ def test_no_command_is_left_out() -> None:
     }
 
 
-@pytest.mark.parametrize(("command", "added"), ALONE.items(), ids=str)
+@pytest.mark.parametrize(
+    ("command", "added"), [*ALONE.items(), pytest.param(DEMO_ONCE, "--smoke", marks=pytest.mark.slow)], ids=str
+)
 def test_it_runs_alone(run: Run, command: str, added: str) -> None:
     if "opening" in command and browser() is None:
         pytest.skip("no browser: install Chromium (Debian, Ubuntu: apt-get install chromium)")
@@ -182,7 +183,7 @@ def test_algorithm_1_against_the_server(run: Run, backend: str, tmp_path: Path) 
     write_synthetic(tmp_path / "coco", train=10, test=4, size=64)
     for command, added in ALGORITHM_1.items():
         told = run(command, added.format(backend=f"--backend-url {backend}"))
-    assert told.count("| tsp + SSL") == told.count("| random") == 2
+    assert re.findall(r"\| +(tsp \+ SSL|random) \|", told) == 2 * ["tsp + SSL", "random"]
 
 
 def answers(address: str) -> bool:
