@@ -193,7 +193,9 @@ def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
         if project:
             versions = versions_of(service.model_dir, project)
             told = {name: versions.summary(name) for name in versions.list()}
-            return jsonify({"versions": list(told), "active": versions.active(), "summaries": told})
+            extra_params = settings.remembered_extra_params(service.model_dir, versions.key)
+            top = settings.for_project(service, extra_params).push_top
+            return jsonify({"versions": list(told), "active": versions.active(), "summaries": told, "push_top": top})
         every = [Versions(service.model_dir, key) for key in project_keys(service.model_dir)]
         active = {versions.key: version for versions in every if (version := versions.active())}
         names = sorted({name for versions in every for name in versions.list()})

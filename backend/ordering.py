@@ -13,7 +13,8 @@ region is s_ij whatever the strategy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import heapq
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from pathlib import Path
 
@@ -38,6 +39,11 @@ def score_of(folder: Path) -> ScoreOf:
 def known_at_once(folder: Path, strategy: str) -> bool:
     """Whether a prediction's score is known before the whole pool is scored."""
     return STRATEGIES[strategy].absolute or (folder / RANKING).is_file()
+
+
+def least_sure(predictions: Iterable[Prediction], score: ScoreOf, count: int) -> set[str]:
+    """The keys of the `count` predictions that come first; so many are held at a time, however many there are."""
+    return {key for _, key in heapq.nsmallest(count, ((score(one), one.key) for one in predictions))}
 
 
 def keep_order(versions: Versions, version: str, pool: Sequence[Image], labelled: ImageSet) -> None:

@@ -60,7 +60,7 @@ def unexpected(error: BaseException) -> bool:
 
 def in_words(state: dict[str, Any]) -> str:
     """How far a phase is: "train, 40 of 400, epoch 3 of 30, loss 0.832, 95 s left"."""
-    parts = [state["phase"]]
+    parts = [state["phase"]] if state["phase"] else []
     if state.get("total"):
         parts.append(f"{state['done']} of {state['total']}")
     if state.get("epochs"):
@@ -82,7 +82,7 @@ class Progress:
             raise ValueError(f"{job_id!r} is no job id.")
         self._path = path
         self._written = self._logged = 0.0
-        self._state: dict[str, Any] = read(model_dir, job_id) or {"job_id": job_id, "seconds": {}}
+        self._state: dict[str, Any] = read(model_dir, job_id) or {"job_id": job_id, "phase": None, "seconds": {}}
 
     def start(self) -> None:
         """The job runs."""

@@ -245,7 +245,7 @@ class LabelStudioProject:
         if row["url"].rstrip("/") != url.rstrip("/"):
             self.change_connection(row, url=url)
 
-    def change_connection(self, row: Mapping[str, Any], **changes: str) -> None:
+    def change_connection(self, row: Mapping[str, Any], **changes: Any) -> None:
         """PATCH the connection `row`; Label Studio refuses a change that does not repeat these values."""
         values = {"url": row["url"], "project": self.project_id, "title": row["title"]}
         if row.get("auth_method") == "BASIC_AUTH":  # an empty password keeps the one that is stored

@@ -22,7 +22,7 @@ from backend.connection import connect
 from backend.curves import curves
 from backend.early import EarlySender
 from backend.kept_aside import LEAST, compared, split
-from backend.ordering import keep_order, known_at_once, score_of
+from backend.ordering import keep_order, known_at_once, least_sure, score_of
 from backend.pool import Pool, forget_images, state
 from backend.progress import Progress
 from backend.project import PREDICTIONS_A_CALL, LabelStudioProject
@@ -148,7 +148,7 @@ class CycleSteps:
         """M_k over the whole pool of unlabelled tasks: predictions.jsonl of the version.
 
         Label Studio gets them meanwhile, under a version that is not active yet; `push` sees to it that it has all.
-        Where their order needs the whole pool, all of them wait for `push`.
+        Where their order, or which of them are sent, needs the whole pool, all of them wait for `push`.
         """
         versions = self._versions(key)
         snapshot = Snapshot.read(versions.folder(version))
@@ -161,10 +161,17 @@ class CycleSteps:
         return {"scored": scored}
 
     def push(self, key: str, version: str, job: Progress) -> dict[str, Any]:
-        """The predictions to Label Studio, with their clusters; those that are there already are not sent again."""
+        """The predictions to Label Studio, with their clusters; those that are there already are not sent again.
+
+        With push_top only the least sure go: the others stay in the version's file, which answers for an opened task.
+        """
         file, folder = self._file(key, version), self._versions(key).folder(version)
-        pushed = self._push(key, version, iterate_predictions(file))
         project = self._project(key)
+        sent: Iterable[Prediction] = iterate_predictions(file)
+        if top := self._settings(project).push_top:
+            first = least_sure(iterate_predictions(file), score_of(folder), top)
+            sent = (prediction for prediction in sent if prediction.key in first)
+        pushed = self._push(key, version, sent)
         if doubled := project.remove_doubled(version):
             said = "project %d had %d tasks with two predictions of %s; one each stays"
             logger.warning(said, project.project_id, doubled, version)
@@ -324,7 +331,7 @@ class CycleSteps:
         trained = Settings.from_dict(self._versions(key).card(version)["settings"])
         above = min(project.shown.threshold, looked_at(trained))
         execution, features = Execution.choose(project.method), project.clusters > 0
-        if not known_at_once(folder, trained.strategy):
+        if project.push_top or not known_at_once(folder, trained.strategy):
             return complete_predictions(folder, pool, above, job.update, execution=execution, features=features)
         # Each call costs the server a walk over the whole project: their number must not grow with the pool.
         a_call = max(LEAST_EARLY, len(pool) // EARLY_CALLS)

@@ -169,13 +169,15 @@ def _versions(project: LabelStudioProject, row: dict[str, Any], service: Service
     order = in_force(project, active)
     by_score = order["next_task"] != "not by score"
     yield Finding(f"next task: {order['next_task']}", "" if by_score else order["why"])
-    yield _scores(project, place)
+    yield _scores(project, place, found["push_top"])
 
 
-def _scores(project: LabelStudioProject, place: Place) -> Finding:
+def _scores(project: LabelStudioProject, place: Place, top: int) -> Finding:
     unlabelled = {task.id for task in project.tasks() if task.annotation is None}
     lacking = unlabelled - project.scores().keys()
     what = f"{len(unlabelled) - len(lacking)} of {len(unlabelled)} unlabelled tasks have its score"
+    if top and len(lacking) < len(unlabelled):
+        return Finding(f"{what}, of which the {top} least sure are pushed")
     ranking = _command("rank_tasks", project, place.backend_url)
     remedy = f"not {some(sorted(lacking))}: {ranking}; where a task is left out the backend's terminal says why"
     return Finding(what, remedy if lacking else "")

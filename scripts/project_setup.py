@@ -53,9 +53,9 @@ def create_project(client: LabelStudio, title: str, classes: Sequence[str], plan
             "POST",
             "api/ml",
             json=new_connection(project["id"], plan.backend_url)
-            # The script decides when to train, so annotation events do not; the score alone says what comes next;
-            # Algorithm 1 trains on every label.
-            | {"extra_params": plan.method | {"train_after": 0, "clusters": 0, "keep_aside": 0}},
+            # The script decides when to train, so annotation events do not; the score alone says what comes next,
+            # and every task has one; Algorithm 1 trains on every label.
+            | {"extra_params": plan.method | {"train_after": 0, "clusters": 0, "push_top": 0, "keep_aside": 0}},
         )
     except ProjectError:
         call(client, "DELETE", f"api/projects/{project['id']}")

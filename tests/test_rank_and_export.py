@@ -11,11 +11,12 @@ import pytest
 from label_studio_sdk import LabelStudio
 from PIL import Image
 
-from backend.connection import call
+from backend.connection import base_url, call
 from backend.task_order import UNCERTAINTY
-from scripts import command_line, export, rank_tasks
+from scripts import command_line, doctor, export, rank_tasks
 from scripts.backend_process import BackendProcess
 from scripts.label_studio import LabelStudioServer
+from scripts.plan import Place
 from scripts.processes import free_port
 from tests.live import CURIOUS, QUICK, Loop, add_broken_task, connect_backend, filled_project, regions
 from tsp_model.cycle import PREDICTIONS
@@ -42,7 +43,7 @@ def loop(
         project.submit_annotation(tasks[2], [], cancelled=True)
         project.submit_annotation(tasks[3], [])
         loop = Loop(project, backend)
-        loop.tasks = tasks
+        loop.tasks, loop.api_key = tasks, label_studio.api_key
         loop.train()
         yield loop
 
@@ -99,6 +100,31 @@ def test_tasks_are_ranked_by_another_strategy_and_back(loop: Loop, ask: Command,
     project.submit_annotation(loop.tasks[4], regions(project, images.items[4]))
     version = loop.train()
     assert loop.versions.card(version)["settings"]["strategy"] == "tsp", "the project's own setting counts again"
+
+
+def test_only_the_least_sure_are_pushed_and_all_again(loop: Loop, ask: Command) -> None:
+    before = ask(rank_tasks, "--strategy", "random", "--push-top", "0") and loop.project.scores()
+    assert len(before) > 2
+    ask(rank_tasks, "--strategy", "tsp", "--push-top", "2")
+    found = loop.project.scores()
+    assert loop.project.extra_params()["push_top"] == 2 and loop.project.extra_params()["train_after"] == 0
+    scores = {int(key): one.image_score for key, one in read_predictions(active_predictions(loop)).items()}
+    assert found == pytest.approx({task: scores[task] for task in sorted(scores, key=scores.get)[:2]})
+    assert loop.project.next_task() in found
+    assert "2 of" in next(one.what for one in doctor_findings(loop) if "have its score" in one.what)
+    ask(rank_tasks, "--strategy", "random", "--push-top", "0")
+    ask(rank_tasks, "--strategy", "tsp")
+    assert loop.project.scores() == pytest.approx(scores)
+
+
+def active_predictions(loop: Loop) -> Path:
+    return loop.versions.folder(loop.versions.active()) / PREDICTIONS
+
+
+def doctor_findings(loop: Loop) -> list[doctor.Finding]:
+    url, api_key = base_url(loop.project.client), loop.api_key
+    place = Place(url, api_key, loop.backend.url, str(loop.backend.model_dir))
+    return list(doctor.examine(place, loop.project.project_id))
 
 
 @pytest.mark.parametrize(

@@ -103,8 +103,9 @@ def test_the_brush_codec_is_known_to_scripts_too():
 
 
 def test_a_project_overrides_what_the_environment_says():
-    service = settings.load({"TSP_EPOCHS": "7", "TSP_TRAIN_AFTER": "20", "TSP_CLUSTERS": "4"})
-    assert settings.for_project(service, None) == settings.ProjectSettings(20, 0.1, Shown(0.3), 4, service.method)
+    service = settings.load({"TSP_EPOCHS": "7", "TSP_TRAIN_AFTER": "20", "TSP_PUSH_TOP": "9", "TSP_CLUSTERS": "4"})
+    assert settings.for_project(service, None) == settings.ProjectSettings(20, 0.1, Shown(0.3), 9, 4, service.method)
+    assert settings.for_project(service, {"push_top": 0}).push_top == 0
     assert settings.for_project(service, {"clusters": 0}).clusters == 0
     project = settings.for_project(
         service, {"train_after": 0, "beta": 0.05, "epochs": "3", "show_threshold": 0.5, "show_area": 40}
@@ -122,6 +123,7 @@ def test_a_project_overrides_what_the_environment_says():
         ({"train_after": True}, "train_after"),
         ({"train_after": float("inf")}, "train_after"),
         ({"clusters": 1001}, "clusters"),
+        ({"push_top": -1}, "push_top"),
         ({"beta": "big"}, "beta"),
         ({"port": 1}, "port"),
         (["epochs"], "list"),

@@ -163,6 +163,19 @@ def test_a_repeated_step_changes_nothing(bench):
     assert {key: one.image_score for key, one in stored.items()} == pytest.approx(before, abs=1e-6)
 
 
+def test_of_a_large_pool_only_the_least_sure_go_to_label_studio(bench):
+    """The others are scored all the same, and a push that is repeated sends no more."""
+    bench.project.params = bench.project.params | {"push_top": 2}
+    version = trained_version(bench)
+    bench.steps.score(KEY, version, bench.job)
+    assert version not in bench.project.pushed, "which they are is known when all are scored"
+    assert bench.steps.push(KEY, version, bench.job) == {"pushed": 2}
+    scores = read_predictions(bench.versions.folder(version) / "predictions.jsonl")
+    by_score = sorted(scores, key=lambda key: (scores[key].image_score, key))
+    assert len(by_score) == 5 and set(bench.project.pushed[version]) == set(by_score[:2])
+    assert bench.steps.push(KEY, version, bench.job) == {"pushed": 0}
+
+
 def trained_version(bench) -> str:
     """A version whose pool of five tasks is to be scored."""
     for _ in range(2):
