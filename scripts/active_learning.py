@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.label_config import LABEL_TAGS
 from scripts.command_line import parser_of, run
-from scripts.plan import Plan, add_place_arguments
+from scripts.plan import Plan, add_model_dir_argument, add_place_arguments
 from scripts.smoke import add_smoke_argument
 from scripts.table import table
 from tsp_model.settings import PRESETS, STRATEGY_NAMES
@@ -66,6 +66,7 @@ def parse_arguments() -> Plan:
     )
     add("--ssl", action=argparse.BooleanOptionalAction, default=True, help="pseudo labels (default: on)")
     add_place_arguments(parser)
+    add_model_dir_argument(parser)
     add("--out", default="runs/active_learning", help="folder of state and results (default: %(default)s)")
     return Plan.from_arguments(parser.parse_args())
 

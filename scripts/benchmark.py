@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.command_line import CommandError, run
+from scripts.command_line import CommandError, described, parser_of, run
 from scripts.grid import spec
 from scripts.service import BACKEND_URL
 from scripts.smoke import TRAINED, add_smoke_argument
@@ -35,6 +35,15 @@ SUBJECTS = {
     "opening": "opening",
     "cycle": "cycle",
 }
+RUN = (
+    "Run the cells of a grid that are not finished. Killed, or beside other processes with the same --out, it goes on "
+    "where it was and shares the work. In memory, unless --label-studio sends every cycle through the server of "
+    "LABEL_STUDIO_URL, LABEL_STUDIO_API_KEY and the backend of MODEL_DIR."
+)
+ESTIMATE = (
+    "For each cycle of a grid's cells: an estimate, its interval, and the truth; all three are of the pool's "
+    "detections that ranking or pseudo labels look at. Then how far off each way of estimating is."
+)
 WITH_ALL = ("levers", "opening", "cycle")  # half an hour more, and a browser
 REPEATS, SMOKE_REPEATS = 5, 1
 
@@ -174,13 +183,16 @@ def _folder(text: str) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark", description=__doc__)
+    parser = parser_of("benchmark", __doc__, "speed --only inference,training --threads 2")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser(
         "speed",
         help="ours beside stock torchvision, the SDK, pycocotools and the network alone",
-        description="Every comparison in one run: contestants in turns after a warm-up, medians, ratios.",
-        epilog="example: python -m scripts.benchmark speed --only inference,training --threads 2",
+        **described(
+            "benchmark speed",
+            "Every comparison in one run: contestants in turns after a warm-up, medians, ratios.",
+            "--only inference,training --threads 2",
+        ),
     )
     command.set_defaults(run=speed)
     add = command.add_argument
@@ -206,7 +218,7 @@ def _agreement_command(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "agreement",
         help="AP50 and order of a pool, as each lever of speed is added, on trained weights",
-        epilog="example: python -m scripts.benchmark agreement --sets synthetic,dsb2018 --backbones tiny,resnet50",
+        **described("benchmark agreement", agreement.__doc__, "--sets synthetic,dsb2018 --backbones tiny,resnet50"),
     )
     command.set_defaults(run=agreement)
     _add_trained_weights(command, backbones="tiny,resnet50")
@@ -219,7 +231,7 @@ def _learning_command(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "learning",
         help="AP50 after training in float32 and the quick way, paired by seed",
-        epilog="example: python -m scripts.benchmark learning --sets synthetic --seeds 3",
+        **described("benchmark learning", learning.__doc__, "--sets synthetic --seeds 3"),
     )
     command.set_defaults(run=learning)
     _add_trained_weights(command, backbones="tiny")
@@ -245,7 +257,7 @@ def _growth_command(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "growth",
         help="seconds and memory of a training as the pool grows",
-        epilog="example: python -m scripts.benchmark growth --sizes 100,1000 --out runs/growth.json",
+        **described("benchmark growth", growth.__doc__, "--sizes 100,1000 --out runs/growth.json"),
     )
     command.set_defaults(run=growth)
     add = command.add_argument
@@ -257,13 +269,9 @@ def _run_command(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "run",
         help="a grid of experiments: strategies, with and without pseudo labels, seeds",
-        description="Run the cells of a grid that are not finished. Killed, or beside other processes with the same\n"
-        "--out, it goes on where it was and shares the work. In memory, unless --label-studio sends every cycle\n"
-        "through the server of LABEL_STUDIO_URL, LABEL_STUDIO_API_KEY and the backend of MODEL_DIR.",
-        epilog="example: python -m scripts.benchmark run scripts/experiments/synthetic.toml --out runs/synthetic\n\n"
-        + (spec.__doc__ or ""),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **described("benchmark run", RUN, "scripts/experiments/synthetic.toml --out runs/synthetic"),
     )
+    command.epilog += f"\n\n{spec.__doc__}"
     command.set_defaults(run=grid)
     add = command.add_argument
     add("file", type=Path, help="what to run: scripts/experiments/ has examples")
@@ -277,9 +285,7 @@ def _estimate_command(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "estimate",
         help="AP50 of the pool, estimated without its labels, beside the truth",
-        description="For each cycle of a grid's cells: an estimate, its interval, and the truth; all three are of the "
-        "pool's detections that ranking or pseudo labels look at. Then how far off each way of estimating is.",
-        epilog="example: python -m scripts.benchmark estimate runs/synthetic",
+        **described("benchmark estimate", ESTIMATE, "runs/synthetic"),
     )
     command.set_defaults(run=estimate)
     command.add_argument("folder", type=Path, help="--out of a grid")

@@ -19,7 +19,7 @@ from backend.task_order import VIEW, in_force, view_of
 from backend.webhooks import webhooks_of
 from scripts.command_line import parser_of, run
 from scripts.connect import CONNECTED, our_connection, refused_address, same_address
-from scripts.plan import Place, add_place_arguments
+from scripts.plan import Place, add_model_dir_argument, add_place_arguments
 from scripts.service import Service
 from tsp_model.data import some
 from tsp_model.errors import ExplainedError
@@ -203,6 +203,7 @@ def main() -> None:
     parser = parser_of("doctor", __doc__, "--project 4")
     parser.add_argument("--project", type=int, help="its number, as in its address; without, all but the project")
     add_place_arguments(parser)
+    add_model_dir_argument(parser)
     arguments = parser.parse_args()
     findings = []
     for finding in examine(Place.from_arguments(arguments), arguments.project):

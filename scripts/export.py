@@ -22,7 +22,7 @@ from backend.project import LabelStudioProject
 from backend.snapshot import Image
 from backend.versions import Versions
 from scripts.command_line import CommandError, parser_of, run
-from scripts.plan import Place, add_place_arguments, add_project_argument
+from scripts.plan import Place, add_model_dir_argument, add_place_arguments, add_project_argument
 from tsp_model.data.coco import write_coco
 from tsp_model.data.image_set import ImageSet, Instance, Item
 
@@ -98,6 +98,7 @@ def main() -> None:
     parser = parser_of("export", __doc__, "--project 4 --out labels")
     add_project_argument(parser)
     add_place_arguments(parser)
+    add_model_dir_argument(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder that is made; must not be there")
     parser.add_argument("--pseudo", action="store_true", help="the active version's pseudo labels, too")
     arguments = parser.parse_args()

@@ -27,7 +27,12 @@ def add_place_arguments(parser: argparse.ArgumentParser) -> None:
     add("--url", default=None, help="of Label Studio (default: LABEL_STUDIO_URL, else http://localhost:8080)")
     add("--api-key", default=None, help="its token (default: LABEL_STUDIO_API_KEY)")
     add("--backend-url", default=BACKEND_URL, help="as Label Studio reaches it (default: %(default)s)")
-    add("--model-dir", default=None, help="the backend's MODEL_DIR, seen from here (default: MODEL_DIR, else models)")
+
+
+def add_model_dir_argument(parser: argparse.ArgumentParser) -> None:
+    """Where the backend keeps its models, for a command that looks there."""
+    seen = "the backend's MODEL_DIR, seen from here (default: MODEL_DIR, else models)"
+    parser.add_argument("--model-dir", default=None, help=seen)
 
 
 def add_project_argument(parser: argparse.ArgumentParser) -> None:
@@ -63,8 +68,9 @@ class Place:
 
     @staticmethod
     def from_arguments(arguments: argparse.Namespace) -> Place:
-        """What `add_place_arguments` asked for."""
-        return Place.choose(arguments.backend_url, arguments.url, arguments.api_key, arguments.model_dir)
+        """What `add_place_arguments` asked for, and `add_model_dir_argument` where it did."""
+        model_dir = getattr(arguments, "model_dir", None)
+        return Place.choose(arguments.backend_url, arguments.url, arguments.api_key, model_dir)
 
     def project(self, number: int) -> LabelStudioProject:
         """A project of this Label Studio. Raises ProjectError, LabelConfigError."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib import rc_context
 from tqdm import tqdm
 
-from scripts.command_line import run
+from scripts.command_line import parser_of, run
 from scripts.grid.spec import read_grid
 from scripts.reporting import words
 from scripts.reporting.ablations import ablations
@@ -80,13 +80,7 @@ def _not_negative(text: str) -> float:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example:\n  python -m scripts.benchmark run scripts/experiments/synthetic.toml --out runs/synthetic\n"
-        "  python -m scripts.report runs/synthetic > runs/synthetic.md",
-    )
+    parser = parser_of("report", __doc__, "runs/synthetic --grid scripts/experiments/synthetic.toml")
     add = parser.add_argument
     add("results", type=Path, metavar="DIR", help="what python -m scripts.benchmark run FILE --out DIR wrote")
     add("--out", type=Path, help=f"folder of {PAGE} and the PNGs (default: DIR/report)")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.command_line import run
+from scripts.command_line import parser_of, run
 from scripts.results import read_rows
 
 COLUMNS = (
@@ -51,11 +50,8 @@ def _cell(row: dict[str, Any], key: str, form: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.table",
-        description="Result lines of runs as one Markdown table.",
-        epilog="example: python -m scripts.table runs/tsp/results.jsonl runs/random/results.jsonl",
-    )
+    example = "runs/tsp/results.jsonl runs/random/results.jsonl"
+    parser = parser_of("table", "Result lines of runs as one Markdown table.", example)
     parser.add_argument("results", type=Path, nargs="+")
     print(table([row for path in parser.parse_args().results for row in read_rows(path)]))
 

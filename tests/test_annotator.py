@@ -34,8 +34,8 @@ from tsp_model.data.image_set import ImageSet
 from tsp_model.data.synthetic import write_synthetic
 
 SCREENSHOTS = Path(__file__).resolve().parent.parent / "runs" / "screenshots"
-OPACITY = 0.6  # of a brush region over the image, in Label Studio's editor
-SHADES = 25  # of 255, by which the page may differ: it scales and smoothes the image
+OPACITY = {"brush": 0.6, "polygon": 0.2}  # of a region over the image, in Label Studio's editor
+SHADES = 8  # of 255, by which a colour less its grey may differ; what is scaled and smoothed is grey
 LABELLED = 6
 
 Shoot = Callable[[str], None]
@@ -54,7 +54,7 @@ def page(label_studio: LabelStudioServer) -> Iterator[Page]:
 @pytest.fixture
 def shoot(page: Page, request: pytest.FixtureRequest) -> Shoot:
     """Keeps a picture of the page, numbered, under the name that it is called with."""
-    folder = SCREENSHOTS / request.node.name
+    folder = SCREENSHOTS / re.sub(r"\W+", "-", request.node.name)
     shutil.rmtree(folder, ignore_errors=True)
     numbers = itertools.count(1)
     return lambda name: (page.screenshot(path=folder / f"{next(numbers)}-{name}.png"), None)[1]
@@ -75,10 +75,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     return load_coco(folder, "train")
 
 
+@pytest.mark.parametrize("tag", OPACITY)
 def test_an_annotator_is_led_from_one_uncertain_task_to_the_next(
-    page: Page, shoot: Shoot, client: LabelStudio, backend: BackendProcess, images: ImageSet
+    page: Page, shoot: Shoot, client: LabelStudio, backend: BackendProcess, images: ImageSet, tag: str
 ) -> None:
-    project, tasks = filled_project(client, images)
+    project, tasks = filled_project(client, images, tag)
     path_of = {task: item.path for task, item in zip(tasks, images.items, strict=True)}
     connect_project(project, backend.url, say=lambda line: None)
     loop = Loop(project, backend)
@@ -95,7 +96,7 @@ def test_an_annotator_is_led_from_one_uncertain_task_to_the_next(
     shown = check_opened(page, by_score[0])
     held = prediction_of(project, by_score[0], first)
     assert shown == [(label_of(region), f"{region['score']:.2f}") for region in held]
-    seen_once(page, drawn_as(path_of[by_score[0]], held, images.classes))
+    seen_once(page, drawn_as(path_of[by_score[0]], held, images.classes, OPACITY[tag]))
     shoot("pre-annotation")
 
     outliner(page).first.click()
@@ -107,7 +108,8 @@ def test_an_annotator_is_led_from_one_uncertain_task_to_the_next(
     expect(outliner(page)).to_have_count(len(held) - 1)
     page.get_by_test_id("bottombar-submit-button").click()
     check_opened(page, by_score[1])
-    seen_once(page, drawn_as(path_of[by_score[1]], prediction_of(project, by_score[1], first), images.classes))
+    held_next = prediction_of(project, by_score[1], first)
+    seen_once(page, drawn_as(path_of[by_score[1]], held_next, images.classes, OPACITY[tag]))
     shoot("next-task")
     (annotation,) = client.annotations.list(id=by_score[0])
     assert annotation.parent_prediction == predictions_of(project, by_score[0])[0]["id"]
@@ -170,27 +172,33 @@ def check_opened(page: Page, task: int) -> list[tuple[str, str]]:
     return [tuple(text.split("\n")[1:3]) for text in outliner(page).all_inner_texts()]
 
 
-def drawn_as(path: Path, result: list[dict[str, Any]], classes: Sequence[str]) -> Callable[[np.ndarray], bool]:
-    """Whether the editor's pixels show the image with each mask where it lies, in its label's colour, and no colour
+def drawn_as(
+    path: Path, result: list[dict[str, Any]], classes: Sequence[str], opacity: float
+) -> Callable[[np.ndarray], bool]:
+    """Whether the editor's pixels show each mask of a grey image where it lies, in its label's colour, and no colour
     elsewhere: looked at far inside of each mask's own part, and of what no mask covers."""
-    grey = np.asarray(Image.open(path).convert("L"))
+    height, width = np.asarray(Image.open(path).convert("L")).shape
     stack = [(label, masks.decode([rle])[0].astype(bool)) for label, rle in to_instances(result)]
     covered = sum(mask.astype(int) for _, mask in stack)
-    points = [(deepest(covered == 0), np.zeros(3), 0.0)]
+    wanted = {deepest(covered == 0): np.zeros(3)}
     for label, mask in stack:
         colour = COLOURS[classes.index(label)]
         own = mask & (covered == 1)
         if own.any():
-            points.append((deepest(own), np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]), OPACITY))
-    assert len(points) > 1, "no mask has a pixel of its own"
+            wanted[deepest(own)] = opacity * np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    assert len(wanted) > 1, "no mask has a pixel of its own"
 
     def true(seen: np.ndarray) -> bool:
-        scale = np.array(seen.shape[:2]) / grey.shape
-        at = [((np.array(point) + 0.5) * scale).astype(int) for point, _, _ in points]
-        wanted = [share * colour + (1 - share) * grey[point] for point, colour, share in points]
-        return bool((np.abs(np.array([seen[y, x] for y, x in at]) - wanted) < SHADES).all())
+        scale = np.array(seen.shape[:2]) / (height, width)
+        at = ((np.array(list(wanted)) + 0.5) * scale).astype(int)
+        return bool((np.abs(chroma(seen[at[:, 0], at[:, 1]]) - chroma(np.array(list(wanted.values())))) < SHADES).all())
 
     return true
+
+
+def chroma(colours: np.ndarray) -> np.ndarray:
+    """[N, 3] colours less their grey, so that the image behind them does not count."""
+    return colours - colours.mean(axis=1, keepdims=True)
 
 
 def deepest(inside: np.ndarray) -> tuple[int, int]:

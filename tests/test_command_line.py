@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +16,8 @@ import requests
 from PIL import Image
 
 from backend.connection import call, connect
-from scripts import active_learning, command_line, demo
-from scripts import connect as connect_module
+from scripts import active_learning, command_line
 from scripts import label_studio as label_studio_module
-from scripts import table as table_module
 from scripts.backend_process import REPOSITORY, BackendProcess
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port
@@ -245,13 +246,48 @@ def test_a_command_is_quick_to_say_what_it_takes(module: str) -> None:
     assert told.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("module", [active_learning, connect_module, demo, table_module])
-def test_help_has_an_example(module, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [module.__name__, "--help"])
+COMMANDS = [
+    "active_learning",
+    "connect",
+    "demo",
+    "doctor",
+    "export",
+    "load",
+    "rank_tasks",
+    "report",
+    "table",
+    "versions",
+]
+SUBJECTS = ["agreement", "estimate", "growth", "learning", "run", "speed"]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *(f"benchmark {subject}" for subject in SUBJECTS)])
+def test_help_has_an_example_that_can_be_pasted(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On one line, and the command itself takes it."""
+    name, *rest = command.split()
+    module = importlib.import_module(f"scripts.{name}")
+    monkeypatch.setattr(sys, "argv", [name, *rest, "--help"])
     with pytest.raises(SystemExit) as ended:
         module.main()
     assert ended.value.code == 0
-    assert "example:" in capsys.readouterr().out
+    start = "scripts/demo.sh" if name == "demo" else f".venv/bin/python -m scripts.{command}"
+    (example,) = re.findall(rf"example:\s+{re.escape(start)} (.*)", capsys.readouterr().out)
+
+    class TakenError(Exception):
+        pass
+
+    parse = argparse.ArgumentParser.parse_args
+
+    def taken(self: argparse.ArgumentParser) -> None:
+        raise TakenError(parse(self))
+
+    monkeypatch.setattr(sys, "argv", [name, *rest, *example.split()])
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", taken)
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(TakenError):
+        module.main()
 
 
 def test_the_table_shows_what_is_missing_as_a_dash():

@@ -1,8 +1,10 @@
 """The environment: every variable read, documented, and refused in one clear line where it is wrong."""
 
+import json
 import re
 import subprocess
 import sys
+from dataclasses import Field, fields
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from backend import settings
 from backend.shown import Shown
 from scripts.processes import free_port
 from tsp_model import memory
-from tsp_model.settings import FIELD_NAMES, Settings, SettingsError
+from tsp_model.settings import CHOICES, FIELD_NAMES, PRESETS, Settings, SettingsError
 
 ROOT = Path(__file__).parent.parent
 
@@ -161,3 +163,20 @@ def test_each_part_keeps_freed_memory_unless_told_otherwise(part, kept, tmp_path
     monkeypatch.setattr(service_command, f"_{part}", lambda settings: calls.append(part) or 0)
     assert service_command.main([part, "--model-dir", str(tmp_path), "--port", str(free_port())]) == 0
     assert calls == ["keep"] * kept + [part], "before the part starts, which makes threads"
+
+
+def test_every_setting_of_the_method_stands_in_its_readme():
+    """A row each: name, default, where the tiny preset differs, meaning, choices."""
+    text = (ROOT / "tsp_model" / "README.md").read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if line.startswith("| `")] == [row(one) for one in fields(Settings)]
+
+
+def row(setting: Field) -> str:
+    tiny = PRESETS["tiny"].get(setting.name, setting.default)
+    default = f"{shown(setting.default)}; tiny: {shown(tiny)}" if tiny != setting.default else shown(setting.default)
+    choices = f" ({', '.join(CHOICES[setting.name])})" if setting.name in CHOICES else ""
+    return f"| `{setting.name}` | {default} | {setting.metadata['meaning']}{choices} |"
+
+
+def shown(value: object) -> str:
+    return json.dumps(value).strip('"')
