@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import re
 import tempfile
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import parse_qs, unquote, urljoin, urlsplit
 
 import httpx
 from label_studio_sdk import LabelStudio
@@ -27,6 +28,7 @@ ATTEMPTS = 3
 REDIRECTS = 5
 DEFAULT_LIMITS = ImageLimits()
 # Where Label Studio keeps images, below its address. Elsewhere a GET with a token does things: .../next takes a lock.
+OF_A_BUCKET = re.compile(r"/projects/[0-9]+/resolve/")
 OF_IMAGES = re.compile(r"(data|storage-data)/|(tasks|projects)/[0-9]+/(resolve|presign)/")
 
 
@@ -34,22 +36,26 @@ class ImageError(ExplainedError, ValueError):
     """An image cannot be had. The message is one line: address (without its query), cause, remedy."""
 
 
-def fetch_image(url: str, client: LabelStudio, cache: Path, limits: ImageLimits = DEFAULT_LIMITS) -> Path:
+def fetch_image(
+    url: str, client: LabelStudio, cache: Path, limits: ImageLimits = DEFAULT_LIMITS, project_id: int | None = None
+) -> Path:
     """Download an image once; later calls for the same address find it in ``cache``.
 
     Addresses without a host ("/data/upload/…") are Label Studio's. Its token goes to its own scheme, host and
     port, where images are (OF_IMAGES), and nowhere else, redirects included. The file appears whole or not at all, also
-    when several processes fetch it.
+    when several processes fetch it. An object in a bucket ("s3://…") is Label Studio's to resolve, by a source storage
+    of the project: it redirects to an address that it signs, or sends the object itself.
 
     Args:
         url: as the task's data has it.
         cache: folder, made if need be.
         limits: from whom, and how large; looked at before anything is asked or decoded, again at every redirect.
+        project_id: of the task; without it no bucket is known.
 
     Raises:
-        ImageError: outside of the limits, a scheme other than http and https, no answer, or not an image.
+        ImageError: outside of the limits, an unknown scheme, no answer, or not an image.
     """
-    address = _resolve(url, client)
+    address = _resolve(url, client, project_id)
     path = cache / _file_name(address)
     if path.exists():
         return path
@@ -83,7 +89,7 @@ def fetch_image(url: str, client: LabelStudio, cache: Path, limits: ImageLimits 
     return path
 
 
-def _resolve(url: str, client: LabelStudio) -> str:
+def _resolve(url: str, client: LabelStudio, project_id: int | None) -> str:
     if not isinstance(url, str) or not url.strip():
         raise ImageError(f"{url!r} is not the address of an image: correct the task's data")
     try:
@@ -94,11 +100,9 @@ def _resolve(url: str, client: LabelStudio) -> str:
         address.encode()
     except (ValueError, httpx.InvalidURL) as error:
         raise ImageError(f"{url[:100]!r} is not an address ({error}): correct the task's data") from None
-    if scheme in CLOUD:
-        raise ImageError(
-            f"{_shown(url)}: {scheme}:// is not supported: give the task an http(s) address, or connect the "
-            "bucket in Label Studio as a source storage"
-        )
+    if scheme in CLOUD and project_id is not None:
+        coded = base64.urlsafe_b64encode(url.strip().encode()).decode()
+        return f"{base_url(client)}projects/{project_id}/resolve/?fileuri={coded}"
     if scheme not in ("", "http", "https") or not host:
         raise ImageError(f"{_shown(url)}: only http and https are allowed: import the image into Label Studio")
     return address
@@ -186,6 +190,8 @@ def _cause(error: Exception) -> str:
     if isinstance(error, httpx.HTTPStatusError):
         status = error.response.status_code
         remedy = "is the image still there, and may the token's user see it?"
+        if OF_A_BUCKET.search(str(error.request.url)):
+            remedy = "has the project a source storage of this bucket, and is the object there?"
         return f"the server answered {status}: {remedy}"
     if isinstance(error, httpx.TimeoutException):
         return "the server did not answer in time: is it overloaded?"
@@ -193,7 +199,11 @@ def _cause(error: Exception) -> str:
 
 
 def _shown(address: str) -> str:
-    """An address for messages: its query may hold a signature, its user part a password."""
+    """An address for messages: its query may hold a signature, its user part a password. Of an object in a bucket the
+    one that its task has."""
     parts = urlsplit(address)
+    if OF_A_BUCKET.search(parts.path):
+        with suppress(ValueError, KeyError):  # written by somebody else
+            return base64.urlsafe_b64decode(parse_qs(parts.query)["fileuri"][0]).decode()[:200]
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme + '://' if parts.scheme else ''}{host}{parts.path}"[:200]

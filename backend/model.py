@@ -222,7 +222,8 @@ class TSPBackend(LabelStudioMLBase):
         try:
             if not isinstance(url, str) or not url:
                 raise ImageError(f"its data has no image under {config.image_key!r}.")
-            path = fetch_image(url, self._client(), version.images, replace(limits, seconds=seconds))
+            limits = replace(limits, seconds=seconds)
+            path = fetch_image(url, self._client(), version.images, limits, version.project_id)
             known = version.remembered(path)
             return Image(path, known, None if known else read_image(path))
         except Exception as error:  # whatever an image may be, it costs its own task only

@@ -79,7 +79,9 @@ class Pool:
         if task.annotation is not None:
             self.annotations.append(state(task.annotation))
         try:
-            path = fetch_image(task.image_url, self._project.client, self._cache, self._limits)
+            path = fetch_image(
+                task.image_url, self._project.client, self._cache, self._limits, self._project.project_id
+            )
             size = self._sizes.of(path)
         except OSError:  # a disk that is full or not to be written spoils every task
             raise

@@ -69,11 +69,11 @@ class ActiveVersion:
     """The version that answers for a project, during one request.
 
     Attributes:
-        images: folder of the project's image cache.
+        images: folder of the project's image cache. project_id: its number.
     """
 
     def __init__(self, versions: Versions, name: str, project: ProjectSettings) -> None:
-        self.images = versions.root / "images"
+        self.images, self.project_id = versions.root / "images", versions.number
         self._name, self._folder, self._card = name, versions.folder(name), versions.card(name)
         self._method = Settings.from_dict(self._card["settings"])
         self._execution = Execution.choose(project.method)

@@ -129,9 +129,7 @@ def test_cookies_of_label_studio_do_not_reach_another_port(studio, elsewhere, cl
         ("file:///etc/passwd", "only http and https"),
         ("data:image/png;base64,AAAA", "only http and https"),
         ("ftp://example.org/x.png", "only http and https"),
-        ("s3://bucket/x.png", "s3:// is not supported"),
-        ("gs://bucket/x.png", "source storage"),
-        ("azure-blob://bucket/x.png", "source storage"),
+        ("s3://bucket/x.png", "only http and https"),  # of no project
         ("", "not the address of an image"),
         (None, "not the address of an image"),
         ("http://[::1", "not an address"),

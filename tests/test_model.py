@@ -36,7 +36,7 @@ CONFIG = """<View><Image name="image" value="$image"/>
 def service(tmp_path, monkeypatch):
     service = settings.load({"MODEL_DIR": str(tmp_path / "models"), "TSP_SHOW_THRESHOLD": "0"})
 
-    def fetch(url: str, client: object, cache: Path, limits: object) -> Path:
+    def fetch(url: str, client: object, cache: Path, limits: object, project_id: int) -> Path:
         if url == "broken":
             raise ImageError("broken: not there")
         if not (path := tmp_path / f"{url}.png").exists():

@@ -111,7 +111,7 @@ class Project:
 def bench(tmp_path, monkeypatch):
     project = Project(tmp_path / "images")
 
-    def fetch(url: str, client: object, cache: Path, limits: object) -> Path:
+    def fetch(url: str, client: object, cache: Path, limits: object, project_id: int) -> Path:
         if not Path(url).exists():
             raise ImageError(f"{url}: not there")
         cache.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
     project = SimpleNamespace(key=KEY, config=parse_label_config(CONFIG))
     monkeypatch.setenv("MODEL_DIR", str(tmp_path / "models"))
     monkeypatch.setenv("TSP_SHOW_THRESHOLD", "0")
-    monkeypatch.setattr(backend_model, "fetch_image", lambda url, client, cache, limits: tmp_path / "image.png")
+    monkeypatch.setattr(backend_model, "fetch_image", lambda *asked: tmp_path / "image.png")
     monkeypatch.setattr(backend_model, "LabelStudioProject", lambda client, number: project)
     monkeypatch.setattr(backend_model, "_connected", lambda url, api_key: None)
     return init_app(backend_model.TSPBackend).test_client()
