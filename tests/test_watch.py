@@ -147,7 +147,7 @@ def test_a_project_that_is_connected_no_more_is_left_alone(
     call(project.client, "DELETE", f"api/ml/{project.connection()['id']}")
     view = view_of(project)
     call(project.client, "DELETE", f"api/dm/views/{view['id']}/")
-    project.upload_images({"later": Path(__file__).parent / ".." / ".readme" / "task.png"})
+    project.upload_images({"later": Path(__file__).parent.parent / ".github" / "images" / "task.png"})
     assert watch.look() == Watch(service, Jobs()).look() == [] and view_of(project) is None
 
 
