@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from backend import settings, worker_lock
+from backend import settings, worker_lock, worker_notes
 from backend.job_database import put_aside_if_damaged, unusable_sqlite
 from backend.settings import ServiceSettings
 from tsp_model import memory
@@ -224,6 +224,7 @@ def _worker(service: ServiceSettings) -> int:
     if lock is None:
         # Two workers would take each other's running jobs for dead ones.
         return _say(f"another worker runs on MODEL_DIR={service.model_dir}; stop it or choose another folder.", 1)
+    worker_notes.forget(service.model_dir)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))  # not more with each start anew
@@ -231,15 +232,17 @@ def _worker(service: ServiceSettings) -> int:
     from backend.steps import CycleSteps
     from backend.stranded import Stranded
     from backend.watch import Watch
+    from tsp_model.execution import device_name
 
+    worker_notes.note(service.model_dir, device=device_name())
     start_worker(service.database_url, service.model_dir, CycleSteps(service))
     print("worker ready", flush=True)
     jobs = Jobs(service.database_url, service.model_dir)
     watch, stranded = Watch(service, jobs), Stranded(jobs, service.model_dir)
-    looked = None
+    looked = 0.0
     while True:
         try:
-            if looked is None or 0 < 60 * service.look_minutes < time.monotonic() - looked:
+            if not watch.reached or 0 < 60 * service.look_minutes < time.monotonic() - looked:
                 looked = time.monotonic()
                 watch.look()  # the first one also says at once what would otherwise fail the first job
                 jobs.forget(service.keep_jobs)

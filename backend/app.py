@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hmac
 import logging
+import shutil
 import threading
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from backend import settings, worker_lock
+from backend import settings, worker_lock, worker_notes
 from backend.events import EventError, handle
 from backend.jobs import Jobs
 from backend.progress import one_line
@@ -129,8 +130,12 @@ def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
     def health() -> Response:
         found = {key: Versions(service.model_dir, key).order() for key in project_keys(service.model_dir)}
         ordering = {key: order for key, order in found.items() if order is not None}
-        worker = "runs" if worker_lock.held(service.model_dir) else "does not run"
-        return jsonify({"status": "UP", "model_class": "TSPBackend", "worker": worker, "ordering": ordering})
+        told = {"status": "UP", "model_class": "TSPBackend", "worker": "does not run", "ordering": ordering}
+        if worker_lock.held(service.model_dir):
+            told |= {"worker": "runs"} | worker_notes.noted(service.model_dir)
+        if service.model_dir.is_dir():
+            told["free_bytes"] = shutil.disk_usage(service.model_dir).free
+        return jsonify(told)
 
     @app.route("/setup", methods=["POST"])
     def setup() -> Response:
@@ -194,8 +199,10 @@ def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
             versions = versions_of(service.model_dir, project)
             told = {name: versions.summary(name) for name in versions.list()}
             extra_params = settings.remembered_extra_params(service.model_dir, versions.key)
-            top = settings.for_project(service, extra_params).push_top
-            return jsonify({"versions": list(told), "active": versions.active(), "summaries": told, "push_top": top})
+            chosen = settings.for_project(service, extra_params)
+            found = {"versions": list(told), "active": versions.active(), "summaries": told}
+            more = {"push_top": chosen.push_top, "clusters": chosen.clusters, "left_out": versions.left_out()}
+            return jsonify(found | more)
         every = [Versions(service.model_dir, key) for key in project_keys(service.model_dir)]
         active = {versions.key: version for versions in every if (version := versions.active())}
         names = sorted({name for versions in every for name in versions.list()})

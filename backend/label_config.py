@@ -53,11 +53,13 @@ class LabelConfig:
         image_key: the field of a task's data that holds the image ("image" for ``value="$image"``).
         tags: the tag that answers for each label value, in the order of the configuration.
         aliases: the label value of each name in ``predicted_values``.
+        ignored: the control tags that are left alone, such as "Choices".
     """
 
     image_key: str
     tags: Mapping[str, LabelTag]
     aliases: Mapping[str, str]
+    ignored: tuple[str, ...] = ()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -114,7 +116,8 @@ def parse_label_config(xml: str) -> LabelConfig:
         for label in control.labels_attrs:
             if label not in tags or _rank(made) < _rank(tags[label]):
                 tags[label] = made
-    return LabelConfig(_image_key(image), tags, _aliases(controls))
+    others = tuple(dict.fromkeys(one.tag for one in interface.controls or () if one.tag.lower() not in KINDS))
+    return LabelConfig(_image_key(image), tags, _aliases(controls), others)
 
 
 def _rank(tag: LabelTag) -> int:

@@ -23,7 +23,7 @@ from backend.curves import curves
 from backend.early import EarlySender
 from backend.kept_aside import LEAST, compared, split
 from backend.ordering import keep_order, known_at_once, least_sure, score_of
-from backend.pool import Pool, forget_images, state
+from backend.pool import Pool, Wanted, forget_images, state
 from backend.progress import Progress
 from backend.project import PREDICTIONS_A_CALL, LabelStudioProject
 from backend.settings import ProjectSettings, ServiceSettings
@@ -66,7 +66,7 @@ class CycleSteps:
         if self._service.basic_auth is not None:
             self._authorise(project)
         method = self._settings(project).method
-        pool = Pool(project, versions.root / "images", self._service.image_limits).read(job.update)
+        pool = self._pool(project, job)
         labelled, aside = split(pool.labelled, self._settings(project).keep_aside)
         snapshot = Snapshot(
             classes=project.classes,
@@ -246,8 +246,7 @@ class CycleSteps:
                 "give the connection the extra_params dropout, and train once."
             )
         method = Settings.from_dict(card["settings"]).override({"strategy": strategy})
-        pool = Pool(project, versions.root / "images", self._service.image_limits)
-        pool.read(job.update, lambda task: task.annotation is None)
+        pool = self._pool(project, job, lambda task: task.annotation is None)
         snapshot = replace(
             Snapshot.read(versions.folder(active)),
             settings=method.to_dict(),
@@ -274,8 +273,7 @@ class CycleSteps:
         path = self._file(key, version)
         path.touch()  # a version that was kept and not activated has predicted nothing yet
         known = PredictionFile(path)
-        pool = Pool(project, versions.root / "images", self._service.image_limits)
-        pool.read(job.update, lambda task: task.annotation is None and str(task.id) not in known)
+        pool = self._pool(project, job, lambda task: task.annotation is None and str(task.id) not in known)
         snapshot = Snapshot.read(versions.folder(version))
         scored = self._score(key, version, _image_set(snapshot, pool.unlabelled), job)
         keep_order(versions, version, pool.unlabelled, _image_set(snapshot, snapshot.labelled))
@@ -320,6 +318,13 @@ class CycleSteps:
             write_text(self._versions(project.key).authorised_file, self._service.credentials_digest)
         message = "webhooks send user and password." if found else f"no webhook to {url} yet."
         return {"found": found, "message": message}
+
+    def _pool(self, project: LabelStudioProject, job: Progress, wanted: Wanted = lambda task: True) -> Pool:
+        """The `wanted` tasks' images, on this disk; which tasks are left out is kept for whoever asks."""
+        versions = self._versions(project.key)
+        pool = Pool(project, versions.root / "images", self._service.image_limits).read(job.update, wanted)
+        write_json(versions.left_out_file, pool.skipped)
+        return pool
 
     def _file(self, key: str, version: str) -> Path:
         return self._versions(key).folder(version) / PREDICTIONS

@@ -179,10 +179,16 @@ class Versions:
 
     def order(self) -> dict[str, Any] | None:
         """What `order_file` holds; None where nothing was found yet, or the file is damaged."""
-        try:
-            return json.loads(self.order_file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return None
+        return _read(self.order_file)
+
+    @property
+    def left_out_file(self) -> Path:
+        """Why tasks are left out, by their id, as a job found it that read the project's images last."""
+        return self.root / "left_out.json"
+
+    def left_out(self) -> dict[str, str]:
+        """What `left_out_file` holds; nothing where no job read images yet, or the file is damaged."""
+        return _read(self.left_out_file) or {}
 
     def remove_incomplete(self) -> list[str]:
         """Delete what dead trainings left; only the project's running job may call this.
@@ -218,6 +224,13 @@ class Versions:
     def _names(self) -> Iterator[str]:
         if self._folder.is_dir():
             yield from (entry.name for entry in self._folder.iterdir() if _VERSION.fullmatch(entry.name))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _number(version: str) -> int:

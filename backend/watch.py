@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 from label_studio_sdk import LabelStudio
 
-from backend import settings
+from backend import settings, worker_notes
 from backend.connection import ProjectError, call, connect
 from backend.events import check
 from backend.jobs import Jobs
+from backend.progress import one_line
 from backend.project import LabelStudioProject
 from backend.settings import ServiceSettings
 from backend.task_order import settle
@@ -32,13 +33,18 @@ class Watch:
     """Remembers how each project was when it was looked at last; a new one has seen nothing yet.
 
     A project whose last job failed is woken again without a change, too, after 1, 2, 4 looks and so on: Label Studio
-    may have been away for longer than a job waits. Where it changed who orders the tasks, that is noted for /health.
+    may have been away for longer than a job waits. What came of each look is noted for /health, and so is, where it
+    changed, who orders the tasks.
 
     Args:
         service: the environment's settings. jobs: where jobs are asked for.
+
+    Attributes:
+        reached: whether the last look found Label Studio.
     """
 
     def __init__(self, service: ServiceSettings, jobs: Jobs) -> None:
+        self.reached = False
         self._service, self._jobs = service, jobs
         self._seen: dict[str, State] = {}
         self._waits: dict[str, tuple[int, int]] = {}  # looks until the next attempt, and after that one
@@ -48,19 +54,26 @@ class Watch:
     def look(self) -> list[str]:
         """Wake jobs of the projects that changed since the last look; the ids of those jobs. Never raises for a server
         that is not there: it says so once, and the next look finds what this one could not."""
-        woken = []
+        woken, troubles = [], {}
+        self.reached = False
         try:
             client = connect(self._service.label_studio_url, self._service.label_studio_api_key)
         except ProjectError as error:
             self._say("", error)
+            worker_notes.note(self._service.model_dir, label_studio=str(error), not_looked_at={})
             return woken
+        self.reached = True
         self._said.pop("", None)
         for key in project_keys(self._service.model_dir):
             try:
                 woken += self._look_at(client, key)
                 self._said.pop(key, None)
+                if key in self._gone:
+                    troubles[key] = "it is gone, or this token may not see it"
             except Exception as error:  # of this project; the others are looked at all the same
                 self._say(key, error)
+                troubles[key] = one_line(error)
+        worker_notes.note(self._service.model_dir, label_studio=worker_notes.REACHED, not_looked_at=troubles)
         return woken
 
     def _look_at(self, client: LabelStudio, key: str) -> list[str]:
@@ -68,7 +81,9 @@ class Watch:
         found = state_of(client, versions)
         if found is None:
             self._say_gone(key)
-        if found is None or not found.connected:
+            return []
+        self._gone.discard(key)
+        if not found.connected:
             return []
         before = self._seen.get(key)
         if before is None or found.order != before.order:

@@ -6,11 +6,12 @@ Says what it changed, changes nothing that is right already, and takes back what
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from label_studio_sdk import LabelStudio
+from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
 from backend.connection import PRIVATE_ADDRESS, ProjectError, call
 from backend.image_limits import origin
@@ -19,14 +20,21 @@ from backend.task_order import UNCERTAINTY, VIEW, keep_view, view_of
 from backend.webhooks import webhook_address, webhooks_of
 from scripts.command_line import CommandError, parser_of, run
 from scripts.plan import Place, add_place_arguments, add_project_argument
-from scripts.project_setup import access, new_connection
+from scripts.project_setup import TITLE, access, new_connection
 from scripts.service import Service
 
 WANTED = {"sampling": UNCERTAINTY, "show_collab_predictions": True}
-IN_WORDS = {"sampling": "task sampling", "show_collab_predictions": "predictions shown to annotators"}
+IN_WORDS = {
+    "sampling": "task sampling",
+    "show_collab_predictions": "predictions shown to annotators",
+    "model_version": "project's version",
+}
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 CONNECTED = "CO"  # the state of a connection whose backend answered Label Studio just now
-BEFORE = "Before python -m scripts.connect: "  # ends the connection's description: what --undo brings back
+TOO_SLOW, ATTEMPTS = "Read timed out", 4  # Label Studio gives /setup 3 s; the first after a start takes longer
+BEFORE = "Before python -m scripts.connect: "
+"""Ends the connection's description: a JSON object of what --undo brings back, the project's values by their names and
+the connection's title, and under `made` of what it takes away."""
 Say = Callable[[str], None]
 
 
@@ -37,20 +45,33 @@ def connect_project(project: LabelStudioProject, backend_url: str, say: Say) -> 
     """
     if remedy := refused_address(project.client, backend_url):
         raise CommandError(f"Label Studio refuses the backend's address {backend_url}: {remedy}.")
-    values = project.values()
-    before = {name: values[name] for name in WANTED}
-    row = _keep_connection(project, backend_url, say)
-    backend_url = row["url"]
-    changed = {name: value for name, value in WANTED.items() if before[name] != value}
+    values, lacks_view = project.values(), view_of(project) is None
+    before = {name: values[name] for name in IN_WORDS} | {"made": ["view"] if lacks_view else []}
+    row = _keep_connection(project, backend_url, before, say)
+    rows = project.connections()
+    if rivals := [one for one in titled_tsp(rows) if one["id"] != row["id"]]:
+        raise CommandError(
+            f"project {project.project_id} has besides the connection to {row['url']} others titled {TITLE}, to "
+            f"{', '.join(rival['url'] for rival in rivals)}, and the backend needs one; rename or delete them under "
+            "Settings > Model."
+        )
+    changed = {name: value for name, value in WANTED.items() if values[name] != value}
+    lacks_title = bool(confused_with(rows, row))
+    if (changed or lacks_view or lacks_title) and BEFORE not in (row["description"] or ""):
+        if values["model_version"] == row["title"]:
+            del before["model_version"]  # it goes on following the connection, which stays
+        before |= {"title": row["title"]} if lacks_title else {}
+        row |= {"description": _described(row, before)}
+        project.change_connection(row, description=row["description"])
+    if lacks_title:
+        project.change_connection(row, title=TITLE)
+        say(f"renamed the connection {row['title']!r} to {TITLE!r}, by which the backend knows it among the others")
     if changed:
-        if BEFORE not in (row["description"] or ""):
-            told = f"{row['description'] or ''}\n{BEFORE}{json.dumps(before)}".strip()
-            project.change_connection(row, description=told)
         call(project.client, "PATCH", f"api/projects/{project.project_id}", json=changed)
     for name, value in changed.items():
-        say(f"{IN_WORDS[name]}: {before[name]!r} -> {value!r}")
-    _keep_webhook(project, backend_url, say)
-    if view_of(project) is None:
+        say(f"{IN_WORDS[name]}: {values[name]!r} -> {value!r}")
+    _keep_webhook(project, row["url"], say)
+    if lacks_view:
         say(f"made the view {VIEW!r}")
     keep_view(project)
 
@@ -64,29 +85,59 @@ def restore_version(project: LabelStudioProject, service: Service, say: Say) -> 
 
 
 def undo(project: LabelStudioProject, backend_url: str, say: Say) -> None:
-    """Take back what `connect_project` did; predictions and annotations stay."""
+    """Take back what `connect_project` did: what it made goes, and what was there before is as it was, but for an
+    address that the connection was moved from. A webhook goes or stays with its connection; predictions and annotations
+    stay."""
     row = our_connection(project, backend_url)
-    before = _before(row) if row is not None else {}
-    for hook in webhooks_of(project.client, project.project_id, row["url"] if row is not None else backend_url):
-        call(project.client, "DELETE", f"api/webhooks/{hook['id']}/")
-        say("deleted a webhook to the backend")
-    if row is not None:
+    if row is None:
+        _delete_webhooks(project, backend_url, say)
+        return
+    before = _before(row)
+    made = before.get("made", [])
+    if "connection" in made:
+        _delete_webhooks(project, row["url"], say)
         call(project.client, "DELETE", f"api/ml/{row['id']}")
         say(f"deleted the connection {row['title']!r} to {row['url']}")
+    else:
+        say(f"the connection {row['title']!r} to {row['url']} stays: it was there before")
         if before:
-            call(project.client, "PATCH", f"api/projects/{project.project_id}", json=before)
-            for name, value in before.items():
-                say(f"{IN_WORDS[name]}: back to {value!r}")
+            described = row["description"].partition(BEFORE)[0].strip()
+            project.change_connection(row, description=described, title=before.get("title", row["title"]))
+    _bring_back(project, {name: value for name, value in before.items() if name in IN_WORDS}, say)
     view = view_of(project)
-    if view is not None:
+    if "view" in made and view is not None:
         call(project.client, "DELETE", f"api/dm/views/{view['id']}/")
         say(f"deleted the view {VIEW!r}")
+
+
+def _delete_webhooks(project: LabelStudioProject, backend_url: str, say: Say) -> None:
+    for hook in webhooks_of(project.client, project.project_id, backend_url):
+        call(project.client, "DELETE", f"api/webhooks/{hook['id']}/")
+        say("deleted a webhook to the backend")
+
+
+def _bring_back(project: LabelStudioProject, before: dict[str, Any], say: Say) -> None:
+    """The version in the end, and alone: Label Studio empties it where predictions are not shown, and refuses one that
+    no prediction has any more."""
+    for name in sorted(before, key=list(IN_WORDS).index):
+        value = before[name]
+        if (project.values()[name] or "") == (value or ""):
+            continue
+        try:
+            call(project.client, "PATCH", f"api/projects/{project.project_id}", json={name: value})
+        except ProjectError as error:
+            if name != "model_version" or error.status != 400:
+                raise
+            say(f"{IN_WORDS[name]}: {value!r} is gone with its predictions")
+        else:
+            say(f"{IN_WORDS[name]}: back to {value!r}")
 
 
 def refused_address(client: LabelStudio, backend_url: str) -> str:
     """What to do so that Label Studio lets connections and webhooks lead to the backend; "" if it does.
 
-    For each of both it is asked for one that lacks a field, and refuses that, or its address before.
+    For each of both it is asked for one that lacks a field, and refuses that, or its address before. Raises
+    ProjectError for any other answer.
     """
     asked = {
         "ML_BLOCK_LOCAL_IP=false": ("api/ml", {"url": backend_url}),
@@ -100,6 +151,8 @@ def _answer_to(client: LabelStudio, path: str, body: dict[str, Any]) -> str:
     try:
         call(client, "POST", path, json=body)
     except ProjectError as error:
+        if error.status != 400 and str(error) != PRIVATE_ADDRESS:
+            raise
         return str(error)
     return ""
 
@@ -123,6 +176,16 @@ def our_connection(project: LabelStudioProject, backend_url: str) -> dict[str, A
     return ours[0] if ours else None
 
 
+def confused_with(rows: Sequence[dict[str, Any]], row: dict[str, Any]) -> str:
+    """Why the backend, which among several knows its connection by the title, does not know `row`; "" if it does."""
+    if len(rows) == 1 or [one["id"] for one in titled_tsp(rows)] == [row["id"]]:
+        return ""
+    titles = ", ".join(repr(one["title"]) for one in rows)
+    return (
+        f"connections titled {titles}, and the backend needs a title with {TITLE} for its own, {row['title']!r}, alone"
+    )
+
+
 def same_address(first: str, second: str) -> bool:
     """Whether two addresses lead to the same place: this machine has several names."""
     return _place(first) == _place(second)
@@ -133,29 +196,48 @@ def _place(address: str) -> tuple[str, str, int | None, str]:
     return scheme, "localhost" if host in THIS_MACHINE else host, port, urlsplit(address).path.rstrip("/")
 
 
-def _keep_connection(project: LabelStudioProject, backend_url: str, say: Say) -> dict[str, Any]:
-    row = our_connection(project, backend_url)
+def _keep_connection(project: LabelStudioProject, backend_url: str, before: dict[str, Any], say: Say) -> dict[str, Any]:
+    """The connection, which leads to the backend and which Label Studio has just tried. `before`: what a new one is to
+    remember."""
     try:
-        if row is None:
-            return _new_connection(project, backend_url, say)
-        if not same_address(row["url"], backend_url):
-            return _moved_connection(project, row, backend_url, say)
-        if row["state"] != CONNECTED:
-            project.change_connection(row, **access())  # tries the backend, and only a change is answered with a reason
-            say(f"Label Studio reaches the backend at {row['url']} again")
-        return row
+        retrying = Retrying(stop=stop_after_attempt(ATTEMPTS), retry=retry_if_exception(_too_slow), reraise=True)
+        return retrying(_connection, project, backend_url, before, say)
     except ProjectError as error:
-        if "health check failed" not in str(error):
-            raise
-        raise CommandError(
-            f"Label Studio does not reach the backend at {backend_url}, which answers here; give with --backend-url "
-            "the address where Label Studio's machine finds it, and start the backend with a HOST that lets it in."
-        ) from None
+        if "health check failed" in str(error):
+            raise CommandError(
+                f"Label Studio does not reach the backend at {backend_url}, which answers here; give with "
+                "--backend-url the address where Label Studio's machine finds it, and start the backend with a HOST "
+                "that lets it in."
+            ) from None
+        if _too_slow(error):
+            raise CommandError(
+                f"the backend at {backend_url} takes longer over /setup than the 3 s that Label Studio waits; try "
+                "again in a minute, when it has started or its machine is less busy."
+            ) from None
+        raise
 
 
-def _new_connection(project: LabelStudioProject, backend_url: str, say: Say) -> dict[str, Any]:
+def _connection(project: LabelStudioProject, backend_url: str, before: dict[str, Any], say: Say) -> dict[str, Any]:
+    row = our_connection(project, backend_url)
+    if row is None:
+        return _new_connection(project, backend_url, before, say)
+    if not same_address(row["url"], backend_url):
+        return _moved_connection(project, row, backend_url, say)
+    if row["state"] != CONNECTED:
+        project.change_connection(row, **access())  # tries the backend, and only a change is answered with a reason
+        say(f"Label Studio reaches the backend at {row['url']} again")
+    return row
+
+
+def _too_slow(error: BaseException) -> bool:
+    return isinstance(error, ProjectError) and TOO_SLOW in str(error)
+
+
+def _new_connection(project: LabelStudioProject, backend_url: str, before: dict[str, Any], say: Say) -> dict[str, Any]:
+    told = before | {"made": [*before["made"], "connection"]}
+    body = new_connection(project.project_id, backend_url) | {"description": _described({}, told)}
     try:
-        row = call(project.client, "POST", "api/ml", json=new_connection(project.project_id, backend_url))
+        row = call(project.client, "POST", "api/ml", json=body)
     except ProjectError:
         # Label Studio keeps the connection if it was the webhook that it refused.
         half = our_connection(project, backend_url)
@@ -196,7 +278,12 @@ def _keep_webhook(project: LabelStudioProject, backend_url: str, say: Say) -> No
         say("deleted a second webhook to the backend")
 
 
+def _described(row: dict[str, Any], before: dict[str, Any]) -> str:
+    return f"{row.get('description') or ''}\n{BEFORE}{json.dumps(before)}".strip()
+
+
 def _before(row: dict[str, Any]) -> dict[str, Any]:
+    """What `_described` wrote."""
     _, _, values = (row["description"] or "").partition(BEFORE)
     try:
         return json.JSONDecoder().raw_decode(values)[0] if values else {}

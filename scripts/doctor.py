@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,19 @@ from backend.project import LabelStudioProject
 from backend.settings import starting
 from backend.task_order import VIEW, in_force, view_of
 from backend.webhooks import webhooks_of
+from backend.worker_notes import REACHED
 from scripts.command_line import parser_of, run
-from scripts.connect import CONNECTED, our_connection, refused_address, same_address
+from scripts.connect import (
+    CONNECTED,
+    IN_WORDS,
+    WANTED,
+    confused_with,
+    our_connection,
+    refused_address,
+    same_address,
+)
 from scripts.plan import Place, add_model_dir_argument, add_place_arguments
-from scripts.service import Service
+from scripts.service import PATIENCE_SECONDS, POLL_SECONDS, Service
 from tsp_model.data import some
 from tsp_model.errors import ExplainedError
 
@@ -45,18 +55,21 @@ def examine(place: Place, project_id: int | None = None) -> Iterator[Finding]:
 
     What something that is wrong makes wrong, too, or hides, is left out: one cause is one line.
     """
-    yield from _this_machine(Path(place.model_dir))
-    service = Service(place.backend_url)
+    reason = unusable_sqlite()
+    yield Finding(reason or "Python and its SQLite", "use Python 3.10 or 3.11" if reason else "")
+    service, health = Service(place.backend_url), {}
     try:
-        health = service.health()
+        health = _settled(service)
     except ExplainedError as error:
         yield Finding("backend", str(error))
         service = None
+        yield from _this_machine(Path(place.model_dir))
     else:
         yield from _backend(health, place)
     try:
         client = connect(place.url, place.api_key)
         yield from _label_studio(client, place)
+        yield from _backend_to_label_studio(health)
         refused = refused_address(client, place.backend_url)
     except ExplainedError as error:
         yield Finding("Label Studio", str(error))
@@ -68,24 +81,41 @@ def examine(place: Place, project_id: int | None = None) -> Iterator[Finding]:
     if project_id is None:
         return
     try:
-        yield from _project(LabelStudioProject(client, project_id), place, None if refused else service)
+        project = LabelStudioProject(client, project_id)
+        yield from _rights(project, health)
+        yield from _project(project, place, None if refused else service)
     except ExplainedError as error:
         yield Finding(f"project {project_id}", str(error))
 
 
-def _this_machine(model_dir: Path) -> Iterator[Finding]:
-    reason = unusable_sqlite()
-    yield Finding(reason or "Python and its SQLite", "use Python 3.10 or 3.11" if reason else "")
-    there = next(folder for folder in (model_dir.absolute(), *model_dir.absolute().parents) if folder.is_dir())
-    free = shutil.disk_usage(there).free / 1e9
-    what = f"{free:.0f} GB of disk are free in {there}"
-    yield Finding(what, "" if free >= LEAST_FREE_GB else f"make room: versions and images need {LEAST_FREE_GB:g} GB")
-    import torch  # seconds
+def _settled(service: Service) -> dict[str, Any]:
+    """What the backend says of itself, once a worker that has just started has looked at Label Studio."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        health = service.health()
+        if health.get("worker") != "runs" or "label_studio" in health or time.monotonic() > deadline:
+            return health
+        time.sleep(POLL_SECONDS)
 
-    if torch.cuda.is_available():
-        yield Finding(f"GPU: {torch.cuda.get_device_name()}")
-    else:
-        yield Finding("no GPU: TSP_PRESET=tiny trains in minutes on a CPU, the paper's network in hours")
+
+def _this_machine(model_dir: Path) -> Iterator[Finding]:
+    """Where no backend says what its own is like."""
+    there = next(folder for folder in (model_dir.absolute(), *model_dir.absolute().parents) if folder.is_dir())
+    yield _disk(shutil.disk_usage(there).free, str(there))
+    from tsp_model.execution import device_name  # torch takes seconds
+
+    yield _device(device_name())
+
+
+def _disk(free_bytes: int, where: str) -> Finding:
+    free = free_bytes / 1e9
+    remedy = "" if free >= LEAST_FREE_GB else f"make room: versions and images need {LEAST_FREE_GB:g} GB"
+    return Finding(f"{free:.0f} GB of disk are free in {where}", remedy)
+
+
+def _device(name: str) -> Finding:
+    slow = "TSP_PRESET=tiny trains in minutes on a CPU; the paper's R50 takes 20 minutes for 40 images"
+    return Finding(f"no GPU: {slow}" if name == "cpu" else f"GPU: {name}")
 
 
 def _backend(health: dict[str, Any], place: Place) -> Iterator[Finding]:
@@ -93,6 +123,38 @@ def _backend(health: dict[str, Any], place: Place) -> Iterator[Finding]:
     runs = health.get("worker") == "runs"
     remedy = f"jobs wait for it; start it with {starting('worker')}"
     yield Finding("worker runs" if runs else "worker does not run", "" if runs else remedy)
+    if "free_bytes" in health:
+        yield _disk(health["free_bytes"], "the backend's MODEL_DIR")
+    if "device" in health:
+        yield _device(health["device"])
+
+
+def _backend_to_label_studio(health: dict[str, Any]) -> Iterator[Finding]:
+    """What the worker's last look at Label Studio came to; nothing where no worker runs, which is said already."""
+    if health.get("worker") != "runs":
+        return
+    found = health.get("label_studio")
+    if found == REACHED:
+        yield Finding("the backend reaches Label Studio with its own token")
+    elif found is None:
+        yield Finding("the backend has not looked at Label Studio yet", "see its terminal, and ask again in a minute")
+    else:
+        yield Finding("the backend does not get into Label Studio", f"{found}; then start the backend again")
+
+
+def _rights(project: LabelStudioProject, health: dict[str, Any]) -> Iterator[Finding]:
+    """Whether the token here may change the project, and whether the backend's own sees it."""
+    # What it may do there Label Studio says without a change, of which it would tell every webhook.
+    may = call(project.client, "OPTIONS", f"api/projects/{project.project_id}").get("actions", {})
+    if "PUT" in may:
+        yield Finding("the token may change the project")
+    else:
+        yield Finding("the token may see the project and not change it", "take one of a user who may change it")
+    if reason := health.get("not_looked_at", {}).get(project.key):
+        what = "the backend could not look at the project"
+        yield Finding(
+            what, f"{reason}; start the backend with LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY that lead to it"
+        )
 
 
 def _label_studio(client: LabelStudio, place: Place) -> Iterator[Finding]:
@@ -108,6 +170,8 @@ def _project(project: LabelStudioProject, place: Place, service: Service | None)
     connecting = _command("connect", project, place.backend_url)
     tags = ", ".join(f"{label} ({tag.kind})" for label, tag in project.config.tags.items())
     yield Finding(f"labels of project {project.project_id}: {tags}")
+    if project.config.ignored:
+        yield Finding(f"tags that are left alone: {', '.join(f'<{tag}>' for tag in project.config.ignored)}")
     row = our_connection(project, place.backend_url)
     if row is None:
         yield Finding(f"no connection to {place.backend_url}", connecting)
@@ -129,6 +193,12 @@ def _connected(project: LabelStudioProject, row: dict[str, Any], connecting: str
         reason = " ".join((row["error_message"] or "Label Studio does not reach it").split())
         what = f"connection to {row['url']} is {row['readable_state']}"
         yield Finding(what, f"{reason}; {connecting}, which mends it or says why")
+    if confused := confused_with(project.connections(), row):
+        yield Finding(confused, f"{connecting}, which mends it or says why not")
+    values = project.values()
+    for name, wanted in WANTED.items():
+        told = f"{IN_WORDS[name]}: {values[name]!r}"
+        yield Finding(told, "" if values[name] == wanted else f"{wanted!r} is needed: {connecting}")
     hooks = webhooks_of(project.client, project.project_id, row["url"])
     active = [hook for hook in hooks if hook["is_active"]]
     what = f"{len(active)} active webhooks to the backend" if len(active) != 1 else "webhook to the backend, once"
@@ -161,26 +231,37 @@ def _versions(project: LabelStudioProject, row: dict[str, Any], service: Service
         failed = job["error"] if job is not None and job["status"] == "ERROR" else ""
         yield Finding("no version yet: label some tasks, then Settings > Model > Start Training", failed)
         return
-    yield _classes(project, found["summaries"][active].get("classes") or [])
+    summary = found["summaries"][active]
+    if "classes" not in summary:
+        listing = _command("versions list", project, place.backend_url)
+        yield Finding(f"version {active}", f"{' '.join(summary['warnings'])} To see them {listing}")
+        return
+    yield from _classes(project, summary["classes"] or [])
     agreement = _agreement(project, row, active, place)
     yield agreement
     if agreement.remedy:  # Label Studio shows and orders by another version's scores
         return
-    order = in_force(project, active)
-    by_score = order["next_task"] != "not by score"
-    yield Finding(f"next task: {order['next_task']}", "" if by_score else order["why"])
-    yield _scores(project, place, found["push_top"])
+    order = in_force(project, active, found["clusters"])
+    if order["next_task"] != "not by score":  # else what is wrong is told above
+        yield Finding(f"next task: {order['next_task']}, {order['why']}")
+    yield from _scores(project, place, found["push_top"], found["left_out"])
 
 
-def _scores(project: LabelStudioProject, place: Place, top: int) -> Finding:
+def _scores(project: LabelStudioProject, place: Place, top: int, left_out: dict[str, str]) -> Iterator[Finding]:
+    """left_out: why, by the task's id as text; each job tries these again, and their order waits for their image."""
     unlabelled = {task.id for task in project.tasks() if task.annotation is None}
     lacking = unlabelled - project.scores().keys()
     what = f"{len(unlabelled) - len(lacking)} of {len(unlabelled)} unlabelled tasks have its score"
-    if top and len(lacking) < len(unlabelled):
-        return Finding(f"{what}, of which the {top} least sure are pushed")
-    ranking = _command("rank_tasks", project, place.backend_url)
-    remedy = f"not {some(sorted(lacking))}: {ranking}; where a task is left out the backend's terminal says why"
-    return Finding(what, remedy if lacking else "")
+    told = sorted(task for task in lacking if str(task) in left_out)
+    missing = sorted(lacking.difference(told))
+    if top and len(missing) < len(unlabelled):
+        yield Finding(f"{what}, of which the {top} least sure are pushed")
+    else:
+        remedy = f"not {some(missing)}: {_command('rank_tasks', project, place.backend_url)}"
+        yield Finding(what, remedy if missing else "")
+    if told:
+        reasons = some([f"task {task}: {left_out[str(task)].rstrip('.')}" for task in told])
+        yield Finding(f"{len(told)} of the others left out until their image can be read: {reasons}")
 
 
 def _agreement(project: LabelStudioProject, row: dict[str, Any], active: str, place: Place) -> Finding:
@@ -191,12 +272,16 @@ def _agreement(project: LabelStudioProject, row: dict[str, Any], active: str, pl
     return Finding(f"version {active} answers, in Label Studio as here")
 
 
-def _classes(project: LabelStudioProject, classes: Sequence[str]) -> Finding:
+def _classes(project: LabelStudioProject, classes: Sequence[str]) -> Iterator[Finding]:
+    known = {project.config.label_for(name) for name in classes}
+    if new := [label for label in project.config.labels if label not in known]:
+        yield Finding(f"the version does not know {', '.join(new)}: belongs to the next training")
     unknown = [name for name in classes if project.config.label_for(name) is None]
     if unknown:
         renamed = f'write predicted_values="{unknown[0]}" into the label that it is called now, or train again'
-        return Finding(f"the configuration has no label for the version's {', '.join(unknown)}", renamed)
-    return Finding("the configuration has every label of the version")
+        yield Finding(f"the configuration has no label for the version's {', '.join(unknown)}", renamed)
+    else:
+        yield Finding("the configuration has every label of the version")
 
 
 def main() -> None:

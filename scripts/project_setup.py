@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from scripts.plan import Plan
     from tsp_model.data.image_set import ImageSet, Item
 
+TITLE = "TSP"  # of a connection; by it the backend knows its own among several
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#fabed4", "#469990")
 
 
@@ -65,7 +66,7 @@ def create_project(client: LabelStudio, title: str, classes: Sequence[str], plan
 
 def new_connection(project_id: int, backend_url: str) -> dict[str, Any]:
     """What Label Studio is to be told of a connection to the backend."""
-    return {"project": project_id, "url": backend_url, "title": "TSP", "is_interactive": False, **access()}
+    return {"project": project_id, "url": backend_url, "title": TITLE, "is_interactive": False, **access()}
 
 
 def access() -> dict[str, str]:

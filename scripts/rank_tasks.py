@@ -46,9 +46,11 @@ def main() -> None:
     print(ended["message"])
     if arguments.strategy:
         print("this order stays until the next training, which goes by the project's own strategy")
-    order = in_force(project, ended["version"])
+    order = in_force(project, ended["version"], service.versions(project.key)["clusters"])
     if order["next_task"] == "not by score":
         print(f"next task does not follow it: {order['why']}; scripts.connect sets it, too")
+    else:
+        print(f"next task: {order['next_task']}, {order['why']}")
     labelled = project.annotated_task_ids()
     scores = [(task, score) for task, score in project.scores().items() if task not in labelled][: arguments.show]
     tasks = f"{place.url.rstrip('/')}/projects/{project.project_id}/data?task="

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -168,6 +169,18 @@ def add_broken_task(project: LabelStudioProject) -> int:
     path = f"api/projects/{project.project_id}/import"
     body = [{"data": {"image": "/data/upload/1/not-there.png"}}]
     return call(project.client, "POST", path, params={"return_task_ids": "true"}, json=body)["task_ids"][0]
+
+
+def member(client: LabelStudio, url: str, email: str) -> requests.Session:
+    """Another user of the server at `url`, who followed an invitation."""
+    session = requests.Session()
+    page = url + call(client, "GET", "api/invite")["invite_url"]
+    token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', session.get(page, timeout=30).text)[1]
+    form = {"csrfmiddlewaretoken": token, "email": email, "password": "pass-word-12"}
+    session.post(page, data=form, headers={"Referer": page}, timeout=30).raise_for_status()
+    who = session.get(f"{url}/api/current-user/whoami", timeout=30).json()
+    assert who["email"] == email
+    return session
 
 
 def scored(task_id: int, score: float) -> Prediction:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from werkzeug.test import create_environ, run_wsgi_app
 
-from backend import settings, worker_lock
+from backend import settings, worker_lock, worker_notes
 from backend.app import create_app
 from backend.progress import Progress
 from backend.versions import UNTRAINED, Versions
@@ -75,6 +75,23 @@ def finished_version(folder: Path, number: int) -> str:
 
 def test_health_answers_up(make):
     assert make().get("/health").get_json()["status"] == "UP"
+
+
+def test_health_tells_what_the_worker_noted_as_long_as_it_runs(make, tmp_path):
+    client = make()
+    worker_notes.note(tmp_path, device="cpu")
+    worker_notes.note(tmp_path, label_studio="nobody there", not_looked_at={KEY: "gone"})
+    told = client.get("/health").json
+    assert told["worker"] == "does not run" and told["free_bytes"] > 0 and "device" not in told
+    with worker_lock.hold(tmp_path):
+        told = client.get("/health").json
+        assert (told["worker"], told["device"], told["label_studio"]) == ("runs", "cpu", "nobody there")
+        assert told["not_looked_at"] == {KEY: "gone"}
+        (tmp_path / "worker.json").write_text("{")
+        assert "device" not in client.get("/health").json, "damaged"
+        worker_notes.forget(tmp_path)
+        worker_notes.forget(tmp_path)
+        assert client.get("/health").json["worker"] == "runs"
 
 
 def test_the_web_service_starts_without_torch():
@@ -161,7 +178,8 @@ def test_versions_of_one_project_or_of_all(make, tmp_path):
     (tmp_path / KEY / "versions" / first / "card.json").write_text("{")
     damaged = client.get(f"/versions?project={KEY}").get_json()["summaries"]
     assert "is damaged" in damaged[first]["warnings"][0] and damaged[second] == told["summaries"][second]
-    assert client.get("/versions?project=5.1").get_json() == {"versions": [], "active": None, "summaries": {}}
+    none = {"versions": [], "active": None, "summaries": {}, "push_top": 0, "clusters": 0, "left_out": {}}
+    assert client.get("/versions?project=5.1").get_json() == none
     bare = client.get(f"/versions?project={KEY.split('.')[0]}").get_json()
     assert bare == client.get(f"/versions?project={KEY}").get_json()
     unknown = client.get("/versions?project=77")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ from label_studio_sdk import LabelStudio
 
 from backend.connection import ProjectError, call
 from backend.project import LabelStudioProject
-from backend.task_order import UNCERTAINTY, VIEW, view_of
+from backend.task_order import UNCERTAINTY, VIEW, keep_view, view_of
 from backend.webhooks import webhooks_of
 from scripts import command_line, connect
 from scripts.backend_process import BackendProcess
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port
-from tests.live import CURIOUS_ENVIRONMENT, QUICK, Loop, connect_backend, predictions_of, regions
+from tests.live import CURIOUS_ENVIRONMENT, QUICK, Loop, connect_backend, predictions_of, push, regions
 from tests.web import Server
 from tsp_model.data.image_set import ImageSet
 
@@ -78,7 +79,8 @@ def state(project: LabelStudioProject) -> tuple[Any, ...]:
     rows = call(project.client, "GET", "api/ml/", params={"project": project.project_id})
     hooks = call(project.client, "GET", "api/webhooks/", params={"project": project.project_id})
     view = view_of(project)
-    return values["sampling"], values["show_collab_predictions"], len(rows), len(hooks), view and view["data"]["title"]
+    told = values["sampling"], values["show_collab_predictions"], values["model_version"] or ""
+    return *told, len(rows), len(hooks), view and view["data"]["title"]
 
 
 def test_a_project_is_connected_once_and_its_loop_works_and_undo_brings_back_what_was(
@@ -87,12 +89,12 @@ def test_a_project_is_connected_once_and_its_loop_works_and_undo_brings_back_wha
     call(project.client, "PATCH", f"api/projects/{project.project_id}", json={"show_collab_predictions": False})
     before = state(project)
     lines = command()
-    assert state(project) == (UNCERTAINTY, True, 1, 1, VIEW)
+    assert state(project) == (UNCERTAINTY, True, "", 1, 1, VIEW)
     assert len(lines) == 5, lines
     assert any("'Sequential sampling' -> 'Uncertainty sampling'" in line for line in lines)
     assert lines[-1].startswith("ready: ") and f"/projects/{project.project_id}," in lines[-1]
     assert command()[0] == "nothing to change"
-    assert state(project) == (UNCERTAINTY, True, 1, 1, VIEW)
+    assert state(project) == (UNCERTAINTY, True, "", 1, 1, VIEW)
 
     tasks = list(project.upload_images({item.key: item.path for item in images.items[:4]}).values())
     project.submit_annotation(tasks[0], regions(project, images.items[0]))
@@ -128,17 +130,19 @@ def test_what_is_half_there_is_made_whole(project: LabelStudioProject, backend: 
 def test_a_connection_by_another_name_of_this_machine_is_the_same_and_one_elsewhere_is_moved(
     project: LabelStudioProject, backend: BackendProcess, silent_backend: Server, command: Any
 ) -> None:
-    connect_backend(project, backend.url.replace("127.0.0.1", "localhost"))
+    localhost = backend.url.replace("127.0.0.1", "localhost")
+    connect_backend(project, localhost)
     assert not any("connected" in line or "webhook" in line for line in command())
-    assert state(project)[2:4] == (1, 1)
+    assert state(project)[3:5] == (1, 1)
     nowhere = {"url": f"{backend.url}/elsewhere", "title": "TSP", "project": project.project_id}
     with pytest.raises(ProjectError):  # nobody answers there, so that it cannot be made like this
         call(project.client, "PATCH", f"api/ml/{project.connection()['id']}", json=nowhere)
-    command("--undo")
-    assert state(project)[2:4] == (0, 0)
+    call(project.client, "DELETE", f"api/ml/{project.connection()['id']}")
+    assert command("--undo", "--backend-url", localhost) == ["deleted a webhook to the backend"]
+    assert state(project)[3:5] == (0, 0)
     row = connect_backend(project, silent_backend.url)
     assert f"moved the connection 'TSP' from {silent_backend.url} to {backend.url}" in command()
-    assert state(project)[2:4] == (1, 1), "neither a second connection nor the old one's webhook"
+    assert state(project)[3:5] == (1, 1), "neither a second connection nor the old one's webhook"
     assert (project.connection()["id"], project.connection()["url"]) == (row["id"], backend.url)
     assert len(webhooks_of(project.client, project.project_id, backend.url)) == 1
 
@@ -215,21 +219,105 @@ def test_somebody_elses_connection_webhook_and_view_are_left_alone(
     call(project.client, "POST", "api/dm/views/", json=body)
     command()
     command("--undo")
-    assert state(project)[2:] == (0, 1, None)
+    assert state(project)[3:] == (0, 1, None)
     views = call(project.client, "GET", "api/dm/views/", params={"project": project.project_id})
     assert [view["data"]["title"] for view in views] == ["Mine"]
 
 
-def test_a_connection_made_by_hand_keeps_its_sampling_when_it_is_undone(
+def test_a_connection_and_a_view_that_were_there_before_stay_when_it_is_undone(
     project: LabelStudioProject, backend: BackendProcess, command: Any
 ) -> None:
     call(project.client, "PATCH", f"api/projects/{project.project_id}", json={"sampling": "Uniform sampling"})
-    connect_backend(project, backend.url, description="the new one")
+    row = connect_backend(project, backend.url, description="the new one")
+    made = keep_view(project)
+    before = state(project)
     assert any("'Uniform sampling' -> " in line for line in command())
     assert project.connection()["description"].startswith("the new one\n")
     assert command()[0] == "nothing to change"
+    stays = f"the connection 'TSP' to {backend.url} stays: it was there before"
+    assert command("--undo") == [stays, "task sampling: back to 'Uniform sampling'"]
+    assert state(project) == before and before[3:] == (1, 1, VIEW)
+    assert view_of(project)["id"] == made
+    assert [project.connection()[name] for name in ("id", "description")] == [row["id"], "the new one"]
+    assert command("--undo") == [stays]
+
+
+def test_a_version_of_ones_own_orders_the_tasks_again_when_it_is_undone(
+    project: LabelStudioProject, images: ImageSet, command: Any
+) -> None:
+    (task,) = project.upload_images({"one": images.items[0].path}).values()
+    push(project, {task: 0.5}, "v1")
+    call(project.client, "PATCH", f"api/projects/{project.project_id}", json={"model_version": "v1"})
+    before = state(project)
+    command()
+    call(project.client, "PATCH", f"api/projects/{project.project_id}", json={"model_version": "TSP"})
+    assert "project's version: back to 'v1'" in command("--undo")
+    assert state(project) == before and project.scores() == {task: 0.5}
+    command()
+    project.forget("v1", None)
+    assert "project's version: 'v1' is gone with its predictions" in command("--undo")
+
+
+def test_the_backend_knows_its_connection_among_others(
+    project: LabelStudioProject, backend: BackendProcess, silent_backend: Server, command: Any
+) -> None:
+    connect_backend(project, silent_backend.url, title="cells")
+    row = connect_backend(project, backend.url, title="nuclei")
+    before = state(project)
+    with pytest.raises(ProjectError, match="2 model connections, 0 with a title"):
+        project.connection()
+    told = "renamed the connection 'nuclei' to 'TSP', by which the backend knows it among the others"
+    assert told in command() and project.connection()["id"] == row["id"]
+    assert command()[0] == "nothing to change"
     command("--undo")
-    assert state(project)[0] == "Uniform sampling"
+    assert state(project) == before
+    assert sorted(one["title"] for one in project.connections()) == ["cells", "nuclei"]
+    (other,) = (one for one in project.connections() if one["title"] == "cells")
+    project.change_connection(other, title="TSP too")
+    with pytest.raises(SystemExit) as ended:
+        command()
+    assert f"others titled TSP, to {silent_backend.url}, and the backend needs one; " in str(ended.value.code)
+
+
+def test_only_what_it_asks_for_tells_that_an_address_is_not_refused() -> None:
+    server = Server()
+    json_ = {"Content-Type": "application/json"}
+    server.pages["/api/current-user/whoami"] = (200, json_, b'{"email": "a@example.org"}')
+    client = LabelStudio(base_url=server.url, api_key="0" * 40)
+    try:
+        for status, told in ((403, "does not let this token's user do POST api/ml"), (502, "answered 502")):
+            server.pages["/api/ml"] = (status, json_, b'{"detail": "no"}')
+            with pytest.raises(ProjectError, match=told):
+                connect.refused_address(client, "http://127.0.0.1:9090")
+        server.pages["/api/ml"] = server.pages["/api/webhooks/"] = (400, json_, b'{"detail": "a field is lacking"}')
+        assert connect.refused_address(client, "http://127.0.0.1:9090") == ""
+    finally:
+        server.close()
+
+
+def test_a_backend_that_has_just_started_is_given_time(
+    project: LabelStudioProject, silent_backend: Server, command: Any
+) -> None:
+    json_, answers, slow = {"Content-Type": "application/json"}, silent_backend.pages["/setup"], [True]
+    silent_backend.pages["/versions?project=" + project.key] = (200, json_, b'{"active": null}')
+    silent_backend.pages["/health"] = (200, json_, b'{"model_class": "TSPBackend"}')
+
+    def setup(request: Any) -> Any:
+        if slow and slow[-1]:
+            time.sleep(4)  # Label Studio waits 3
+        if slow:
+            slow.pop()
+        return answers(request)
+
+    silent_backend.pages["/setup"] = setup
+    assert command("--backend-url", silent_backend.url)[-1].startswith("ready: ")
+    command("--undo", "--backend-url", silent_backend.url)
+    slow += [True] * 10
+    with pytest.raises(SystemExit) as ended:
+        command("--backend-url", silent_backend.url)
+    assert "takes longer over /setup than the 3 s that Label Studio waits; try again" in str(ended.value.code)
+    slow.clear()
+    assert project.connections() == []
 
 
 def test_a_refused_address_leaves_nothing_behind(

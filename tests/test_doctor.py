@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from label_studio_sdk import LabelStudio
 
+from backend import worker_notes
 from backend.connection import call
 from backend.project import LabelStudioProject
 from backend.task_order import view_of
@@ -25,7 +26,18 @@ from scripts.command_line import CommandError
 from scripts.label_studio import LabelStudioServer
 from scripts.plan import Place
 from scripts.processes import free_port, statuses
-from tests.live import CURIOUS_ENVIRONMENT, QUICK, Loop, add_broken_task, filled_project, predictions_of, regions, until
+from tests.live import (
+    CURIOUS_ENVIRONMENT,
+    QUICK,
+    Loop,
+    add_broken_task,
+    connect_backend,
+    filled_project,
+    member,
+    predictions_of,
+    regions,
+    until,
+)
 from tests.web import Server
 from tsp_model.data.image_set import ImageSet
 
@@ -82,20 +94,24 @@ def test_all_is_well(patient: Patient) -> None:
     text = "\n".join(found)
     assert f"version {patient.version} answers, in Label Studio as here" in text
     assert "3 of 3 unlabelled tasks have its score" in text and "labels of project" in text and "disc (brush)" in text
-    assert "next task: lowest score first" in text and "legacy token of demo@example.com" in text
+    assert f"next task: lowest score first, Uncertainty sampling by the scores of {patient.version}" in text
+    assert "legacy token of demo@example.com" in text and "the token may change the project" in text
+    assert "the backend reaches Label Studio with its own token" in text
+    assert "free in the backend's MODEL_DIR" in text and ("no GPU: TSP_PRESET=tiny trains" in text or "GPU: " in text)
     assert patient.place.api_key not in text
 
 
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        (lambda p: p.change(sampling="Sequential sampling"), "next task: not by score.*choose 'Uncertainty sampling'"),
+        (lambda p: p.change(sampling="Sequential sampling"), "task sampling: 'Sequential sampling': 'Uncertainty sam"),
+        (lambda p: p.change(show_collab_predictions=False), "shown to annotators: False: True is needed: .*connect"),
         (lambda p: p.change(model_version=""), "answers, but the project's version is .*scripts.connect --project"),
         (lambda p: call(p.project.client, "DELETE", f"api/dm/views/{view_of(p.project)['id']}/"), "no view .*connect"),
         (lambda p: delete_hook(p, *hooks(p)), "0 active webhooks.*scripts.connect"),
         (lambda p: double(p, *hooks(p)), "2 active webhooks.*scripts.connect"),
     ],
-    ids=["sampling", "version", "view", "no webhook", "two webhooks"],
+    ids=["sampling", "predictions hidden", "version", "view", "no webhook", "two webhooks"],
 )  # fmt: skip
 def test_what_somebody_changed_in_label_studio(patient: Patient, harm: Callable[[Patient], Any], told: str) -> None:
     harm(patient)
@@ -156,7 +172,8 @@ def test_a_backend_that_is_gone_or_refuses_is_one_line(
     assert line.startswith(f"WRONG  backend: no backend answers at {backend.url}")
     connect.connect_project(project, silent_backend.url, lambda line: None)
     json = {"Content-Type": "application/json"}
-    silent_backend.pages["/health"] = (200, json, b'{"model_class": "TSPBackend", "worker": "runs"}')
+    health = b'{"model_class": "TSPBackend", "worker": "runs", "label_studio": "reached"}'
+    silent_backend.pages["/health"] = (200, json, health)
     silent_backend.pages["/versions?project=" + project.key] = (200, json, b'{"active": null}')
     silent_backend.pages["/job_status?project=" + project.key] = (404, json, b'{"error": "none"}')
     silent_backend.pages["/setup"] = (400, json, b'{"error": "no"}')
@@ -165,14 +182,17 @@ def test_a_backend_that_is_gone_or_refuses_is_one_line(
 
 
 def test_tasks_without_a_score_are_named(patient: Patient) -> None:
+    broken = add_broken_task(patient.project)
+    patient.loop.settle()
+    assert patient.wrong() == [], "nothing that is run mends an image"
+    told = [finding.what for finding in doctor.examine(patient.place, patient.project.project_id)]
+    left_out = f"1 of the others left out until their image can be read: task {broken}: "
+    assert any(line.startswith(left_out) for line in told), "\n".join(told)
     task = next(iter(patient.project.scores()))
     (prediction,) = predictions_of(patient.project, task)
     call(patient.project.client, "DELETE", f"api/predictions/{prediction['id']}/")
-    broken = add_broken_task(patient.project)
     (line,) = patient.wrong()
-    assert (
-        f"2 of 4 unlabelled tasks have its score: not {task}, {broken}: run " in line and "scripts.rank_tasks" in line
-    )
+    assert f"2 of 4 unlabelled tasks have its score: not {task}: run " in line and "scripts.rank_tasks" in line
     call(patient.project.client, "DELETE", f"api/tasks/{broken}/")
     ask(patient, rank_tasks)
     assert patient.wrong() == []
@@ -185,8 +205,119 @@ def test_labels_that_the_version_does_not_have(patient: Patient) -> None:
     assert "no label for the version's disc" in line and 'predicted_values="disc"' in line
     patient.change(label_config=config.replace('value="disc"', 'value="ring" predicted_values="disc"'))
     assert patient.wrong() == []
+    more = config.replace("<Label ", '<Label value="later"/><Label ', 1)
+    choices = '<Choices name="how" toName="image"><Choice value="well"/></Choices></View>'
+    patient.change(label_config=more.replace("</View>", choices))
+    assert patient.wrong() == []
+    told = [finding.what for finding in doctor.examine(patient.place, patient.project.project_id)]
+    assert "the version does not know later: belongs to the next training" in told
+    assert "tags that are left alone: <Choices>" in told
     patient.change(label_config=config)
     assert patient.wrong() == []
+
+
+def test_a_version_whose_card_is_damaged(patient: Patient) -> None:
+    card = patient.loop.versions.folder(patient.version) / "card.json"
+    whole = card.read_text()
+    card.write_text(whole[:20])
+    (line,) = patient.wrong()
+    card.write_text(whole)
+    assert f"version {patient.version}: {card} is damaged" in line and "scripts.versions list --project" in line
+    assert patient.wrong() == []
+
+
+def test_the_order_round_clusters_is_said(patient: Patient) -> None:
+    row = patient.project.connection()
+    patient.project.change_connection(row, extra_params={"clusters": 2})
+    patient.loop.setup()
+    told = [finding.what for finding in doctor.examine(patient.place, patient.project.project_id)]
+    patient.project.change_connection(row, extra_params={})
+    patient.loop.setup()
+    assert any(line.startswith("next task: round 2 clusters, lowest score first in each, Uncertain") for line in told)
+
+
+def test_before_the_first_training(
+    patient: Patient, images: ImageSet, silent_backend: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that failed, and a connection that the backend does not know among others."""
+    trained, loop = (
+        patient.loop,
+        Loop(filled_project(patient.project.client, images.subset([]))[0], patient.loop.backend),
+    )
+    patient.loop = loop
+    try:
+        patient.connect()
+        assert patient.wrong() == []
+        patient.change(sampling="Uniform sampling", show_collab_predictions=False)
+        sampling, hidden = patient.wrong()
+        assert "task sampling: 'Uniform sampling': " in sampling and "shown to annotators: False: " in hidden
+        assert "scripts.connect --project" in sampling
+        patient.connect()
+        connect_backend(patient.project, silent_backend.url, title="cells")
+        (ours,) = (one for one in patient.project.connections() if one["url"] == patient.place.backend_url)
+        patient.project.change_connection(ours, title="nuclei")
+        (line,) = patient.wrong()
+        assert "'cells'" in line and "needs a title with TSP for its own, 'nuclei', alone" in line
+        patient.connect()
+        assert patient.wrong() == []
+        loop.project.start_training()
+        until(lambda: (loop.status(project=loop.project.key) or {}).get("status") == "ERROR", "the training")
+        (line,) = patient.wrong()
+        assert "no version yet" in line and "nothing to train on" in line
+    finally:
+        patient.loop = trained
+
+
+def test_a_backend_with_a_wrong_token(patient: Patient, label_studio: LabelStudioServer, tmp_path: Path) -> None:
+    with BackendProcess(tmp_path, free_port(), label_studio.url, "f" * 40, **QUICK) as backend:
+        place = Place(label_studio.url, label_studio.api_key, backend.url, str(tmp_path))
+
+        def wrong() -> str:
+            (line,) = [finding.line for finding in doctor.examine(place) if finding.remedy]
+            return "" if "worker does not run" in line else line
+
+        line = until(wrong, "the worker's look")
+        assert line.startswith("WRONG  the backend does not get into Label Studio: ") and "refuses the token" in line
+        assert line.endswith("; then start the backend again")
+
+
+def test_a_project_that_the_backend_does_not_find(patient: Patient) -> None:
+    noted = {patient.project.key: "it is gone, or this token may not see it"}
+    worker_notes.note(patient.loop.backend.model_dir, not_looked_at=noted)
+    (line,) = patient.wrong()
+    worker_notes.note(patient.loop.backend.model_dir, not_looked_at={})
+    assert "the backend could not look at the project: it is gone, or this token may not see it; " in line
+    assert patient.wrong() == []
+
+
+def test_a_token_that_may_not_change_the_project(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Label Studio's community edition lets every member change every project."""
+
+    def without_put(client: LabelStudio, method: str, path: str, **more: Any) -> Any:
+        found = call(client, method, path, **more)
+        return found if method != "OPTIONS" else {name: value for name, value in found.items() if name != "actions"}
+
+    monkeypatch.setattr(doctor, "call", without_put)
+    (line,) = patient.wrong()
+    assert "may see the project and not change it: take one of a user who may" in line
+
+
+def test_a_token_s_kind_the_members_and_a_full_disk(
+    patient: Patient, label_studio: LabelStudioServer, personal_token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member(patient.project.client, label_studio.url, "third@example.org")
+    place = patient.place
+    monkeypatch.setattr(doctor, "LEAST_FREE_GB", 1e9)
+    for name in ("", f"http://127.0.0.1:{free_port()}"):  # the backend's disk, and without a backend this one's
+        patient.place = Place(place.url, personal_token, name or place.backend_url, place.model_dir)
+        found = list(doctor.examine(patient.place, patient.project.project_id))
+        text = "\n".join(finding.line for finding in found)
+        assert "personal access token of demo@example.com is accepted" in text and personal_token not in text
+        assert re.search(r"well   [2-9] members: next task follows the scores for each of them", text)
+        full = f"free in {Path(place.model_dir)}" if name else "free in the backend's MODEL_DIR"
+        (line,) = (finding.line for finding in found if finding.remedy.startswith("make room"))
+        assert re.search(rf"WRONG  \d+ GB of disk are {re.escape(full)}: make room: .* need 1e\+09 GB", line)
+    patient.place = place
 
 
 def test_a_configuration_that_cannot_be_used(patient: Patient) -> None:

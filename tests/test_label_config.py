@@ -35,6 +35,7 @@ def test_of_two_tags_each_answers_for_its_own_labels():
     found = parse_label_config(config(extra=control("RectangleLabels", "boxes", "macula", "disc")))
     assert found.labels == ("macula", "disc", "REA", "PED")
     assert [tag.kind for tag in found.tags.values()] == ["rectangle", "rectangle", "brush", "brush"]
+    assert found.ignored == ()
     assert found.boxed == {"macula", "disc"}
 
 
@@ -62,7 +63,7 @@ def test_other_tags_comments_and_a_declaration_do_not_disturb():
         '<Rectangle name="frame" toName="img"/>'
     )
     found = parse_label_config('<?xml version="1.0" encoding="utf-8"?>\n' + config(extra=extra))
-    assert found.labels == ("REA", "PED")
+    assert found.labels == ("REA", "PED") and found.ignored == ("Choices", "KeyPointLabels", "Rectangle")
 
 
 def test_labels_in_nested_views_and_with_an_alias_are_found_as_results_name_them():

@@ -76,6 +76,7 @@ def test_tasks_are_ranked_by_another_strategy_and_back(loop: Loop, ask: Command,
     assert f"ranked by tsp, as {first} sees them" in told and str(late) in told
     assert project.scores().keys() == by_tsp.keys() | {late}, "without a strategy what came since has its score, too"
     assert "stays until" not in told
+    assert f"next task: lowest score first, Uncertainty sampling by the scores of {first}" in told
     call(project.client, "PATCH", f"api/projects/{project.project_id}", json={"sampling": "Sequential sampling"})
     assert "next task does not follow it: the project's sampling is 'Sequential sampling'" in ask(rank_tasks)
     call(project.client, "PATCH", f"api/projects/{project.project_id}", json={"sampling": UNCERTAINTY})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from backend.connection import ProjectError, call
 from backend.project import LabelStudioProject
 from backend.versions import Versions
 from scripts.label_studio import LabelStudioServer
-from tests.live import NEW, OLD, filled_project, push
+from tests.live import NEW, OLD, filled_project, member, push
 from tsp_model.data.image_set import ImageSet
 
 SCORES = (0.5, 0.9, 0.1, 0.7, 0.3, 0.8, 0.2, 0.6)
@@ -91,25 +90,13 @@ def test_two_members_of_an_organisation_both_meet_the_lowest_scores_first(
     project: LabelStudioProject, label_studio: LabelStudioServer
 ) -> None:
     order = by_score(project)
-    colleague = member(project.client, label_studio.url)
+    colleague = member(project.client, label_studio.url, "second@example.org")
     assert project.next_task() == order[0]
     for expected in order[1:4]:  # the first one is locked by its annotator
         assert next_task_of(colleague, project, label_studio.url) == expected
         annotate(colleague, project, expected, label_studio.url)
     project.submit_annotation(order[0], [])
     assert project.next_task() == order[4]
-
-
-def member(client: LabelStudio, url: str) -> requests.Session:
-    """A second user, who followed an invitation."""
-    session = requests.Session()
-    page = url + call(client, "GET", "api/invite")["invite_url"]
-    token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', session.get(page, timeout=30).text)[1]
-    form = {"csrfmiddlewaretoken": token, "email": "second@example.org", "password": "pass-word-12"}
-    session.post(page, data=form, headers={"Referer": page}, timeout=30).raise_for_status()
-    who = session.get(f"{url}/api/current-user/whoami", timeout=30).json()
-    assert who["email"] == "second@example.org"
-    return session
 
 
 def next_task_of(session: requests.Session, project: LabelStudioProject, url: str) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from label_studio_sdk import LabelStudio
 
-from backend import settings
+from backend import settings, worker_notes
 from backend import watch as backend_watch
 from backend.connection import ProjectError, call
 from backend.project import LabelStudioProject
@@ -147,7 +147,7 @@ def test_a_project_that_is_connected_no_more_is_left_alone(
     call(project.client, "DELETE", f"api/ml/{project.connection()['id']}")
     view = view_of(project)
     call(project.client, "DELETE", f"api/dm/views/{view['id']}/")
-    project.upload_images({"later": Path(__file__).parent / ".." / ".readme" / "task.png"})
+    project.upload_images({"later": Path(__file__).parent.parent / ".github" / "images" / "task.png"})
     assert watch.look() == Watch(service, Jobs()).look() == [] and view_of(project) is None
 
 
@@ -171,6 +171,7 @@ def test_a_project_that_is_gone_or_another_of_its_number_wakes_nothing(
         assert watch.look() == watch.look() == []
     said = [line for line in caplog.messages if str(service.model_dir / project.key) in line]
     assert len(said) == 1 and "is gone" in said[0]
+    assert "may not see it" in worker_notes.noted(service.model_dir)["not_looked_at"][project.key]
 
 
 def test_a_failed_job_is_tried_again_less_and_less_often(
@@ -203,6 +204,7 @@ def test_one_project_that_cannot_be_read_does_not_hide_the_others(
     monkeypatch.setattr(backend_watch, "state_of", refused)
     assert {job.split("-")[1] for job in Watch(service, Jobs()).look()} == {project.key}
     assert "answered 500" in caplog.text
+    assert worker_notes.noted(service.model_dir)["not_looked_at"] == {"1.1600000000": "Label Studio answered 500"}
 
 
 def test_a_server_that_is_away_is_said_once_and_missed_changes_are_found_afterwards(
@@ -218,6 +220,9 @@ def test_a_server_that_is_away_is_said_once_and_missed_changes_are_found_afterwa
     with caplog.at_level(logging.WARNING):
         assert watch.look() == watch.look() == []
     assert len(caplog.records) == 1 and "no Label Studio answers" in caplog.text
+    assert "no Label Studio answers" in worker_notes.noted(service.model_dir)["label_studio"] and not watch.reached
     project.submit_annotation(tasks[0], regions(project, images.items[0]))
     watch._service = service
     assert watch.look() == [f"check-{project.key}-00001", f"score-{project.key}-00001"]
+    noted = {"label_studio": worker_notes.REACHED, "not_looked_at": {}}
+    assert worker_notes.noted(service.model_dir) == noted and watch.reached

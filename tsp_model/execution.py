@@ -125,6 +125,11 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def device_name() -> str:
+    """What `default_device` is called by those who made it; "cpu" without a GPU."""
+    return torch.cuda.get_device_name() if default_device().type == "cuda" else "cpu"
+
+
 def onednn_multiplies(device: torch.device) -> bool:
     """Whether linear layers can run by oneDNN there."""
     return device.type == "cpu" and torch.backends.mkldnn.is_available()
