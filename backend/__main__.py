@@ -124,6 +124,7 @@ class Supervisor:
         """Until a signal (0) or until a child ends (1)."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
+        _say(f"projects train {settings.load(self._environ).network}, unless their extra_params say otherwise.", 0)
         for part in ("web", "worker"):
             command = [sys.executable, "-m", "backend", part, "--with-parent"]
             self._children[part] = subprocess.Popen(command, env=self._environ)

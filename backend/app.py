@@ -131,6 +131,7 @@ def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
         found = {key: Versions(service.model_dir, key).order() for key in project_keys(service.model_dir)}
         ordering = {key: order for key, order in found.items() if order is not None}
         told = {"status": "UP", "model_class": "TSPBackend", "worker": "does not run", "ordering": ordering}
+        told["network"] = service.network
         if worker_lock.held(service.model_dir):
             told |= {"worker": "runs"} | worker_notes.noted(service.model_dir)
         if service.model_dir.is_dir():

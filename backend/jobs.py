@@ -132,7 +132,17 @@ class Jobs:
             if not rows:
                 return None
             state = (state or {"job_id": job_id}) | self._told_by_database(rows[0], state)
+            if state["status"] == "QUEUED" and (running := self._what_runs()):
+                state["waits"] = f"the job before it: {running}"
         return state | {"job_status": _LABEL_STUDIO_STATUS[state["status"]]}
+
+    def _what_runs(self) -> str:
+        """The job that runs, and how far it is; "" if none does."""
+        rows = self._connected().list_workflows(status="PENDING", limit=1, load_input=False, load_output=False)
+        if not rows:
+            return ""
+        state = progress.read(self._model_dir, rows[0].workflow_id)
+        return f"{rows[0].workflow_id}: {progress.in_words(state)}" if state else rows[0].workflow_id
 
     def forget(self, days: float) -> int:
         """Delete what is known of jobs that ended so many days ago, FORGOTTEN_AT_ONCE at most; of how many.
@@ -378,7 +388,7 @@ class _ending:
         job = Progress(self._model_dir, self.job_id)
         job.note(**{name: value for name, value in self.result.items() if name != "message"})
         job.finish(self.result.get("message"))
-        logger.info("job %s: %s", self.job_id, json.dumps(self.result))
+        logger.info("job %s: %s", self.job_id, self.result.get("message") or json.dumps(self.result))
 
     def _fail(self, error: Exception) -> None:
         line = one_line(error)

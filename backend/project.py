@@ -21,6 +21,7 @@ from backend.annotations import instances_of, training_annotation
 from backend.connection import ProjectError, base_url, call
 from backend.label_config import parse_label_config
 from backend.regions import RLE, to_regions
+from backend.settings import read_extra_params
 from backend.shown import Shown
 from backend.versions import project_key
 from tsp_model.data import some
@@ -185,8 +186,7 @@ class LabelStudioProject:
 
     def extra_params(self) -> dict[str, Any]:
         """The connection's extra_params: settings for this project only."""
-        given = self.connection().get("extra_params") or {}
-        return json.loads(given) if isinstance(given, str) else given
+        return read_extra_params(self.connection().get("extra_params"))
 
     def switch(self, version: str) -> None:
         """From now on `version` orders the tasks: the connection takes it as title, the project follows.

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -114,6 +115,11 @@ class ServiceSettings:
     brush_codec: str
     preset: str
     method: Settings
+
+    @property
+    def network(self) -> str:
+        """What trains where a project does not say otherwise, for people."""
+        return f"{self.method.backbone} at {self.method.image_size} pixels for {self.method.epochs} epochs"
 
     @property
     def database_url(self) -> str:
@@ -231,7 +237,7 @@ def address(name: str, value: str) -> str:
 def starting(part: str = "", environ: Mapping[str, str] | None = None) -> str:
     """How people start the backend, or a part of it, for a remedy: with another preset it trains another network."""
     preset = (os.environ if environ is None else environ).get("TSP_PRESET")
-    command = " ".join(filter(None, [f"TSP_PRESET={preset}" if preset else "", "python -m backend", part]))
+    command = " ".join(filter(None, [f"TSP_PRESET={preset}" if preset else "", f"{sys.executable} -m backend", part]))
     variables = "the other variables as before" if preset else "the variables as before, such as TSP_PRESET"
     return f"`{command}`, with {variables}"
 
@@ -248,6 +254,25 @@ def brush_codec(environ: Mapping[str, str] | None = None) -> str:
     return name
 
 
+def read_extra_params(given: Any) -> dict[str, Any]:
+    """A connection's extra_params as Label Studio hands them over: an object where a program set them, its text where
+    somebody filled in the form, "" where it was left empty.
+
+    Raises SettingsError for anything else.
+    """
+    if isinstance(given, str):
+        try:
+            given = json.loads(given) if given.strip() else {}
+        except ValueError:
+            raise SettingsError(
+                f'extra_params={given[:60]!r} is no JSON object; write it as {{"preset": "tiny"}}.'
+            ) from None
+    given = given or {}
+    if not isinstance(given, Mapping):
+        raise SettingsError(f"extra_params must be a JSON object, not {type(given).__name__}.")
+    return dict(given)
+
+
 def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None) -> ProjectSettings:
     """`service` with one project's extra_params on top.
 
@@ -259,9 +284,7 @@ def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None
     Raises:
         SettingsError: one line that names the unknown key or the value that cannot be used.
     """
-    if extra_params is not None and not isinstance(extra_params, Mapping):
-        raise SettingsError(f"extra_params must be a JSON object, not {type(extra_params).__name__}.")
-    given = dict(extra_params or {})
+    given = read_extra_params(extra_params)
     unknown = sorted(set(given) - set(PROJECT_KEYS) - set(FIELD_NAMES))
     if unknown:
         remedy = meant(unknown, (*PROJECT_KEYS, *FIELD_NAMES))
@@ -342,9 +365,9 @@ def _hosts(value: str) -> tuple[str, ...]:
     return hosts
 
 
-def remember_extra_params(model_dir: Path, key: str, extra_params: Mapping[str, Any] | None) -> None:
+def remember_extra_params(model_dir: Path, key: str, extra_params: Any) -> None:
     """Keep what Label Studio's /setup sent for project `key`, for requests that do not carry it."""
-    path, given = _extra_params_file(model_dir, key), dict(extra_params or {})
+    path, given = _extra_params_file(model_dir, key), read_extra_params(extra_params)
     # Written if it says nothing, too: by its folder the worker knows of a project.
     if _kept_extra_params(path) != given:
         write_json(path, given)

@@ -210,7 +210,9 @@ class Versions:
         """Finish pruning. The card first: without it the version is no complete one any more."""
         (folder / "card.json").unlink(missing_ok=True)
         for entry in folder.iterdir():
-            if entry.name != PRUNED:
+            if entry.is_dir():  # TensorBoard's
+                shutil.rmtree(entry)
+            elif entry.name != PRUNED:
                 entry.unlink()
 
     def _card_of(self, version: str) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from backend.connection import https_trouble
 from backend.settings import starting
 from tsp_model.errors import ExplainedError
 
-BACKEND_URL = "http://127.0.0.1:9090"  # where `python -m backend` listens by default
+BACKEND_URL = os.environ.get("BACKEND_URL") or "http://127.0.0.1:9090"  # where the backend listens by default
 POLL_SECONDS = 0.5
 COUNTED = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 PATIENCE_SECONDS = 60.0

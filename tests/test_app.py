@@ -203,7 +203,7 @@ def test_a_job_that_nobody_runs_says_so_and_what_starts_the_worker(make, jobs, t
     jobs.states["a"] = {"job_id": "a", "status": "QUEUED", "job_status": "queued"}
     client = make()
     waits = client.get("/job_status?job_id=a").get_json()["waits"]
-    assert "the worker does not run; start it with" in waits and "python -m backend worker" in waits
+    assert "the worker does not run; start it with" in waits and "-m backend worker" in waits
     with worker_lock.hold(tmp_path):
         assert "waits" not in client.get("/job_status?job_id=a").get_json()
 

@@ -154,7 +154,7 @@ def test_a_backend_that_asks_for_a_password(run, label_studio, tmp_path, monkeyp
 
 def test_no_backend(run, label_studio):
     before = projects(label_studio)
-    refused(run(*SMALL, "--backend-url", f"http://127.0.0.1:{free_port()}"), "no backend answers", "python -m backend")
+    refused(run(*SMALL, "--backend-url", f"http://127.0.0.1:{free_port()}"), "no backend answers", "-m backend")
     assert projects(label_studio) == before
 
 

@@ -336,7 +336,7 @@ def test_nobody_where_label_studio_or_the_backend_should_be_and_a_wrong_token(pa
     (line,) = patient.wrong()
     assert "refuses the token" in line
     patient.place = Place(place.url, place.api_key, nowhere, place.model_dir)
-    assert re.search(r"no backend answers at .*python -m backend", patient.wrong()[0])
+    assert re.search(r"no backend answers at .*-m backend", patient.wrong()[0])
     patient.place = Place(place.url, place.api_key, place.url, place.model_dir)
     assert "is no TSP backend" in patient.wrong()[0]
     patient.place = place
@@ -358,7 +358,7 @@ def test_a_worker_that_is_gone(patient: Patient, label_studio: LabelStudioServer
         os.kill(int(worker["Pid"]), signal.SIGKILL)
         try:
             (line,) = until(wrong, "the finding")
-            assert "worker does not run" in line and "python -m backend worker" in line
+            assert "worker does not run" in line and "-m backend worker" in line
         finally:
             os.kill(int(supervisor["Pid"]), signal.SIGCONT)
 

@@ -14,6 +14,7 @@ from label_studio_sdk import LabelStudio
 
 from backend.connection import ProjectError, call
 from backend.project import LabelStudioProject
+from backend.settings import remembered_extra_params
 from backend.snapshot import Snapshot
 from scripts.backend_process import BackendProcess
 from scripts.label_studio import LabelStudioServer
@@ -388,6 +389,17 @@ def test_a_webhook_that_cannot_be_understood_is_one_line(backend: BackendProcess
     answer = requests.post(f"{backend.url}/webhook", data=body, timeout=30)
     assert answer.status_code == 400
     assert answer.json()["error"] and "\n" not in answer.json()["error"]
+
+
+def test_extra_params_as_the_form_of_label_studio_sends_them(client: LabelStudio, backend: BackendProcess) -> None:
+    """Text, an empty one where nothing was filled in."""
+    project = new_project(client)
+    row = connect_backend(project, backend.url, extra_params="")
+    assert row["state"] == "CO" and project.extra_params() == {}
+    project.change_connection(row, extra_params='{"show_area": 20}')
+    assert project.extra_params() == remembered_extra_params(backend.model_dir, project.key) == {"show_area": 20}
+    with pytest.raises(ProjectError, match="is no JSON object"):
+        project.change_connection(row, extra_params="show_area=20")
 
 
 def test_misspelt_extra_params_are_refused_with_the_name(client: LabelStudio, backend: BackendProcess) -> None:

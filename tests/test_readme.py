@@ -39,7 +39,6 @@ ALONE = {
     "scripts/setup.sh": "",
     "scripts/test.sh": "--collect-only -qq",
     "scripts/test.sh -k scores": "--collect-only -qq",
-    "pip install -r requirements.txt": "--dry-run --no-deps",
     ".venv/bin/python -m backend --help": "",
     f"{SPEED} --only opening --repeats 3 --threads 1": "--smoke --repeats 1 --out runs/speed.json",
     f"{SPEED} --threads 2": "--smoke --only codec --out runs/speed.json",
@@ -72,7 +71,7 @@ Run = Callable[..., str]
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """Runs a command in the repository's folder, what it writes in a temporary one; what it printed."""
-    ours = {"runs/": f"{tmp_path}/", "--out labels": f"--out {tmp_path}/labels", "pip ": ".venv/bin/pip "}
+    ours = {"runs/": f"{tmp_path}/", "--out labels": f"--out {tmp_path}/labels"}
 
     def done(command: str, added: str = "", **replaced: str) -> str:
         command = f"{command} {added}"

@@ -114,7 +114,7 @@ def test_if_one_part_dies_the_other_is_stopped_and_it_is_said(service: Service, 
     os.kill(children[part], signal.SIGKILL)
     assert service.process.wait(30) == 1
     assert f"the {part} process ended by signal 9 (Killed), perhaps because memory ran out" in service.log
-    assert "start again with `TSP_PRESET=tiny python -m backend`" in service.log
+    assert f"start again with `TSP_PRESET=tiny {sys.executable} -m backend`" in service.log
     service.until(lambda: gone(children) and service.call("/health") is None, "the end of the other part")
 
 
@@ -137,7 +137,7 @@ def test_who_waits_for_a_job_hears_that_the_worker_is_gone_and_what_starts_it(
     thread.start()
     told = ""
     while (
-        "a training waits: the worker does not run; start it with `TSP_PRESET=tiny python -m backend worker`"
+        f"a training waits: the worker does not run; start it with `TSP_PRESET=tiny {sys.executable} -m backend worker`"
         not in told
     ):
         assert thread.is_alive()
@@ -145,7 +145,7 @@ def test_who_waits_for_a_job_hears_that_the_worker_is_gone_and_what_starts_it(
         time.sleep(0.1)
     service.process.send_signal(signal.SIGCONT)
     thread.join(30)
-    assert "no backend answers" in ends[0] and "python -m backend`" in ends[0]
+    assert "no backend answers" in ends[0] and f"{sys.executable} -m backend`" in ends[0]
 
 
 def test_nothing_outlives_a_killed_supervisor(service: Service) -> None:

@@ -94,8 +94,13 @@ def test_what_is_no_address_is_said_with_one_that_was_meant(given, meant):
 
 
 def test_how_to_start_keeps_the_preset():
-    assert settings.starting("worker", {"TSP_PRESET": "tiny"}).startswith("`TSP_PRESET=tiny python -m backend worker`")
-    assert settings.starting(environ={}) == "`python -m backend`, with the variables as before, such as TSP_PRESET"
+    assert settings.starting("worker", {"TSP_PRESET": "tiny"}).startswith(
+        f"`TSP_PRESET=tiny {sys.executable} -m backend worker`"
+    )
+    assert (
+        settings.starting(environ={})
+        == f"`{sys.executable} -m backend`, with the variables as before, such as TSP_PRESET"
+    )
 
 
 def test_the_brush_codec_is_known_to_scripts_too():
@@ -117,9 +122,20 @@ def test_a_project_overrides_what_the_environment_says():
     assert settings.for_project(service, {"preset": "tiny", "epochs": 2}).method.backbone == "tiny"
 
 
+@pytest.mark.parametrize("given", [None, "", " ", {}, "{}"])
+def test_extra_params_that_say_nothing(given):
+    assert settings.for_project(settings.load({}), given) == settings.for_project(settings.load({}), {})
+
+
+def test_extra_params_come_as_text_from_the_form():
+    assert settings.for_project(settings.load({}), '{"train_after": 3}').train_after == 3
+
+
 @pytest.mark.parametrize(
     ("extra_params", "named"),
     [
+        ("preset=tiny", "no JSON object"),
+        ("[1]", "list"),
         ({"epoch": 3}, "epoch"),
         ({"train_after": "soon"}, "train_after"),
         ({"train_after": True}, "train_after"),
