@@ -127,7 +127,8 @@ def _backend(health: dict[str, Any], place: Place) -> Iterator[Finding]:
         yield _disk(health["free_bytes"], "the backend's MODEL_DIR")
     if "device" in health:
         yield _device(health["device"])
-    yield Finding(f"projects train {health['network']}, unless their extra_params say otherwise")
+    if "network" in health:
+        yield Finding(f"projects train {health['network']}, unless their extra_params say otherwise")
 
 
 def _backend_to_label_studio(health: dict[str, Any]) -> Iterator[Finding]:

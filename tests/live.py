@@ -79,9 +79,9 @@ def predictions_of(project: LabelStudioProject, task_id: int) -> list[dict[str, 
     return call(project.client, "GET", "api/predictions/", params={"task": task_id})
 
 
-def until(condition: Callable[[], Any], what: str) -> Any:
-    """What `condition` answers once it is true."""
-    deadline = time.monotonic() + LIMIT_SECONDS
+def until(condition: Callable[[], Any], what: str, seconds: float = LIMIT_SECONDS) -> Any:
+    """What `condition` answers once it is true, which it has to be in time."""
+    deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"waited for {what}"
         time.sleep(0.1)

@@ -56,7 +56,8 @@ def ask(
 
     def run(module: object, *arguments: str) -> str:
         where = ["--url", label_studio.url, "--api-key", label_studio.api_key, "--backend-url", loop.backend.url]
-        place = [*where, "--model-dir", str(loop.backend.model_dir), "--project", str(loop.project.project_id)]
+        monkeypatch.setenv("MODEL_DIR", str(loop.backend.model_dir))
+        place = [*where, "--project", str(loop.project.project_id)]
         monkeypatch.setattr(sys, "argv", [module.__name__, *place, *arguments])
         try:
             command_line.run("asked", module.main)

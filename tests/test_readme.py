@@ -138,7 +138,7 @@ def test_a_grid_its_report_and_its_estimates(run: Run, tmp_path: Path) -> None:
 def test_the_demo_stays_up_until_ctrl_c(tmp_path: Path) -> None:
     log = tmp_path / "demo.log"
     with started(f"{DEMO} --smoke --folder {tmp_path / 'demo'}", log) as demo:
-        until(lambda: "Ctrl-C ends the demo" in log.read_text() or not demo.alive, "the demo's table")
+        until(lambda: "Ctrl-C ends the demo" in log.read_text() or not demo.alive, "the demo's table", 600)
         (address,) = set(re.findall(r"Label Studio: (\S+)", log.read_text()))
         assert answers(f"{address}/health")
         os.killpg(demo.group, signal.SIGINT)
@@ -193,6 +193,7 @@ def answers(address: str) -> bool:
 def started(command: str, log: Path) -> Iterator[Child]:
     """A command that runs on, in the repository's folder, ended with what it started."""
     bash = shutil.which("bash")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests in the background has it ignored
     child = Child([bash, "-c", f"cd {REPOSITORY} && exec env {command}"], dict(os.environ), log)
     try:
         yield child
