@@ -123,13 +123,14 @@ def test_the_command_takes_label_studio_from_the_environment(tmp_path: Path, mon
         monkeypatch.setattr(sys, "argv", command + more)
         benchmark.main()
     assert asked == [
-        (tmp_path / "small.toml", Path("runs/small"), None),
+        (tmp_path / "small.toml", Path("runs/small"), None, False),
         (
             tmp_path / "small.toml",
             Path("runs/small-label-studio"),
             Place("http://there", "key", "http://127.0.0.1:9090", "models-there"),
+            False,
         ),
-        (tmp_path / "small.toml", Path("o"), Place("http://there", "key", "http://b", "models-there")),
+        (tmp_path / "small.toml", Path("o"), Place("http://there", "key", "http://b", "models-there"), False),
     ]
 
 

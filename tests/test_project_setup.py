@@ -46,4 +46,4 @@ def test_a_guarded_backend_is_connected_with_the_password_of_the_environment(
     monkeypatch.setenv("BASIC_AUTH_PASS", "open sesame")
     project = LabelStudioProject(client, create_project(client, "a guarded one", ["disc"], plan))
     assert project.connection()["auth_method"] == "BASIC_AUTH"
-    assert project.extra_params() == {"epochs": 1, "train_after": 0, "clusters": 0, "keep_aside": 0}
+    assert project.extra_params() == {"epochs": 1, "train_after": 0, "clusters": 0, "push_top": 0, "keep_aside": 0}
