@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _say(reason, 1)
     if options.part == "all":
         _mend_jobs(service)  # alone, the other part may have them open
+        _say(f"projects train {service.network}, unless their extra_params say otherwise.", 0)
         return Supervisor(environ).run()
     if service.keep_memory:
         memory.keep()  # before there is a second thread, which would have a place of its own to allocate from
@@ -124,7 +125,6 @@ class Supervisor:
         """Until a signal (0) or until a child ends (1)."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        _say(f"projects train {settings.load(self._environ).network}, unless their extra_params say otherwise.", 0)
         for part in ("web", "worker"):
             command = [sys.executable, "-m", "backend", part, "--with-parent"]
             self._children[part] = subprocess.Popen(command, env=self._environ)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tsp_model.errors import ExplainedError
-from tsp_model.files import write_json, write_text
+from tsp_model.files import read_json, write_json, write_text
 
 # What /setup answers before the first training; no prediction ever has this version.
 UNTRAINED = "untrained"
@@ -179,7 +179,7 @@ class Versions:
 
     def order(self) -> dict[str, Any] | None:
         """What `order_file` holds; None where nothing was found yet, or the file is damaged."""
-        return _read(self.order_file)
+        return read_json(self.order_file)
 
     @property
     def left_out_file(self) -> Path:
@@ -188,7 +188,7 @@ class Versions:
 
     def left_out(self) -> dict[str, str]:
         """What `left_out_file` holds; nothing where no job read images yet, or the file is damaged."""
-        return _read(self.left_out_file) or {}
+        return read_json(self.left_out_file) or {}
 
     def remove_incomplete(self) -> list[str]:
         """Delete what dead trainings left; only the project's running job may call this.
@@ -226,13 +226,6 @@ class Versions:
     def _names(self) -> Iterator[str]:
         if self._folder.is_dir():
             yield from (entry.name for entry in self._folder.iterdir() if _VERSION.fullmatch(entry.name))
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
 
 
 def _number(version: str) -> int:

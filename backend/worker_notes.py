@@ -7,12 +7,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
-from tsp_model.files import write_json
+from tsp_model.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +33,7 @@ def forget(model_dir: Path) -> None:
 
 def noted(model_dir: Path) -> dict[str, Any]:
     """What was noted since the worker's start; nothing where the file is not there, or damaged."""
-    try:
-        return json.loads(_file(model_dir).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
+    return read_json(_file(model_dir)) or {}
 
 
 def _file(model_dir: Path) -> Path:

@@ -18,6 +18,7 @@ from scripts.processes import ServerError
 if TYPE_CHECKING:
     from scripts.label_studio import LabelStudioServer
 
+NO_BROWSER = "no browser: install Chromium (Debian, Ubuntu: apt-get install chromium)"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LIMIT_MILLISECONDS = 60_000
 LOOK_MILLISECONDS = 50
@@ -33,7 +34,7 @@ def signed_in(server: LabelStudioServer, width: int = 1440, height: int = 1200) 
     """A page of that many pixels whose user is the server's. ServerError where no browser is installed."""
     command = browser()
     if command is None:
-        raise ServerError("no browser: install Chromium (Debian, Ubuntu: apt-get install chromium)")
+        raise ServerError(NO_BROWSER)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=command)
         page = chromium.new_page(base_url=server.url, viewport={"width": width, "height": height})

@@ -22,7 +22,7 @@ from playwright.sync_api import Page, expect
 from backend.regions import to_instances
 from backend.task_order import VIEW
 from scripts.backend_process import BackendProcess
-from scripts.browser import LIMIT_MILLISECONDS, browser, seen_once, signed_in
+from scripts.browser import LIMIT_MILLISECONDS, NO_BROWSER, browser, seen_once, signed_in
 from scripts.connect import connect_project
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port
@@ -45,7 +45,7 @@ Shoot = Callable[[str], None]
 def page(label_studio: LabelStudioServer) -> Iterator[Page]:
     """A browser's page, signed in on the server; skips where there is no browser."""
     if browser() is None:
-        pytest.skip("no browser: install Chromium (Debian, Ubuntu: apt-get install chromium)")
+        pytest.skip(NO_BROWSER)
     with signed_in(label_studio) as opened:
         expect.set_options(timeout=LIMIT_MILLISECONDS)
         yield opened

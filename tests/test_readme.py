@@ -15,7 +15,7 @@ import pytest
 import requests
 from label_studio_sdk import LabelStudio
 
-from scripts.browser import browser
+from scripts.browser import NO_BROWSER, browser
 from scripts.label_studio import LabelStudioServer, binary, empty_database
 from scripts.processes import Child, free_port
 from tests.conftest import REPOSITORY
@@ -125,7 +125,7 @@ def test_no_command_is_left_out() -> None:
 )
 def test_it_runs_alone(run: Run, command: str, added: str) -> None:
     if "opening" in command and browser() is None:
-        pytest.skip("no browser: install Chromium (Debian, Ubuntu: apt-get install chromium)")
+        pytest.skip(NO_BROWSER)
     run(command, added)
 
 

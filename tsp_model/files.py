@@ -41,6 +41,14 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """What `write_json` left at `path`; None where nothing is there, or the file is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
 def write_text(path: Path, text: str) -> None:
     """`text` in UTF-8 at `path`, atomically."""
 
