@@ -131,7 +131,7 @@ def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
         found = {key: Versions(service.model_dir, key).order() for key in project_keys(service.model_dir)}
         ordering = {key: order for key, order in found.items() if order is not None}
         told = {"status": "UP", "model_class": "TSPBackend", "worker": "does not run", "ordering": ordering}
-        told["network"] = service.network
+        told |= {"network": service.network, "label_studio_url": service.label_studio_url}
         if worker_lock.held(service.model_dir):
             told |= {"worker": "runs"} | worker_notes.noted(service.model_dir)
         if service.model_dir.is_dir():
@@ -219,6 +219,14 @@ def _add_job_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
             return jsonify({"status": "ignored", "reason": outcome.reason}), 200
         # `job` is the name under which Label Studio looks for it.
         return jsonify({"status": "ok", "job": outcome.job_id, "job_id": outcome.job_id}), 201
+
+    @app.route("/cancel", methods=["POST"])
+    def cancel() -> tuple[Response, int]:
+        project = _text(_body(), "project")
+        cancelled = jobs.cancel(project)
+        if not cancelled:
+            raise BadRequest(f"project {project.split('.')[0]} has no training or ranking to cancel.")
+        return jsonify({"job_ids": cancelled}), 202
 
     @app.route("/job_status", methods=["GET", "POST"])
     def job_status() -> tuple[Response, int]:

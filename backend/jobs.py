@@ -113,7 +113,7 @@ class Jobs:
 
         project: its key or, as people know it, its bare id.
         """
-        newest = _newest(self._connected(), f"{kind}-{project}-" if "." in project else f"{kind}-{project}.")
+        newest = _newest(self._connected(), _prefix(kind, project))
         return newest.workflow_id if newest else None
 
     def stranded(self) -> set[str]:
@@ -144,6 +144,21 @@ class Jobs:
         state = progress.read(self._model_dir, rows[0].workflow_id)
         return f"{rows[0].workflow_id}: {progress.in_words(state)}" if state else rows[0].workflow_id
 
+    def cancel(self, project: str) -> list[str]:
+        """Stop what was asked for a project and has not ended, at its next report; the ids of these jobs.
+
+        project: its key, or its bare id. What the backend does by itself (check, score, connect) it would do again.
+        """
+        find = partial(self._connected().list_workflows, status=["ENQUEUED", "PENDING"])
+        rows = [
+            row
+            for kind in ("train", "rank", "activate")
+            for row in find(workflow_id_prefix=_prefix(kind, project), load_input=False, load_output=False)
+        ]
+        for row in rows:
+            progress.cancel(self._model_dir, row.workflow_id)
+        return [row.workflow_id for row in rows]
+
     def forget(self, days: float) -> int:
         """Delete what is known of jobs that ended so many days ago, FORGOTTEN_AT_ONCE at most; of how many.
 
@@ -157,9 +172,7 @@ class Jobs:
         ended = {row.workflow_id for row in rows}
         ended -= {self.last(kind, key) for kind, key in {tuple(job.split("-")[:2]) for job in ended}}
         for job in ended:  # the file first: a new job of this number would take it for its own
-            path = progress.job_file(self._model_dir, job)
-            if path is not None:
-                path.unlink(missing_ok=True)
+            progress.forget(self._model_dir, job)
         client.delete_workflows(list(ended))
         return len(ended)
 
@@ -189,8 +202,11 @@ class Jobs:
             return self._client
 
     def _waits(self, row: Any) -> bool:
-        """A job that goes on after a crash is queued again but has read its annotations: it does not wait."""
-        return row.status == "ENQUEUED" and progress.read(self._model_dir, row.workflow_id) is None
+        """A job that goes on after a crash is queued again but has read its annotations: it does not wait. Nor does one
+        that will only see that it was cancelled."""
+        if row.status != "ENQUEUED" or progress.cancelled(self._model_dir, row.workflow_id):
+            return False
+        return progress.read(self._model_dir, row.workflow_id) is None
 
     @staticmethod
     def _told_by_database(row: Any, state: dict[str, Any] | None) -> dict[str, Any]:
@@ -201,6 +217,11 @@ class Jobs:
         if status == "ERROR":
             told["error"] = one_line(row.error) if row.error else f"The worker gave the job up ({row.status})."
         return told
+
+
+def _prefix(kind: str, project: str) -> str:
+    """Of the ids of a project's jobs. project: its key, or its bare id."""
+    return f"{kind}-{project}-" if "." in project else f"{kind}-{project}."
 
 
 def _newest(client: DBOSClient, prefix: str) -> Any:
@@ -251,6 +272,7 @@ def _step(dbos: Any, steps: Steps, model_dir: Path, name: str, patience: float) 
         job = Progress(model_dir, job_id)
 
         def say(state: RetryCallState) -> None:
+            job.check()
             line = one_line(state.outcome.exception())
             with suppress(OSError):  # which may be what it waits for
                 job.note(waits=line)

@@ -29,6 +29,10 @@ _LOG_EVERY = 10.0  # seconds
 _OF_A_PHASE = ("done", "total", "epoch", "epochs", "loss", "eta_seconds")
 
 
+class JobCancelled(ExplainedError, RuntimeError):
+    """Somebody stopped the job."""
+
+
 def job_file(model_dir: Path, job_id: str) -> Path | None:
     """Where the progress of `job_id` is kept; None for a text that is no job id (it would become a path)."""
     return Path(model_dir) / "jobs" / f"{job_id}.json" if _JOB_ID.fullmatch(job_id) else None
@@ -40,6 +44,33 @@ def read(model_dir: Path, job_id: str) -> dict[str, Any] | None:
     if path is None or not path.is_file():
         return None
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def cancel(model_dir: Path, job_id: str) -> None:
+    """Let a job end at its next report, with JobCancelled; also one that waits, or goes on after a crash."""
+    path = job_file(model_dir, job_id)
+    if path is None:
+        raise ValueError(f"{job_id!r} is no job id.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _mark(path).touch()
+
+
+def cancelled(model_dir: Path, job_id: str) -> bool:
+    """Whether somebody stopped the job."""
+    path = job_file(model_dir, job_id)
+    return path is not None and _mark(path).exists()
+
+
+def forget(model_dir: Path, job_id: str) -> None:
+    """Remove what is kept of a job that ended."""
+    path = job_file(model_dir, job_id)
+    if path is not None:
+        path.unlink(missing_ok=True)
+        _mark(path).unlink(missing_ok=True)
+
+
+def _mark(path: Path) -> Path:
+    return path.with_suffix(".cancelled")
 
 
 def one_line(error: BaseException) -> str:
@@ -91,7 +122,8 @@ class Progress:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Name the phase and count its seconds."""
+        """Name the phase and count its seconds. Raises JobCancelled."""
+        self.check()
         began = time.monotonic()
         self._state |= dict.fromkeys(_OF_A_PHASE) | {"phase": name, "done": 0}
         self._write()
@@ -103,10 +135,17 @@ class Progress:
             seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - began, 3)
             self._write()
 
+    def check(self) -> None:
+        """Raise JobCancelled if somebody stopped the job."""
+        if _mark(self._path).exists():
+            raise JobCancelled("it was cancelled.")
+
     def update(self, values: dict[str, Any]) -> None:
-        """What the model's own code reports: done, total, and where it knows them epoch, epochs, loss, eta_seconds."""
+        """What the model's own code reports: done, total, and where it knows them epoch, epochs, loss, eta_seconds.
+        Raises JobCancelled."""
         self._state |= {name: values[name] for name in _OF_A_PHASE if name in values}
         if time.monotonic() - self._written >= _WRITE_EVERY:
+            self.check()
             self._write()
         if time.monotonic() - self._logged >= _LOG_EVERY:
             self._log()

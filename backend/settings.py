@@ -71,6 +71,9 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("TSP_KEEP_JOBS", "30", "days for which /job_status knows of a job that ended, of the last one for ever"),
     Variable("TSP_SHOW_THRESHOLD", "0.3", "class score above which an instance is shown to annotators"),
     Variable("TSP_SHOW_AREA", "0", "pixels of the image that a mask needs to be shown to annotators"),
+    Variable(
+        "TSP_SHOW_OVERLAP", "0.5", "share of a mask that a surer one of its label may cover for it to be shown; 1: all"
+    ),
     Variable("TSP_PUSH_TOP", "0", "of the pool, so many least sure tasks get their prediction in Label Studio; 0: all"),
     Variable("TSP_CLUSTERS", "0", "groups of like images that next task goes round; 0: the lowest score comes first"),
     Variable("TSP_IMAGE_HOSTS", "", "hosts of images besides Label Studio, by comma; * in a name: any public host"),
@@ -83,7 +86,9 @@ VARIABLES: tuple[Variable, ...] = (
 BRUSH_CODECS = ("fast", "sdk")
 
 # Settings of the service that a project may override through its connection's extra_params.
-PROJECT_KEYS = ("train_after", "keep_aside", "show_threshold", "show_area", "push_top", "clusters", "preset")
+PROJECT_KEYS = (
+    "train_after", "keep_aside", "show_threshold", "show_area", "show_overlap", "push_top", "clusters", "preset"
+)  # fmt: skip
 MOST_CLUSTERS = 1000
 
 
@@ -202,6 +207,7 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
         shown=Shown(
             threshold=_number("TSP_SHOW_THRESHOLD", text["TSP_SHOW_THRESHOLD"], float, 0, 1),
             area=_number("TSP_SHOW_AREA", text["TSP_SHOW_AREA"], float, 0, MOST_MEGAPIXELS * 1e6),
+            overlap=_number("TSP_SHOW_OVERLAP", text["TSP_SHOW_OVERLAP"], float, 0, 1),
         ),
         push_top=_number("TSP_PUSH_TOP", text["TSP_PUSH_TOP"], int, 0, 10**9),
         clusters=_number("TSP_CLUSTERS", text["TSP_CLUSTERS"], int, 0, MOST_CLUSTERS),
@@ -279,8 +285,8 @@ def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None
     Args:
         service: the environment's settings.
         extra_params: lower-case names: every field of tsp_model's Settings, train_after, keep_aside, show_threshold,
-            show_area, push_top, clusters, preset. A preset named here replaces the environment's preset and its
-            TSP_<FIELD>s.
+            show_area, show_overlap, push_top, clusters, preset. A preset named here replaces the environment's preset
+            and its TSP_<FIELD>s.
     Raises:
         SettingsError: one line that names the unknown key or the value that cannot be used.
     """
@@ -293,6 +299,7 @@ def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None
     keep_aside = given.pop("keep_aside", service.keep_aside)
     show_threshold = given.pop("show_threshold", service.shown.threshold)
     show_area = given.pop("show_area", service.shown.area)
+    show_overlap = given.pop("show_overlap", service.shown.overlap)
     push_top = given.pop("push_top", service.push_top)
     clusters = given.pop("clusters", service.clusters)
     preset = given.pop("preset", None)
@@ -307,6 +314,7 @@ def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None
         shown=Shown(
             threshold=_number("show_threshold", show_threshold, float, 0, 1),
             area=_number("show_area", show_area, float, 0, MOST_MEGAPIXELS * 1e6),
+            overlap=_number("show_overlap", show_overlap, float, 0, 1),
         ),
         push_top=_number("push_top", push_top, int, 0, 10**9),
         clusters=_number("clusters", clusters, int, 0, MOST_CLUSTERS),

@@ -317,6 +317,9 @@ def main() -> None:
     if not lines:
         print("nothing to change")
     if not arguments.undo:
+        of_backend = service.health().get("label_studio_url", place.url)
+        if not same_address(of_backend, place.url):
+            print(f"the backend works for Label Studio at {of_backend}; if {place.url} is another, start it for that")
         address = f"{place.url}/projects/{project.project_id}"
         print(f"ready: label some tasks at {address}, then Settings > Model > Start Training")
 

@@ -298,7 +298,7 @@ def main() -> None:
         findings.append(finding)
     wrong = sum(bool(finding.remedy) for finding in findings)
     if wrong:
-        sys.exit(f"doctor: {wrong} of {len(findings)} are wrong")
+        sys.exit(f"doctor: {len(findings) - wrong} of {len(findings)} are well, {wrong} wrong")
     print(f"doctor: all {len(findings)} are well")
 
 

@@ -58,6 +58,10 @@ class Service:
         """Let `version` answer from now on; the id of the job that does so."""
         return self._ask("POST", "/versions", json={"project": project_key, "version": version})["job_id"]
 
+    def cancel(self, project_key: str) -> list[str]:
+        """Stop the project's training, and one that waits; the ids of their jobs. ServiceError where there is none."""
+        return self._ask("POST", "/cancel", json={"project": project_key})["job_ids"]
+
     def rank(self, project_key: str, strategy: str | None) -> str:
         """Rank the tasks by `strategy`, None: the active version's; the id of the job that does so."""
         return self._ask("POST", "/rank", json={"project": project_key, "strategy": strategy})["job_id"]
@@ -119,6 +123,8 @@ class Service:
             raise self._stranger()
         if response.status_code == 404 and allow_missing:
             return {}
+        if response.status_code == 400:  # a line for people
+            raise ServiceError(answer["error"])
         if not response.ok:
             raise ServiceError(f"the backend at {self.url} answered {response.status_code}: {answer['error']}")
         return answer

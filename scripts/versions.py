@@ -1,4 +1,4 @@
-"""A project's versions: list them, let another one answer, go back to the one before."""
+"""A project's versions: list them, let another one answer, go back to the one before, cancel a training that runs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def _row(name: str, found: dict[str, Any]) -> list[str]:
 def main() -> None:
     parser = parser_of("versions", __doc__, "back --project 4")
     add = parser.add_argument
-    add("action", nargs="?", default="list", choices=("list", "activate", "back"), help="default: %(default)s")
+    add(
+        "action", nargs="?", default="list", choices=("list", "activate", "back", "cancel"), help="default: %(default)s"
+    )
     add("version", nargs="?", help="that answers from now on, for activate")
     add_project_argument(parser)
     add_place_arguments(parser)
@@ -56,6 +58,9 @@ def main() -> None:
     key = place.project(arguments.project).key
     service = Service(place.backend_url)
     service.check()
+    if arguments.action == "cancel":
+        print(f"cancelled {', '.join(service.cancel(key))}")
+        return
     found = service.versions(key)
     if not found["versions"]:
         raise CommandError(f"project {arguments.project} has no version yet; label some tasks and start a training.")

@@ -33,6 +33,9 @@ class FakeJobs:
         self.requests.append((kind, key))
         return f"{kind}-{key}-00001"
 
+    def cancel(self, project: str) -> list[str]:
+        return [f"{kind}-{key}-00001" for kind, key in self.requests if key.startswith(f"{project.split('.')[0]}.")]
+
     def last(self, kind: str, project: str) -> str | None:
         return max((job for job in self.states if job.startswith(f"{kind}-{project}.")), default=None)
 
@@ -197,6 +200,15 @@ def test_job_status_both_ways_and_a_job_that_is_no_more(make, jobs):
     assert client.get("/job_status?job_id=b").status_code == 404
     assert client.post("/job_status", json={"job": "b"}).status_code == 410
     assert client.get("/job_status").status_code == 400
+
+
+def test_a_training_is_cancelled_where_there_is_one(make, jobs):
+    client = make()
+    refused = client.post("/cancel", json={"project": "4"})
+    assert (refused.status_code, refused.json["error"]) == (400, "project 4 has no training or ranking to cancel.")
+    jobs.request("train", KEY)
+    for project in ("4", KEY):
+        assert client.post("/cancel", json={"project": project}).json == {"job_ids": [f"train-{KEY}-00001"]}
 
 
 def test_a_job_that_nobody_runs_says_so_and_what_starts_the_worker(make, jobs, tmp_path):

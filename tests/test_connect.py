@@ -300,7 +300,8 @@ def test_a_backend_that_has_just_started_is_given_time(
 ) -> None:
     json_, answers, slow = {"Content-Type": "application/json"}, silent_backend.pages["/setup"], [True]
     silent_backend.pages["/versions?project=" + project.key] = (200, json_, b'{"active": null}')
-    silent_backend.pages["/health"] = (200, json_, b'{"model_class": "TSPBackend"}')
+    told = b'{"model_class": "TSPBackend", "label_studio_url": "http://another.example:8080"}'
+    silent_backend.pages["/health"] = (200, json_, told)
 
     def setup(request: Any) -> Any:
         if slow and slow[-1]:
@@ -310,7 +311,9 @@ def test_a_backend_that_has_just_started_is_given_time(
         return answers(request)
 
     silent_backend.pages["/setup"] = setup
-    assert command("--backend-url", silent_backend.url)[-1].startswith("ready: ")
+    *_, whose, ready = command("--backend-url", silent_backend.url)
+    assert whose.startswith("the backend works for Label Studio at http://another.example:8080; if ")
+    assert ready.startswith("ready: ")
     command("--undo", "--backend-url", silent_backend.url)
     slow += [True] * 10
     with pytest.raises(SystemExit) as ended:

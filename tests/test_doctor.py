@@ -432,5 +432,5 @@ def test_the_command_ends_with_1_if_something_is_wrong(patient: Patient, capsys:
     patient.change(sampling="Sequential sampling")
     with pytest.raises(SystemExit) as ended:
         ask(patient, doctor)
-    assert re.fullmatch(r"doctor: 1 of \d+ are wrong", str(ended.value.code))
+    assert re.fullmatch(r"doctor: \d+ of \d+ are well, 1 wrong", str(ended.value.code))
     patient.connect()

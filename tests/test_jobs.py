@@ -33,11 +33,13 @@ from backend.stranded import Stranded
 folder = Path(sys.argv[1])
 
 class Steps:
-    def _do(self, name, key, *rest):
+    def _do(self, name, key, job=None):
         with (folder / "log").open("a") as log:
             log.write(f"{name} {key}\\n")
         while (folder / f"hold-{name}").exists():
             time.sleep(0.01)
+            if job is not None:
+                job.update({"done": 1})
         if (folder / f"fail-{name}").exists():
             raise ValueError(f"{name} cannot go on;\\n do something")
         if (folder / f"away-{name}").exists():
@@ -50,7 +52,7 @@ class Steps:
         return {"version": "tsp-0001-20260101T000000"}
     def train(self, key, version, job):
         job.update({"done": 1, "total": 2, "loss": 0.5, "eta_seconds": 3.0})
-        return self._do("train", key)
+        return self._do("train", key, job)
     def compare(self, key, version, job):
         return {"worse": (folder / "worse").exists(), "message": "it is worse.", **self._do("compare", key)}
     def score(self, key, version, job): return self._do("score", key)
@@ -170,6 +172,36 @@ def test_a_request_during_a_training_means_exactly_one_more(bench):
     assert bench.ended(first)["version"] == "tsp-0001-20260101T000000"
     assert set(bench.ended(second)["seconds"]) == set(TRAINING)
     assert bench.log() == [f"{step} {KEY}" for step in TRAINING] * 2
+
+
+def test_what_is_cancelled_ends_at_its_next_report_and_what_is_asked_for_then_runs(bench):
+    bench.hold("train")
+    bench.worker()
+    running = bench.jobs.request("train", KEY)
+    bench.until(lambda: "train " + KEY in bench.log(), "the training to start")
+    waiting, other = bench.jobs.request("train", KEY), bench.jobs.request("train", "41.1700000000")
+    assert bench.jobs.cancel("4") == [running, waiting]
+    after = bench.jobs.request("train", KEY)
+    assert after not in (running, waiting)
+    assert (bench.ended(running)["status"], bench.ended(running)["error"]) == ("ERROR", "it was cancelled.")
+    bench.release("train")
+    assert bench.ended(waiting)["error"] == "it was cancelled."
+    assert [bench.ended(job_id)["status"] for job_id in (after, other)] == ["SUCCESS"] * 2
+    assert bench.log().count("pull " + KEY) == 2 and bench.log().count("compare " + KEY) == 1
+    assert bench.jobs.cancel(KEY) == []
+
+
+def test_a_training_that_is_cancelled_while_no_worker_runs_does_not_go_on(bench):
+    bench.hold("train")
+    worker = bench.worker()
+    job_id = bench.jobs.request("train", KEY)
+    bench.until(lambda: "train " + KEY in bench.log(), "the training to start")
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    assert bench.jobs.cancel(KEY) == [job_id]
+    bench.worker()
+    assert bench.ended(job_id)["error"] == "it was cancelled."
+    assert bench.log() == ["pull " + KEY, "train " + KEY]
 
 
 def test_kill_9_in_a_training_repeats_only_the_step_that_died(bench):

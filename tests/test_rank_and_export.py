@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 
 from backend.connection import base_url, call
 from backend.task_order import UNCERTAINTY
-from scripts import command_line, doctor, export, rank_tasks
+from scripts import command_line, doctor, export, rank_tasks, versions
 from scripts.backend_process import BackendProcess
 from scripts.label_studio import LabelStudioServer
 from scripts.plan import Place
@@ -137,6 +138,7 @@ def test_a_strategy_that_the_version_s_network_cannot_serve_is_refused(
 ) -> None:
     before = loop.versions.active()
     assert why in ask(rank_tasks, "--strategy", strategy)
+    assert "has no training or ranking to cancel" in ask(versions, "cancel")
     assert loop.versions.active() == before and loop.setup() == before
 
 
@@ -157,6 +159,13 @@ def test_what_was_drawn_comes_out_as_it_was(loop: Loop, ask: Command, images: Im
         ] * len(drawn)
     labelled = {int(item.path.stem) for item in found.items}
     assert labelled >= {loop.tasks[0], loop.tasks[1], loop.tasks[3]} and not labelled & {loop.tasks[2], broken}
+    ask(export, "--out", str(tmp_path / "outlines"), "--polygons")
+    outlined = load_coco(tmp_path / "outlines")
+    for item, exact in zip(outlined.items, found.items, strict=True):
+        pairs = masks.iou([one.rle for one in item.instances], [one.rle for one in exact.instances])
+        assert all(pairs.diagonal() >= 0.95) and len(pairs) == len(exact.instances)
+    document = json.loads((tmp_path / "outlines" / "train.json").read_text())
+    assert all(isinstance(one["segmentation"], list) for one in document["annotations"])
     assert "is there already" in ask(export, "--out", str(tmp_path / "labels"))
     (tmp_path / "file").touch()
     for nowhere in (tmp_path / "file" / "labels", Path("/proc/there/labels")):
@@ -179,7 +188,8 @@ def test_an_export_without_the_backend_s_folder_makes_none(
 
 
 def test_pseudo_labels_are_marked(loop: Loop, ask: Command, tmp_path: Path) -> None:
-    ask(export, "--out", str(tmp_path / "labels"), "--pseudo")
+    told = ask(export, "--out", str(tmp_path / "labels"), "--pseudo")
+    assert re.search(r"instances above class score [\d.]+, box score [\d.]+, mask score [\d.]+\n", told)
     document = json.loads((tmp_path / "labels" / "train.json").read_text())
     marked = {one["id"] for one in document["images"] if one.get("pseudo")}
     drawn = {one["id"] for one in document["images"]} - marked

@@ -200,6 +200,24 @@ def test_small_masks_are_left_out_and_the_score_of_the_image_stays():
         assert Shown(area=area).of(made).image_score == made.image_score
 
 
+def test_of_several_masks_of_one_object_the_surest_is_shown():
+    whole, upper, other = (np.zeros((20, 20), dtype=np.uint8) for _ in range(3))
+    whole[:10], upper[:6], other[7:13] = 1, 1, 1  # half of the other lies in the whole, all of the upper one
+    made = prediction(np.stack([upper, whole, other, upper]), [1, 1, 1, 2], instance_scores=[0.3, 0.6, 0.5, 0.1])
+    shown = Shown(overlap=0.5).of(made)
+    assert shown.instance_scores == [0.6, 0.5, 0.1], "in the order of the prediction; another class is another object"
+    assert Shown(overlap=0.49).of(made).instance_scores == [0.6, 0.1]
+    assert Shown().of(made).instance_scores == made.instance_scores
+    assert shown.image_score == made.image_score
+
+
+def test_a_surer_part_does_not_hide_the_whole():
+    whole, part = (np.zeros((20, 20), dtype=np.uint8) for _ in range(2))
+    whole[:10], part[:4] = 1, 1
+    made = prediction(np.stack([whole, part]), [1, 1], instance_scores=[0.3, 0.6])
+    assert Shown(overlap=0.5).of(made).instance_scores == [0.3, 0.6]
+
+
 def region(mask, region_id="a", labels=("rea",), tag=BRUSH):
     made = to_region("rea", masks.encode(np.asarray(mask, dtype=np.uint8)[None])[0], tag, region_id)
     made["value"][made["type"]] = list(labels)

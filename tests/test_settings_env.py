@@ -111,13 +111,15 @@ def test_the_brush_codec_is_known_to_scripts_too():
 
 def test_a_project_overrides_what_the_environment_says():
     service = settings.load({"TSP_EPOCHS": "7", "TSP_TRAIN_AFTER": "20", "TSP_PUSH_TOP": "9", "TSP_CLUSTERS": "4"})
-    assert settings.for_project(service, None) == settings.ProjectSettings(20, 0.1, Shown(0.3), 9, 4, service.method)
+    assert settings.for_project(service, None) == settings.ProjectSettings(
+        20, 0.1, Shown(0.3, 0, 0.5), 9, 4, service.method
+    )
     assert settings.for_project(service, {"push_top": 0}).push_top == 0
     assert settings.for_project(service, {"clusters": 0}).clusters == 0
     project = settings.for_project(
         service, {"train_after": 0, "beta": 0.05, "epochs": "3", "show_threshold": 0.5, "show_area": 40}
     )
-    assert (project.train_after, project.shown) == (0, Shown(0.5, 40))
+    assert (project.train_after, project.shown) == (0, Shown(0.5, 40, 0.5))
     assert (project.method.beta, project.method.epochs) == (0.05, 3)
     assert settings.for_project(service, {"preset": "tiny", "epochs": 2}).method.backbone == "tiny"
 

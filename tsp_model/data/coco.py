@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -49,13 +49,18 @@ def load_coco(folder: Path | str, split: str = "train") -> ImageSet:
 
 
 def write_coco(
-    folder: Path | str, split: str, images: ImageSet, pseudo: Mapping[str, Sequence[float]] = MappingProxyType({})
+    folder: Path | str,
+    split: str,
+    images: ImageSet,
+    pseudo: Mapping[str, Sequence[float]] = MappingProxyType({}),
+    segmentation: Callable[[masks.RLE], Any] = dict,
 ) -> None:
     """Write a set as `load_coco` reads it: copies of the image files, and last of all the split's document.
 
     Args:
         pseudo: scores of the instances of images whose labels nobody drew, by key. These images and annotations have
             "pseudo": true, the annotations a "score".
+        segmentation: of a mask; as it is, or rings [[x, y, x, y, ...], ...].
     """
     folder = Path(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -68,7 +73,8 @@ def write_coco(
         records.append({"id": number, "file_name": item.key, "height": height, "width": width} | mark)
         scores = [{"score": score} for score in pseudo.get(item.key, ())] or [{}] * len(item.instances)
         for instance, score in zip(item.instances, scores, strict=True):
-            annotations.append(annotation(len(annotations) + 1, number, instance.label, instance.rle) | mark | score)
+            one = annotation(len(annotations) + 1, number, instance.label, instance.rle)
+            annotations.append(one | {"segmentation": segmentation(instance.rle)} | mark | score)
     categories = [{"id": label, "name": name} for label, name in enumerate(images.classes, start=1)]
     write_json(folder / f"{split}.json", {"images": records, "annotations": annotations, "categories": categories})
 

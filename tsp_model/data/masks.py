@@ -205,9 +205,20 @@ def union(rles: Sequence[RLE]) -> RLE:
 
 def iou(first: Sequence[RLE], second: Sequence[RLE]) -> np.ndarray:
     """Intersection over union of every pair, float64 [len(first), len(second)]."""
+    return _overlap(first, second, crowd=0)
+
+
+def covered(first: Sequence[RLE], second: Sequence[RLE]) -> np.ndarray:
+    """Which share of each first mask lies in each second one, float64 [len(first), len(second)]; NaN or 0 for an empty
+    mask."""
+    return _overlap(first, second, crowd=1)
+
+
+def _overlap(first: Sequence[RLE], second: Sequence[RLE], crowd: int) -> np.ndarray:
+    """crowd: COCO's, for which the union is the first mask alone."""
     if not len(first) or not len(second):
         return np.zeros((len(first), len(second)))
-    return np.asarray(codec.iou(list(first), list(second), [0] * len(second)))
+    return np.asarray(codec.iou(list(first), list(second), [crowd] * len(second)))
 
 
 def _checked(function: Any, rles: Sequence[RLE]) -> Any:
