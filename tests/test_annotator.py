@@ -130,6 +130,36 @@ def test_an_annotator_is_led_from_one_uncertain_task_to_the_next(
     ]
 
 
+def test_a_backend_is_connected_and_changed_by_hand(
+    page: Page, shoot: Shoot, client: LabelStudio, backend: BackendProcess, images: ImageSet
+) -> None:
+    project, _ = filled_project(client, images, "polygon")
+    page.goto(f"/projects/{project.project_id}/settings/ml")
+    page.get_by_text("Connect Model").last.click()
+    page.locator("input[name=title]").fill("TSP")
+    page.locator("input[name=url]").fill(backend.url)
+    params = page.locator("textarea[name=extra_params]")
+    params.fill('{"show_area": 20}')
+    page.get_by_text("Validate and Save").click()
+    expect(page.get_by_text("Connected", exact=True)).to_be_visible()
+    shoot("connected")
+    assert project.extra_params() == {"show_area": 20}
+
+    def change(value: str) -> None:
+        page.get_by_label("Machine learning model options").click()
+        page.get_by_text("Edit", exact=True).click()
+        params.fill(value)
+        page.get_by_text("Validate and Save").click()
+
+    change('{"show_areas": 20}')
+    expect(page.get_by_text("did you mean show_area?").first).to_be_visible()
+    shoot("refused")
+    page.reload()
+    change('{"show_area": 10}')
+    expect(params).not_to_be_visible()
+    assert project.extra_params() == {"show_area": 10}
+
+
 # Steps
 
 
