@@ -17,7 +17,8 @@ from types import FrameType
 from typing import NoReturn
 
 from backend import settings, worker_lock, worker_notes
-from backend.job_database import put_aside_if_damaged, unusable_sqlite
+from backend.job_database import put_aside_if_damaged, unreachable, unusable_sqlite
+from backend.presence import presence_of
 from backend.settings import ServiceSettings
 from tsp_model import memory
 from tsp_model.settings import SettingsError
@@ -77,7 +78,10 @@ def _say(line: str, code: int) -> int:
 
 def _cannot_start(service: ServiceSettings, part: str) -> str | None:
     """Why it is no use to start, or None."""
-    if reason := unusable_sqlite():
+    if service.shared:
+        if reason := unreachable(service.database_url):
+            return f"the job database cannot be used ({reason}); correct TSP_DATABASE_URL, or start the database."
+    elif reason := unusable_sqlite():
         return f"{reason}, and the job engine needs 3.42; use Python 3.10 or 3.11, or one with a newer SQLite."
     try:
         service.model_dir.mkdir(parents=True, exist_ok=True)
@@ -101,7 +105,9 @@ def _cannot_start(service: ServiceSettings, part: str) -> str | None:
 
 
 def _mend_jobs(service: ServiceSettings) -> None:
-    """A damaged job database is put aside, unless a worker runs on it already."""
+    """A damaged SQLite database is put aside, unless a worker runs on it already."""
+    if service.shared:
+        return
     lock = worker_lock.hold(service.model_dir)
     if lock is None:
         return
@@ -221,10 +227,14 @@ def _worker(service: ServiceSettings) -> int:
     """Runs jobs until a signal; killing it is safe at any time, the job goes on at the next start."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    lock = worker_lock.hold(service.model_dir)
-    if lock is None:
+    presence = presence_of(service)
+    if not presence.hold():
         # Two workers would take each other's running jobs for dead ones.
-        return _say(f"another worker runs on MODEL_DIR={service.model_dir}; stop it or choose another folder.", 1)
+        return _say(
+            f"another worker runs on MODEL_DIR={service.model_dir}; stop it, choose another folder, or share the jobs "
+            "with TSP_DATABASE_URL.",
+            1,
+        )
     worker_notes.forget(service.model_dir)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
@@ -236,10 +246,10 @@ def _worker(service: ServiceSettings) -> int:
     from tsp_model.execution import device_name
 
     worker_notes.note(service.model_dir, device=device_name())
-    start_worker(service.database_url, service.model_dir, CycleSteps(service))
+    start_worker(service.database_url, service.model_dir, CycleSteps(service), presence.executor_id)
     print("worker ready", flush=True)
     jobs = Jobs(service.database_url, service.model_dir)
-    watch, stranded = Watch(service, jobs), Stranded(jobs, service.model_dir)
+    watch, stranded = Watch(service, jobs), Stranded(jobs, service.model_dir, presence)
     looked = 0.0
     while True:
         try:
@@ -248,7 +258,7 @@ def _worker(service: ServiceSettings) -> int:
                 watch.look()  # the first one also says at once what would otherwise fail the first job
                 jobs.forget(service.keep_jobs)
             stranded.look()
-        except Exception:  # a full disk, a database that is busy: the next look finds what this one could not
+        except Exception:  # a full disk, a database that is busy or away: the next look finds what this one could not
             logging.exception("cannot look for what changed in Label Studio, or after the jobs")
         time.sleep(STRANDED_SECONDS)
 

@@ -16,7 +16,7 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from backend import settings, worker_lock, worker_notes
+from backend import presence, settings, worker_notes
 from backend.events import EventError, handle
 from backend.jobs import Jobs
 from backend.progress import one_line
@@ -132,8 +132,8 @@ def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
         ordering = {key: order for key, order in found.items() if order is not None}
         told = {"status": "UP", "model_class": "TSPBackend", "worker": "does not run", "ordering": ordering}
         told |= {"network": service.network, "label_studio_url": service.label_studio_url}
-        if worker_lock.held(service.model_dir):
-            told |= {"worker": "runs"} | worker_notes.noted(service.model_dir)
+        if workers := presence.running(service):
+            told |= {"worker": "runs", "workers": workers} | worker_notes.noted(service.model_dir)
         if service.model_dir.is_dir():
             told["free_bytes"] = shutil.disk_usage(service.model_dir).free
         return jsonify(told)
@@ -247,7 +247,7 @@ def _add_job_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
 
 def _waits_for_worker(state: dict[str, Any], service: ServiceSettings) -> dict[str, str]:
     """What a job waits for if nobody is there to run it."""
-    if state["status"] in ("SUCCESS", "ERROR") or worker_lock.held(service.model_dir):
+    if state["status"] in ("SUCCESS", "ERROR") or presence.running(service):
         return {}
     return {"waits": f"the worker does not run; start it with {settings.starting('worker')}"}
 

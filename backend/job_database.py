@@ -1,4 +1,4 @@
-"""The job database on disk: whether this Python can use it, and what becomes of a damaged one.
+"""The job database: whether it can be used here, and what becomes of a damaged one on disk.
 
 It holds no labels and no models: what there is to do is read from Label Studio, so that an empty one costs time only.
 """
@@ -22,6 +22,20 @@ def unusable_sqlite() -> str | None:
     """
     if sys.version_info >= (3, 12) and sqlite3.sqlite_version_info < (3, 42):
         return f"Python {sys.version_info[0]}.{sys.version_info[1]} comes with SQLite {sqlite3.sqlite_version} here"
+    return None
+
+
+def unreachable(database_url: str) -> str | None:
+    """Why PostgreSQL does not let us in, or None. A database that is not there yet is made by whoever starts first."""
+    import psycopg
+
+    try:
+        psycopg.connect(database_url, connect_timeout=10).close()
+    except psycopg.OperationalError as error:
+        reason = " ".join(str(error).split())
+        return None if "does not exist" in reason and "database" in reason else reason
+    except psycopg.Error as error:
+        return " ".join(str(error).split())
     return None
 
 

@@ -1,4 +1,4 @@
-"""Durable jobs: asked for by the web service, run by the worker, carried by DBOS on SQLite.
+"""Durable jobs: asked for by web services, run by workers, carried by DBOS on SQLite or, for several, on PostgreSQL.
 
 Kinds of job, each for one project and one at a time per project:
 
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 QUEUE = "jobs"
 # Fixed, so that a changed source file or another process id does not leave old jobs behind.
-APPLICATION = {"name": "tsp-backend", "application_version": "1", "executor_id": "worker"}
+APPLICATION = {"name": "tsp-backend", "application_version": "1"}
 # A job that takes its worker down each time (out of memory, say) is given up after so many starts.
 MAX_STARTS = 5
 FORGOTTEN_AT_ONCE = 1000
@@ -116,11 +116,10 @@ class Jobs:
         newest = _newest(self._connected(), _prefix(kind, project))
         return newest.workflow_id if newest else None
 
-    def stranded(self) -> set[str]:
-        """Jobs that count as running and have no thread in this process, which must be the worker's."""
-        with_thread = set(_running)
+    def running(self) -> dict[str, str]:
+        """The id of the worker that runs it, by the id of each job that counts as running."""
         rows = self._connected().list_workflows(status="PENDING", load_input=False, load_output=False)
-        return {row.workflow_id for row in rows} - with_thread
+        return {row.workflow_id: row.executor_id for row in rows}
 
     def status(self, job_id: str) -> dict[str, Any] | None:
         """How far a job is (backend.progress), with Label Studio's own `job_status`; None if unknown."""
@@ -235,8 +234,22 @@ def _newest(client: DBOSClient, prefix: str) -> Any:
     return newest
 
 
-def start_worker(database_url: str, model_dir: Path, steps: Steps) -> None:
-    """Run jobs in threads of this process until it ends; jobs that a dead worker left go on where they were.
+def running_here() -> set[str]:
+    """The jobs that have a thread in this process."""
+    return set(_running)
+
+
+def take_over(executor_ids: set[str]) -> None:
+    """Let the jobs of workers that are gone go on where they were, in this process or in another worker's."""
+    from dbos import DBOS
+
+    # What DBOS does at its start for the id it starts with; its public way, resume_workflow, would forget how often a
+    # job took its worker down.
+    DBOS._recover_pending_workflows(sorted(executor_ids))
+
+
+def start_worker(database_url: str, model_dir: Path, steps: Steps, executor_id: str) -> None:
+    """Run jobs in threads of this process until it ends; those that a worker of this id left go on where they were.
 
     One job at a time in a worker, whatever the project: two trainings would only take each other's memory.
     """
@@ -246,6 +259,7 @@ def start_worker(database_url: str, model_dir: Path, steps: Steps) -> None:
     DBOS(
         config={
             **APPLICATION,
+            "executor_id": executor_id,
             "system_database_url": database_url,
             "console_log_level": "WARNING",
             "log_level": "WARNING",

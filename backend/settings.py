@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,11 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("LABEL_STUDIO_URL", "http://localhost:8080", "where Label Studio answers"),
     Variable("LABEL_STUDIO_API_KEY", "", "access token of Label Studio, legacy or personal; required"),
     Variable("MODEL_DIR", "models", "folder of model versions, cached images and the job database"),
+    Variable(
+        "TSP_DATABASE_URL",
+        "",
+        "job database that several workers share, postgresql://user:password@host/name; empty: SQLite in MODEL_DIR",
+    ),
     Variable("HOST", "127.0.0.1", "address the web service listens on"),
     Variable("PORT", "9090", "port the web service listens on"),
     Variable("WEB_THREADS", "16", "threads of the web service"),
@@ -100,6 +105,7 @@ class ServiceSettings:
     label_studio_url: str
     label_studio_api_key: str
     model_dir: Path
+    own_database_url: str = field(repr=False)
     host: str
     port: int
     web_threads: int
@@ -128,8 +134,13 @@ class ServiceSettings:
 
     @property
     def database_url(self) -> str:
-        """The job database, as SQLAlchemy names it."""
-        return f"sqlite:///{self.model_dir / 'jobs.sqlite'}"
+        """The job database, as SQLAlchemy names it. On PostgreSQL with a password in it."""
+        return self.own_database_url or f"sqlite:///{self.model_dir / 'jobs.sqlite'}"
+
+    @property
+    def shared(self) -> bool:
+        """Whether several workers may share the jobs."""
+        return bool(self.own_database_url)
 
     @property
     def credentials_digest(self) -> str:
@@ -161,11 +172,11 @@ def documented_variables() -> list[Variable]:
     taken = {variable.name for variable in VARIABLES}
     method = [
         Variable(
-            PREFIX + field.name.upper(),
-            field.default if isinstance(field.default, str) else json.dumps(field.default),
-            _meaning(field.name, field.metadata["meaning"]),
+            PREFIX + one.name.upper(),
+            one.default if isinstance(one.default, str) else json.dumps(one.default),
+            _meaning(one.name, one.metadata["meaning"]),
         )
-        for field in fields(Settings)
+        for one in fields(Settings)
     ]
     return list(VARIABLES) + [variable for variable in method if variable.name not in taken]
 
@@ -192,6 +203,7 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
         label_studio_url=address("LABEL_STUDIO_URL", text["LABEL_STUDIO_URL"]),
         label_studio_api_key=text["LABEL_STUDIO_API_KEY"],
         model_dir=Path(text["MODEL_DIR"]).expanduser().absolute(),
+        own_database_url=_database(text["TSP_DATABASE_URL"]),
         host=text["HOST"],
         port=_number("PORT", text["PORT"], int, 1, 65535),
         web_threads=_number("WEB_THREADS", text["WEB_THREADS"], int, 8, 256),
@@ -320,6 +332,13 @@ def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None
         clusters=_number("clusters", clusters, int, 0, MOST_CLUSTERS),
         method=method,
     )
+
+
+def _database(url: str) -> str:
+    """Without the value in a complaint: it has a password in it."""
+    if url and not re.match(r"postgres(ql)?://[^/]+/[^/]", url):
+        raise SettingsError("TSP_DATABASE_URL is no address of a database; give postgresql://user:password@host/name.")
+    return url
 
 
 def _refuse_misspelt(environ: Mapping[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 A disk that is full or cannot be written ends a job's thread, and then not even its end can be noted: the job would stay
 as it is, and all later ones of its project behind it. A worker that starts takes up what it finds running, so once
-there is room again this one starts anew.
+there is room again this one starts anew. What a worker left that is gone, another takes over.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from backend.jobs import Jobs
+from backend.jobs import Jobs, running_here, take_over
+from backend.presence import Alone, Shared
 
 logger = logging.getLogger(__name__)
 
@@ -24,23 +25,37 @@ class Stranded:
     """Looks for them now and then, in the worker's main thread.
 
     Args:
-        jobs: the job database. model_dir: MODEL_DIR, which must be writable again first.
+        jobs: the job database. model_dir: MODEL_DIR, which must be writable again first. presence: this worker's.
     """
 
-    def __init__(self, jobs: Jobs, model_dir: Path) -> None:
-        self._jobs, self._model_dir = jobs, model_dir
-        self._before: set[str] = set()
+    def __init__(self, jobs: Jobs, model_dir: Path, presence: Alone | Shared) -> None:
+        self._jobs, self._model_dir, self._presence = jobs, model_dir, presence
+        self._before: set[str] = set()  # jobs without a thread, and workers that are gone
 
     def look(self) -> None:
-        """Start this process anew if a job has been stranded since the last look; does not return then."""
-        now = self._jobs.stranded()
-        both = sorted(now & self._before)  # one that was taken up a moment ago has no thread yet
-        self._before = now
-        if both and self._writable():
-            logger.error("nobody runs %s any more, though there is room to: the worker starts anew", ", ".join(both))
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os.execv(sys.executable, sys.orig_argv)
+        """Take over what is left since the last look of workers that are gone, and start this process anew if a job of
+        its own is stranded or was taken over; does not return then."""
+        mine, here, owner_of = self._presence.executor_id, running_here(), self._jobs.running()
+        stranded = {job for job, owner in owner_of.items() if owner == mine} - here
+        gone = self._presence.gone(set(owner_of.values()) - {mine})
+        # At once they would mislead: a job that was taken up just now has no thread yet, and where PostgreSQL starts
+        # anew all workers connect again.
+        stranded_still, gone_still = (sorted(now & self._before) for now in (stranded, gone))
+        self._before = stranded | gone
+        if gone_still:
+            logger.warning("%s gone: their jobs go on here or elsewhere", ", ".join(gone_still))
+            take_over(set(gone_still))
+        if taken := sorted(job for job in here if owner_of.get(job, mine) != mine):
+            self._start_anew(f"this worker was taken for gone, and another one runs {', '.join(taken)}")
+        if stranded_still and self._writable():
+            self._start_anew(f"nobody runs {', '.join(stranded_still)} any more, though there is room to")
+
+    @staticmethod
+    def _start_anew(reason: str) -> None:
+        logger.error("%s: the worker starts anew", reason)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execv(sys.executable, sys.orig_argv)
 
     def _writable(self) -> bool:
         try:

@@ -17,16 +17,19 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 class BackendProcess:
-    """Web service and worker on 127.0.0.1, models and log in `folder`; ends when this process does.
+    """Web service and worker on 127.0.0.1, or one of them, models and log in `folder`; ends when this process does.
 
     Attributes: `url`, `model_dir`, `log`.
     """
 
-    def __init__(self, folder: Path, port: int, label_studio_url: str, api_key: str, **environment: str) -> None:
-        """`environment` adds variables of the service, such as TSP_TRAIN_AFTER="5"."""
-        self.folder, self.port = folder.absolute(), port
+    def __init__(
+        self, folder: Path, port: int, label_studio_url: str, api_key: str, part: str = "all", **environment: str
+    ) -> None:
+        """`part` as `python -m backend` takes it; `environment` adds variables of the service, such as
+        TSP_TRAIN_AFTER="5"."""
+        self.folder, self.port, self.part = folder.absolute(), port, part
         self.url = f"http://127.0.0.1:{port}"
-        self.model_dir = self.folder / "models"
+        self.model_dir = Path(environment.get("MODEL_DIR", self.folder / "models"))
         self.log = self.folder / "backend.log"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TSP_")}
         self._environment = {
@@ -44,7 +47,7 @@ class BackendProcess:
     def __enter__(self) -> BackendProcess:
         require_free_port(self.port)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._child = Child([sys.executable, "-m", "backend"], self._environment, self.log)
+        self._child = Child([sys.executable, "-m", "backend", self.part], self._environment, self.log)
         try:
             self._wait()
         except BaseException:  # a Ctrl-C too must not leave it running
@@ -67,11 +70,16 @@ class BackendProcess:
         assert self._child is not None
         began = time.monotonic()
         while True:
-            try:
-                if requests.get(self.url + "/health", timeout=1).status_code in (200, 401):  # 401: asks for a password
-                    return
-            except requests.RequestException:
-                pass
+            if self._ready():
+                return
             if not self._child.alive or time.monotonic() - began > START_SECONDS:
                 raise ServerError(f"the backend does not answer; {self.log} ends with\n{self._child.tail()}")
             time.sleep(0.1)
+
+    def _ready(self) -> bool:
+        if self.part == "worker":
+            return "worker ready" in self.log.read_text()
+        try:
+            return requests.get(self.url + "/health", timeout=1).status_code in (200, 401)  # 401: asks for a password
+        except requests.RequestException:
+            return False

@@ -49,12 +49,16 @@ class LabelStudioServer:
     ends. Attributes: `url`, `email`, `password`, `api_key` (a legacy token, 40 hex digits), `log` (a file).
     """
 
-    def __init__(self, folder: Path, port: int | None = None, say: Callable[[str], None] | None = None) -> None:
-        """Prepare a server on `port` (None: any free one); `say` takes progress lines (else stderr)."""
+    def __init__(
+        self, folder: Path, port: int | None = None, say: Callable[[str], None] | None = None, **environment: str
+    ) -> None:
+        """Prepare a server on `port` (None: any free one); `say` takes progress lines (else stderr); `environment` adds
+        variables, such as those of another database."""
         self.folder = folder.absolute()
         self.port = port
         self.log = self.folder / "label-studio.log"
         self.url = self.email = self.password = self.api_key = ""
+        self._more = environment
         self._say = say or (lambda line: print(line, file=sys.stderr, flush=True))
         self._child: Child | None = None
 
@@ -123,7 +127,7 @@ class LabelStudioServer:
             "LABEL_STUDIO_USER_TOKEN": self.api_key,
             "LABEL_STUDIO_HOST": self.url,
         }
-        return _environment(database) | login
+        return _environment(database) | login | self._more
 
     def _wait(self) -> None:
         """Until /health answers, with a progress line now and then."""

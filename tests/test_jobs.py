@@ -2,130 +2,23 @@
 
 import errno
 import json
-import os
 import resource
 import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
 from backend import jobs as backend_jobs
 from backend import progress
 from backend.connection import ProjectError, UnansweredError
-from backend.jobs import Jobs
-
-KEY = "4.1700000000"
-ROOT = Path(__file__).parent.parent
-
-# A worker whose steps write a line each and wait for a file of their name where one is asked for.
-WORKER = """
-import errno, sys, threading, time
-from pathlib import Path
-from backend.connection import UnansweredError
-from backend.jobs import Jobs, start_worker
-from backend.stranded import Stranded
-
-folder = Path(sys.argv[1])
-
-class Steps:
-    def _do(self, name, key, job=None):
-        with (folder / "log").open("a") as log:
-            log.write(f"{name} {key}\\n")
-        while (folder / f"hold-{name}").exists():
-            time.sleep(0.01)
-            if job is not None:
-                job.update({"done": 1})
-        if (folder / f"fail-{name}").exists():
-            raise ValueError(f"{name} cannot go on;\\n do something")
-        if (folder / f"away-{name}").exists():
-            raise UnansweredError("no Label Studio answers")
-        if (folder / f"full-{name}").exists():
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return {}
-    def pull(self, key, job):
-        self._do("pull", key)
-        return {"version": "tsp-0001-20260101T000000"}
-    def train(self, key, version, job):
-        job.update({"done": 1, "total": 2, "loss": 0.5, "eta_seconds": 3.0})
-        return self._do("train", key, job)
-    def compare(self, key, version, job):
-        return {"worse": (folder / "worse").exists(), "message": "it is worse.", **self._do("compare", key)}
-    def score(self, key, version, job): return self._do("score", key)
-    def push(self, key, version, job): return self._do("push", key)
-    def switch(self, key, version, job): return self._do("switch", key)
-    def prune(self, key, job): return self._do("prune", key)
-    def wanted(self, key, job):
-        self._do("wanted", key)
-        return {"version": (folder / "wanted").read_text()}
-    def catch_up(self, key, version, job): return self._do("catch_up " + version, key)
-    def due(self, key, job): return {"due": (folder / "due").exists(), **self._do("due", key)}
-    def score_new(self, key, job): return self._do("score_new", key)
-    def connect(self, key, job): return {"found": True, **self._do("connect", key)}
-
-start_worker(f"sqlite:///{folder}/jobs.sqlite", folder, Steps())
-stranded = Stranded(Jobs(f"sqlite:///{folder}/jobs.sqlite", folder), folder)
-while True:
-    time.sleep(0.5)
-    try:
-        stranded.look()
-    except Exception as error:
-        print(f"cannot look: {error}", file=sys.stderr)
-"""
-
-
-TRAINING = ("pull", "train", "compare", "score", "push", "switch", "prune")
-
-
-class Bench:
-    """A job database in a folder, and workers on it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.jobs = Jobs(f"sqlite:///{folder}/jobs.sqlite", folder)
-        self.workers: list[subprocess.Popen] = []
-
-    def worker(self) -> subprocess.Popen:
-        environ = os.environ | {"PYTHONPATH": str(ROOT)}
-        errors = (self.folder / "stderr").open("ab")
-        command = [sys.executable, "-c", WORKER, str(self.folder)]
-        self.workers.append(subprocess.Popen(command, env=environ, stderr=errors))
-        return self.workers[-1]
-
-    def hold(self, step: str) -> None:
-        (self.folder / f"hold-{step}").touch()
-
-    def release(self, step: str) -> None:
-        (self.folder / f"hold-{step}").unlink()
-
-    def log(self) -> list[str]:
-        path = self.folder / "log"
-        return path.read_text().splitlines() if path.exists() else []
-
-    def until(self, condition, what: str) -> None:
-        deadline = time.monotonic() + 60
-        while not condition():
-            if time.monotonic() > deadline or any(worker.poll() == 1 for worker in self.workers):
-                pytest.fail(f"waited for: {what}\n{self.log()}\n{(self.folder / 'stderr').read_text()}")
-            time.sleep(0.02)
-
-    def ended(self, job_id: str) -> dict:
-        self.until(lambda: self.jobs.status(job_id)["job_status"] in ("finished", "failed"), f"end of {job_id}")
-        return self.jobs.status(job_id)
+from tests.job_bench import KEY, TRAINING, opened
 
 
 @pytest.fixture
 def bench(tmp_path):
-    bench = Bench(tmp_path)
-    yield bench
-    bench.jobs.close()
-    for worker in bench.workers:
-        worker.kill()
-        worker.wait()
+    with opened(tmp_path) as bench:
+        yield bench
 
 
 def test_requests_while_one_waits_are_one_job(bench):

@@ -1,0 +1,103 @@
+"""Jobs on PostgreSQL that several workers share, as if each ran on a machine of its own."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from backend.presence import OURS, lock_of, running
+from backend.settings import load
+from tests.job_bench import KEY, TRAINING, Bench, opened
+from tests.postgres import NO_POSTGRES, Postgres, postgres, program
+
+OTHER = "41.1700000000"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    if program("postgres") is None:
+        pytest.skip(NO_POSTGRES)
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def bench(server: Postgres, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """Two workers on a database of its own, which they make."""
+    with opened(tmp_path, server.url(request.node.name)) as bench:
+        bench.worker()
+        bench.worker()
+        yield bench
+
+
+def count(bench: Bench) -> int:
+    return running(load({"MODEL_DIR": str(bench.folder), "TSP_DATABASE_URL": bench.url}))
+
+
+def in_training(bench: Bench, key: str = KEY) -> str:
+    """A job of that project, its worker in the midst of the training."""
+    job_id = bench.jobs.request("train", key)
+    bench.until(lambda: f"train {key}" in bench.log(), "the training to start")
+    return job_id
+
+
+def test_projects_train_side_by_side_and_a_project_s_jobs_one_after_the_other(bench: Bench) -> None:
+    bench.hold("train")
+    first, other = in_training(bench), in_training(bench, OTHER)
+    assert bench.worker_of(f"train {KEY}") != bench.worker_of(f"train {OTHER}")
+    second = bench.jobs.request("train", KEY)
+    assert bench.jobs.request("train", KEY) == second != first
+    bench.release("train")
+    assert [bench.ended(job)["status"] for job in (first, other, second)] == ["SUCCESS"] * 3
+    assert [line for line in bench.log() if line.endswith(KEY)] == [f"{step} {KEY}" for step in TRAINING] * 2
+
+
+def test_what_a_killed_worker_left_goes_on_in_the_other_where_it_was(bench: Bench) -> None:
+    bench.hold("train")
+    job_id = in_training(bench)
+    killed = bench.worker_of(f"train {KEY}")
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    bench.release("train")
+    assert bench.ended(job_id)["status"] == "SUCCESS"
+    assert bench.log() == [f"{step} {KEY}" for step in ("pull", "train", *TRAINING[1:])]
+    assert bench.worker_of(f"switch {KEY}") != killed
+    assert count(bench) == 1
+
+
+def test_a_database_that_starts_anew_takes_no_worker_for_gone(bench: Bench, server: Postgres) -> None:
+    bench.hold("train")
+    job_id = in_training(bench)
+    bench.until(lambda: count(bench) == 2, "both workers")
+    server.stop()
+    server.start()
+    bench.until(lambda: count(bench) == 2, "both workers again")
+    bench.release("train")
+    assert bench.ended(job_id)["status"] == "SUCCESS"
+    assert bench.log() == [f"{step} {KEY}" for step in TRAINING]
+
+
+def test_a_worker_whose_job_was_taken_over_leaves_it_alone(bench: Bench, server: Postgres) -> None:
+    bench.hold("train")
+    job_id = in_training(bench)
+    cut_off = bench.worker_of(f"train {KEY}")
+    bench.until(lambda: count(bench) == 2, "both workers")
+    cut_off.send_signal(signal.SIGSTOP)  # as a machine without network: it lives, and its connection ends
+    (owner,) = bench.jobs.running().values()
+    with psycopg.connect(bench.url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE classid = %s AND objid = %s",
+            (OURS, lock_of(owner)),
+        )
+    bench.until(lambda: bench.log().count(f"train {KEY}") == 2, "the other to take it over")
+    cut_off.send_signal(signal.SIGCONT)
+    bench.until(lambda: "the worker starts anew" in (bench.folder / "stderr").read_text(), "it to notice")
+    bench.release("train")
+    assert bench.ended(job_id)["status"] == "SUCCESS"
+    bench.until(lambda: count(bench) == 2, "both workers")
+    assert bench.log() == [f"{step} {KEY}" for step in ("pull", "train", *TRAINING[1:])]
+    assert bench.worker_of(f"switch {KEY}") != cut_off
