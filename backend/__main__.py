@@ -60,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m backend",
         description="The Label Studio service: web service and worker, or one of them alone.",
-        epilog="environment variables [default]:\n" + "\n".join(lines),
+        epilog="example: LABEL_STUDIO_API_KEY=<token> TSP_PRESET=tiny python -m backend --port 9091\n\n"
+        "environment variables [default]:\n" + "\n".join(lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("part", nargs="?", default="all", choices=("all", "web", "worker"))

@@ -225,7 +225,7 @@ def _add_job_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
         project = _text(_body(), "project")
         cancelled = jobs.cancel(project)
         if not cancelled:
-            raise BadRequest(f"project {project.split('.')[0]} has no training or ranking to cancel.")
+            raise BadRequest(f"project {project.split('.')[0]} has no training or ranking that could be cancelled.")
         return jsonify({"job_ids": cancelled}), 202
 
     @app.route("/job_status", methods=["GET", "POST"])

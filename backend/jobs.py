@@ -22,7 +22,9 @@ import errno
 import json
 import logging
 import threading
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
@@ -67,6 +69,7 @@ class Steps(Protocol):
     def push(self, key: str, version: str, job: Progress) -> dict[str, Any]: ...
     def switch(self, key: str, version: str, job: Progress) -> dict[str, Any]: ...
     def prune(self, key: str, job: Progress) -> dict[str, Any]: ...
+    def discard(self, key: str, version: str, job: Progress) -> dict[str, Any]: ...
     def wanted(self, key: str, job: Progress) -> dict[str, Any]: ...
     def derive(self, key: str, job: Progress) -> dict[str, Any]: ...
     def catch_up(self, key: str, version: str, job: Progress) -> dict[str, Any]: ...
@@ -144,19 +147,23 @@ class Jobs:
         return f"{rows[0].workflow_id}: {progress.in_words(state)}" if state else rows[0].workflow_id
 
     def cancel(self, project: str) -> list[str]:
-        """Stop what was asked for a project and has not ended, at its next report; the ids of these jobs.
+        """Stop the trainings and rankings of a project that have not ended, at their next report; their ids.
 
-        project: its key, or its bare id. What the backend does by itself (check, score, connect) it would do again.
+        One that switches to its version already is not among them.
+
+        project: its key, or its bare id.
         """
         find = partial(self._connected().list_workflows, status=["ENQUEUED", "PENDING"])
-        rows = [
-            row
-            for kind in ("train", "rank", "activate")
+        found = [
+            row.workflow_id
+            for kind in ("train", "rank")
             for row in find(workflow_id_prefix=_prefix(kind, project), load_input=False, load_output=False)
         ]
-        for row in rows:
-            progress.cancel(self._model_dir, row.workflow_id)
-        return [row.workflow_id for row in rows]
+        states = {job: progress.read(self._model_dir, job) or {} for job in found}
+        stopped = [job for job in found if states[job].get("phase") not in progress.UNSTOPPABLE]
+        for job in stopped:
+            progress.cancel(self._model_dir, job)
+        return stopped
 
     def forget(self, days: float) -> int:
         """Delete what is known of jobs that ended so many days ago, FORGOTTEN_AT_ONCE at most; of how many.
@@ -286,7 +293,6 @@ def _step(dbos: Any, steps: Steps, model_dir: Path, name: str, patience: float) 
         job = Progress(model_dir, job_id)
 
         def say(state: RetryCallState) -> None:
-            job.check()
             line = one_line(state.outcome.exception())
             with suppress(OSError):  # which may be what it waits for
                 job.note(waits=line)
@@ -295,7 +301,14 @@ def _step(dbos: Any, steps: Steps, model_dir: Path, name: str, patience: float) 
         def stop(state: RetryCallState) -> bool:
             return state.seconds_since_start > (patience if _away(state.outcome.exception()) else MINUTE)
 
+        def sleep(seconds: float) -> None:
+            until = time.monotonic() + seconds
+            while (left := until - time.monotonic()) > 0:
+                job.check()
+                time.sleep(min(1.0, left))
+
         retrying = Retrying(
+            sleep=sleep,
             stop=stop,
             wait=wait_exponential(1, max=LONGEST_WAIT),
             retry=retry_if_exception(_may_pass),
@@ -320,8 +333,8 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
     pull, wanted, derive, due, score_new, connect = (
         step(name, MINUTE) for name in ("pull", "wanted", "derive", "due", "score_new", "connect")
     )
-    train, compare, score, push, switch, prune, catch_up = (
-        step(name, DAY) for name in ("train", "compare", "score", "push", "switch", "prune", "catch_up")
+    train, compare, score, push, switch, prune, discard, catch_up = (
+        step(name, DAY) for name in ("train", "compare", "score", "push", "switch", "prune", "discard", "catch_up")
     )
     ask = dbos.step(name="ask")(lambda kind, key: jobs.request(kind, key))
 
@@ -331,14 +344,25 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
         except Exception as error:  # the version answers already: what is too old goes the next time
             logger.warning("old versions of project %d stay for now: %s", project_number(key), one_line(error))
 
+    @contextmanager
+    def discarding(key: str, version: str, job: _ending) -> Iterator[None]:
+        """A version in the making, of which nothing stays if the job is cancelled."""
+        try:
+            yield
+        except Exception:
+            if progress.cancelled(model_dir, job.job_id):
+                discard(job.job_id, key, version)
+            raise
+
     def train_workflow(key: str) -> dict[str, Any]:
         with _ending(model_dir, dbos.workflow_id) as job:
             version = pull(job.job_id, key)["version"]
-            train(job.job_id, key, version)
-            compared = compare(job.job_id, key, version)
-            if not compared["worse"]:
-                for one in (score, push, switch):
-                    one(job.job_id, key, version)
+            with discarding(key, version, job):
+                train(job.job_id, key, version)
+                compared = compare(job.job_id, key, version)
+                if not compared["worse"]:
+                    for one in (score, push, switch):
+                        one(job.job_id, key, version)
             message = compared["message"] if compared["worse"] else f"{version} is active."
             job.result = {"version": version, "activated": not compared["worse"], "message": message}
             tidy(key, job)
@@ -355,8 +379,9 @@ def _register(dbos: Any, steps: Steps, model_dir: Path, jobs: Jobs) -> None:
     def rank_workflow(key: str) -> dict[str, Any]:
         with _ending(model_dir, dbos.workflow_id) as job:
             derived = derive(job.job_id, key)
-            for one in (score, push, switch) if derived["new"] else (catch_up, switch):
-                one(job.job_id, key, derived["version"])
+            with discarding(key, derived["version"], job) if derived["new"] else nullcontext():
+                for one in (score, push, switch) if derived["new"] else (catch_up, switch):
+                    one(job.job_id, key, derived["version"])
             message = f"the tasks are ranked by {derived['strategy']}, as {derived['version']} sees them."
             job.result = {"version": derived["version"], "message": message}
             tidy(key, job)
@@ -432,7 +457,7 @@ class _ending:
         logger.debug("job %s", self.job_id, exc_info=error)
         try:
             job = Progress(self._model_dir, self.job_id)
-            job.note(again=_away(error))
+            job.note(again=_away(error), cancelled=progress.cancelled(self._model_dir, self.job_id))
             job.fail(line)
         except OSError as full:
             logger.error("the end of job %s cannot be noted: %s", self.job_id, one_line(full))

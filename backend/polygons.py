@@ -28,9 +28,26 @@ def outline(mask: np.ndarray) -> np.ndarray:
         float64 [P, 2], P >= 3: x, y in pixels, on pixel edges (a one-pixel object is a square of side 1).
         Empty [0, 2] for an empty mask.
     """
-    exact = exact_outline(mask)
-    if not len(exact):
-        return exact
+    rings = _rings(mask)
+    return _simplified(max(rings, key=_area)) if rings else np.zeros((0, 2))
+
+
+def outlines(mask: np.ndarray) -> list[np.ndarray]:
+    """`outline` of each piece of a mask, for what knows an object of several rings, as COCO does. Holes are filled,
+    with what lies in them."""
+    return [_simplified(ring) for ring in _rings(mask)]
+
+
+def exact_outline(mask: np.ndarray) -> np.ndarray:
+    """The outer edge of a mask's largest piece (diagonal neighbours are one piece), every corner of it.
+
+    Arguments and result as in `outline`.
+    """
+    return max(_rings(mask), key=_area, default=np.zeros((0, 2)))
+
+
+def _simplified(exact: np.ndarray) -> np.ndarray:
+    """A ring with fewer points, as far as the IoU with it allows."""
     origin = exact.min(axis=0)
     local = exact - origin
     width, height = (int(side) for side in local.max(axis=0))
@@ -44,20 +61,11 @@ def outline(mask: np.ndarray) -> np.ndarray:
     return exact
 
 
-def outlines(mask: np.ndarray) -> list[np.ndarray]:
-    """`outline` of each piece of a mask, for what knows an object of several rings, as COCO does. Holes are filled."""
-    count, pieces = cv2.connectedComponents((mask != 0).astype(np.uint8), connectivity=8)
-    return [outline(pieces == piece) for piece in range(1, count)]
-
-
-def exact_outline(mask: np.ndarray) -> np.ndarray:
-    """The outer edge of a mask's largest piece (diagonal neighbours are one piece), every corner of it.
-
-    Arguments and result as in `outline`.
-    """
+def _rings(mask: np.ndarray) -> list[np.ndarray]:
+    """The outer edge of each piece, every corner of it, on pixel edges; none for an empty mask."""
     rows, columns = np.nonzero(np.any(mask, axis=1))[0], np.nonzero(np.any(mask, axis=0))[0]
     if not len(rows):
-        return np.zeros((0, 2))
+        return []
     top, left = rows[0], columns[0]
     crop = (mask[top : rows[-1] + 1, left : columns[-1] + 1] != 0).astype(np.uint8)
     # OpenCV follows pixel centres, which would cut half a pixel off every side and leave a line no area.
@@ -65,8 +73,12 @@ def exact_outline(mask: np.ndarray) -> np.ndarray:
     # or lower one.
     doubled = crop.repeat(2, axis=0).repeat(2, axis=1)
     rings, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    largest = max(rings, key=cv2.contourArea)[:, 0]
-    return _corners((largest + 1) // 2) + np.array([left, top], dtype=np.float64)
+    place = np.array([left, top], dtype=np.float64)
+    return [_corners((ring[:, 0] + 1) // 2) + place for ring in rings]
+
+
+def _area(ring: np.ndarray) -> float:
+    return cv2.contourArea(ring.astype(np.float32))
 
 
 def to_mask(rings: Sequence[Sequence[Sequence[float]]], height: int, width: int) -> masks.RLE:

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 _JOB_ID = re.compile(r"(train|activate|rank|check|score|connect)-[0-9]+\.[0-9]+-[0-9]{5,}")
 _WRITE_EVERY = 0.5  # seconds; a training step may be much shorter
 _LOG_EVERY = 10.0  # seconds
+# What is not left half done: a version that answers, or the removal of one.
+UNSTOPPABLE = ("switch", "prune", "discard")
 _OF_A_PHASE = ("done", "total", "epoch", "epochs", "loss", "eta_seconds")
 
 
@@ -122,8 +124,9 @@ class Progress:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Name the phase and count its seconds. Raises JobCancelled."""
-        self.check()
+        """Name the phase and count its seconds. Raises JobCancelled, but not before what ends a job."""
+        if name not in ("prune", "discard"):
+            self.check()
         began = time.monotonic()
         self._state |= dict.fromkeys(_OF_A_PHASE) | {"phase": name, "done": 0}
         self._write()
@@ -136,8 +139,8 @@ class Progress:
             self._write()
 
     def check(self) -> None:
-        """Raise JobCancelled if somebody stopped the job."""
-        if _mark(self._path).exists():
+        """Raise JobCancelled if somebody stopped the job and it can be stopped where it is."""
+        if self._state["phase"] not in UNSTOPPABLE and _mark(self._path).exists():
             raise JobCancelled("it was cancelled.")
 
     def update(self, values: dict[str, Any]) -> None:

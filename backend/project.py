@@ -7,7 +7,7 @@ from its types go through `backend.connection.call`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -114,6 +114,7 @@ class LabelStudioProject:
         shown: Shown,
         a_call: int = PREDICTIONS_A_CALL,
         score_of: Callable[[Prediction], float] = _s,
+        report: Callable[[int, int], None] = lambda done, total: None,
     ) -> int:
         """Predictions under `version`, in bulk; a task that has one of this version, or is gone, is left out.
 
@@ -123,6 +124,7 @@ class LabelStudioProject:
             shown: which instances annotators see; S counts what it counted.
             a_call: how many are sent together.
             score_of: what orders the tasks, low first, 0..1; S by default (see backend.ordering).
+            report: after each call, how many were sent of how many tasks that had none.
 
         Returns:
             How many were sent.
@@ -130,19 +132,26 @@ class LabelStudioProject:
         Raises:
             ProjectError: one does not fit the configuration, or the server stored fewer than were sent.
         """
-        entries = self._entries(predictions, version, classes, shown, score_of)
-        return sum(self._import_predictions(chunk, version) for chunk in _chunks(entries, len, a_call))
+        waiting, sent = self._lacking(version), 0
+        entries = self._entries(predictions, waiting, version, classes, shown, score_of)
+        for chunk in _chunks(entries, len, a_call):
+            sent += self._import_predictions(chunk, version)
+            report(sent, len(waiting))
+        return sent
 
     def _entries(
         self,
         predictions: Iterable[Prediction],
+        waiting: Collection[int],
         version: str,
         classes: Sequence[str],
         shown: Shown,
         score_of: Callable[[Prediction], float],
     ) -> Iterator[str]:
-        """The predictions that `push` has to send, checked, as the JSON that Label Studio imports."""
-        waiting = self._lacking(version)
+        """The predictions that `push` has to send, checked, as the JSON that Label Studio imports.
+
+        waiting: the tasks that have none.
+        """
         interface = LabelInterface(self.label_config)
         for prediction in predictions:
             if int(prediction.key) not in waiting:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -171,7 +172,13 @@ class CycleSteps:
         if top := self._settings(project).push_top:
             first = least_sure(iterate_predictions(file), score_of(folder), top)
             sent = (prediction for prediction in sent if prediction.key in first)
-        pushed = self._push(key, version, sent)
+        began = time.monotonic()
+
+        def report(done: int, total: int) -> None:
+            left = round((time.monotonic() - began) / done * (total - done), 1)
+            job.update({"done": done, "total": total, "eta_seconds": left})
+
+        pushed = self._push(key, version, sent, report=report)
         if doubled := project.remove_doubled(version):
             said = "project %d had %d tasks with two predictions of %s; one each stays"
             logger.warning(said, project.project_id, doubled, version)
@@ -204,6 +211,7 @@ class CycleSteps:
         except VersionError as error:
             logger.warning("all annotations of project %d count as new: %s", project.project_id, error)
             seen = set()
+        seen |= set(versions.dismissed())
         trained = (task.annotation for task in project.tasks() if task.annotation is not None)
         new = sum(state(annotation) not in seen for annotation in trained)
         task_order.settle(project, versions, chosen.clusters)
@@ -295,6 +303,16 @@ class CycleSteps:
                 named |= {Path(image.path).name for images in read.lists for image in images}
         return {"pruned": surplus, "images": forget_images(versions.root / "images", named)}
 
+    def discard(self, key: str, version: str, job: Progress) -> dict[str, Any]:
+        """A version whose job was cancelled goes, with what Label Studio has of it. The annotations that it was made of
+        start no training by themselves again: somebody did not want it."""
+        versions = self._versions(key)
+        with suppress(VersionError):  # killed after it was deleted
+            write_json(versions.dismissed_file, list(Snapshot.read(versions.folder(version)).annotations))
+        self._project(key).forget(version, versions.active())
+        versions.discard(version)
+        return {}
+
     def connect(self, key: str, job: Progress) -> dict[str, Any]:
         """With basic authentication set, let the project's webhooks send it."""
         if self._service.basic_auth is None:
@@ -345,11 +363,18 @@ class CycleSteps:
         ) as sender:
             return complete_predictions(folder, pool, above, job.update, sender.on_disk, execution, features)
 
-    def _push(self, key: str, version: str, predictions: Iterable[Prediction], a_call: int = PREDICTIONS_A_CALL) -> int:
+    def _push(
+        self,
+        key: str,
+        version: str,
+        predictions: Iterable[Prediction],
+        a_call: int = PREDICTIONS_A_CALL,
+        report: Callable[[int, int], None] = lambda done, total: None,
+    ) -> int:
         project = self._project(key)
         versions = self._versions(key)
         classes, score = versions.card(version)["classes"], score_of(versions.folder(version))
-        return project.push(predictions, version, classes, self._settings(project).shown, a_call, score)
+        return project.push(predictions, version, classes, self._settings(project).shown, a_call, score, report)
 
     def _settings(self, project: LabelStudioProject) -> ProjectSettings:
         return settings.for_project(self._service, project.extra_params())

@@ -86,7 +86,7 @@ def in_force(project: LabelStudioProject, active: str | None, clusters: int = 0)
     if active is None:
         reason = "there is no version yet: label some tasks and start a training"
     elif sampling != UNCERTAINTY:
-        reason = f"the project's sampling is {sampling!r}: choose {UNCERTAINTY!r} under Settings > Annotation"
+        reason = f"the project's sampling is {sampling!r}: choose {UNCERTAINTY!r} under Settings > General"
     elif shown != active:
         reason = f"the project is at version {shown!r} and {active} is active: start a training"
     else:

@@ -182,6 +182,19 @@ class Versions:
         return read_json(self.order_file)
 
     @property
+    def dismissed_file(self) -> Path:
+        """The annotations that the training read which was cancelled last: they start none by themselves again."""
+        return self.root / "dismissed.json"
+
+    def dismissed(self) -> list[str]:
+        """What `dismissed_file` holds; nothing where no training was cancelled."""
+        return read_json(self.dismissed_file) or []
+
+    def discard(self, version: str) -> None:
+        """Delete a version that never answered as if it had not been made."""
+        shutil.rmtree(self.folder(version), ignore_errors=True)
+
+    @property
     def left_out_file(self) -> Path:
         """Why tasks are left out, by their id, as a job found it that read the project's images last."""
         return self.root / "left_out.json"

@@ -118,7 +118,11 @@ class Watch:
         where Label Studio was away for longer than it waits: what else it met it would meet again."""
         last = {kind: self._jobs.last(kind, key) for kind in ("train", "check", "score")}
         states = {kind: self._jobs.status(job) for kind, job in last.items() if job}
-        failed = [kind for kind, state in states.items() if state and state["status"] == "ERROR"]
+        failed = [
+            kind
+            for kind, state in states.items()
+            if state and state["status"] == "ERROR" and not state.get("cancelled")
+        ]
         if not failed:
             self._waits.pop(key, None)
             return None

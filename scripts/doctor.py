@@ -137,7 +137,8 @@ def _backend_to_label_studio(health: dict[str, Any]) -> Iterator[Finding]:
         return
     found = health.get("label_studio")
     if found == REACHED:
-        yield Finding("the backend reaches Label Studio with its own token")
+        where = health.get("label_studio_url", "")
+        yield Finding(f"the backend reaches Label Studio with its own token, as {where}")
     elif found is None:
         yield Finding("the backend has not looked at Label Studio yet", "see its terminal, and ask again in a minute")
     else:
@@ -230,7 +231,7 @@ def _versions(project: LabelStudioProject, row: dict[str, Any], service: Service
     active = found["active"]
     if active is None:
         job = service.last_training(project.key)
-        failed = job["error"] if job is not None and job["status"] == "ERROR" else ""
+        failed = job["error"] if job is not None and job["status"] == "ERROR" and not job.get("cancelled") else ""
         yield Finding("no version yet: label some tasks, then Settings > Model > Start Training", failed)
         return
     summary = found["summaries"][active]

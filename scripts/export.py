@@ -37,7 +37,7 @@ SPLIT = "train"
 
 def pseudo_labels(versions: Versions, classes: tuple[str, ...]) -> tuple[Mapping[str, Prediction], str]:
     """What the active version would have the next training learn of its own predictions, by task, in `classes`; and
-    what it goes by, for people.
+    what it goes by, for people. (With pseudo_target_precision a training moves the thresholds by its new labels.)
 
     CommandError where there is no version, or it is not on this disk.
     """
@@ -59,7 +59,7 @@ def pseudo_labels(versions: Versions, classes: tuple[str, ...]) -> tuple[Mapping
     method = Settings.from_dict(card["settings"])
     parts = [name for name in ("class", "box", "mask") if name[0] in method.score_parts]
     above = ", ".join(f"{part} score {getattr(method, f'pseudo_{part}_threshold'):g}" for part in parts)
-    return from_predictions(known, tasks, method), f"{active}'s instances above {above}"
+    return from_predictions(known, tasks, method), f"{active}'s instances above {method.pseudo_rule} of {above}"
 
 
 def collect(

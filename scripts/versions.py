@@ -60,6 +60,8 @@ def main() -> None:
     service.check()
     if arguments.action == "cancel":
         print(f"cancelled {', '.join(service.cancel(key))}")
+        if service.health()["worker"] != "runs":
+            print("no worker runs: it ends when one does")
         return
     found = service.versions(key)
     if not found["versions"]:

@@ -58,6 +58,7 @@ class Steps:
     def push(self, key, version, job): return self._do("push", key)
     def switch(self, key, version, job): return self._do("switch", key)
     def prune(self, key, job): return self._do("prune", key)
+    def discard(self, key, version, job): return self._do("discard", key)
     def wanted(self, key, job):
         self._do("wanted", key)
         return {"version": (folder / "wanted").read_text()}

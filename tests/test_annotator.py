@@ -21,6 +21,7 @@ from playwright.sync_api import Page, expect
 
 from backend.regions import to_instances
 from backend.task_order import VIEW
+from backend.webhooks import webhooks_of
 from scripts.backend_process import BackendProcess
 from scripts.browser import LIMIT_MILLISECONDS, NO_BROWSER, browser, seen_once, signed_in
 from scripts.connect import connect_project
@@ -144,6 +145,7 @@ def test_a_backend_is_connected_and_changed_by_hand(
     expect(page.get_by_text("Connected", exact=True)).to_be_visible()
     shoot("connected")
     assert project.extra_params() == {"show_area": 20}
+    assert len(webhooks_of(project.client, project.project_id, backend.url)) == 1
 
     def change(value: str) -> None:
         page.get_by_label("Machine learning model options").click()

@@ -205,7 +205,10 @@ def test_job_status_both_ways_and_a_job_that_is_no_more(make, jobs):
 def test_a_training_is_cancelled_where_there_is_one(make, jobs):
     client = make()
     refused = client.post("/cancel", json={"project": "4"})
-    assert (refused.status_code, refused.json["error"]) == (400, "project 4 has no training or ranking to cancel.")
+    assert (refused.status_code, refused.json["error"]) == (
+        400,
+        "project 4 has no training or ranking that could be cancelled.",
+    )
     jobs.request("train", KEY)
     for project in ("4", KEY):
         assert client.post("/cancel", json={"project": project}).json == {"job_ids": [f"train-{KEY}-00001"]}

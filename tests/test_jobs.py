@@ -94,7 +94,7 @@ def test_a_training_that_is_cancelled_while_no_worker_runs_does_not_go_on(bench)
     assert bench.jobs.cancel(KEY) == [job_id]
     bench.worker()
     assert bench.ended(job_id)["error"] == "it was cancelled."
-    assert bench.log() == ["pull " + KEY, "train " + KEY]
+    assert bench.log() == ["pull " + KEY, "train " + KEY, "discard " + KEY]
 
 
 def test_kill_9_in_a_training_repeats_only_the_step_that_died(bench):

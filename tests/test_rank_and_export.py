@@ -13,13 +13,14 @@ from label_studio_sdk import LabelStudio
 from PIL import Image
 
 from backend.connection import base_url, call
+from backend.jobs import Jobs
 from backend.task_order import UNCERTAINTY
 from scripts import command_line, doctor, export, rank_tasks, versions
 from scripts.backend_process import BackendProcess
 from scripts.label_studio import LabelStudioServer
 from scripts.plan import Place
 from scripts.processes import free_port
-from tests.live import CURIOUS, QUICK, Loop, add_broken_task, connect_backend, filled_project, regions
+from tests.live import CURIOUS, QUICK, Loop, add_broken_task, connect_backend, filled_project, regions, until
 from tsp_model.cycle import PREDICTIONS
 from tsp_model.data import masks
 from tsp_model.data.coco import load_coco
@@ -138,8 +139,37 @@ def test_a_strategy_that_the_version_s_network_cannot_serve_is_refused(
 ) -> None:
     before = loop.versions.active()
     assert why in ask(rank_tasks, "--strategy", strategy)
-    assert "has no training or ranking to cancel" in ask(versions, "cancel")
+    assert "has no training or ranking that could be cancelled" in ask(versions, "cancel")
     assert loop.versions.active() == before and loop.setup() == before
+
+
+def test_of_a_cancelled_training_nothing_stays_and_it_does_not_come_back(
+    loop: Loop, ask: Command, images: ImageSet
+) -> None:
+    project, active, known = loop.project, loop.versions.active(), loop.versions.list()
+    row = project.connection()
+    project.change_connection(row, extra_params=CURIOUS | {"train_after": 1, "epochs": 5000})
+    before = loop.status(project=project.key)["job_id"]
+    project.submit_annotation(loop.tasks[5], regions(project, images.items[5]))  # starts a training by itself
+    begun = until(
+        lambda: (
+            (found := loop.status(project=project.key)) and found["job_id"] != before and found.get("epoch") and found
+        ),
+        "its training",
+    )
+    assert ask(versions, "cancel") == f"cancelled {begun['job_id']}\n"
+    ended = until(lambda: (found := loop.status(job_id=begun["job_id"]))["status"] == "ERROR" and found, "its end")
+    assert (ended["error"], ended["cancelled"], ended["again"]) == ("it was cancelled.", True, False)
+    assert (loop.versions.active(), loop.versions.list()) == (active, known)
+    assert not loop.versions.folder(begun["version"]).exists()
+
+    jobs = Jobs(f"sqlite:///{loop.backend.model_dir}/jobs.sqlite", loop.backend.model_dir)
+    check = jobs.request("check", project.key)
+    jobs.close()
+    assert loop.ended("check", int(check.rpartition("-")[2]))["due"] is False, "nothing new since"
+    assert loop.status(project=project.key)["job_id"] == begun["job_id"]
+    assert not [one.line for one in doctor_findings(loop) if one.remedy]
+    project.change_connection(project.connection(), extra_params=CURIOUS | {"train_after": 0})
 
 
 def test_what_was_drawn_comes_out_as_it_was(loop: Loop, ask: Command, images: ImageSet, tmp_path: Path) -> None:
@@ -189,7 +219,7 @@ def test_an_export_without_the_backend_s_folder_makes_none(
 
 def test_pseudo_labels_are_marked(loop: Loop, ask: Command, tmp_path: Path) -> None:
     told = ask(export, "--out", str(tmp_path / "labels"), "--pseudo")
-    assert re.search(r"instances above class score [\d.]+, box score [\d.]+, mask score [\d.]+\n", told)
+    assert re.search(r"instances above all of class score [\d.]+, box score [\d.]+, mask score [\d.]+\n", told)
     document = json.loads((tmp_path / "labels" / "train.json").read_text())
     marked = {one["id"] for one in document["images"] if one.get("pseudo")}
     drawn = {one["id"] for one in document["images"]} - marked

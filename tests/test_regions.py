@@ -200,6 +200,20 @@ def test_small_masks_are_left_out_and_the_score_of_the_image_stays():
         assert Shown(area=area).of(made).image_score == made.image_score
 
 
+def test_outlines_are_one_for_each_piece_and_fill_what_is_enclosed():
+    mask = np.zeros((30, 40), dtype=np.uint8)
+    mask[2:20, 2:20] = 1
+    mask[5:16, 5:16] = 0
+    mask[8:12, 8:12] = 1  # an island in the hole
+    mask[25:28, 30:37] = 1
+    filled = mask.copy()
+    filled[2:20, 2:20] = 1
+    rings = polygons.outlines(mask)
+    assert len(rings) == 2 and polygons.outlines(np.zeros((3, 3))) == []
+    (drawn,) = masks.decode([polygons.to_mask(rings, 30, 40)])
+    assert np.array_equal(drawn, filled)
+
+
 def test_of_several_masks_of_one_object_the_surest_is_shown():
     whole, upper, other = (np.zeros((20, 20), dtype=np.uint8) for _ in range(3))
     whole[:10], upper[:6], other[7:13] = 1, 1, 1  # half of the other lies in the whole, all of the upper one

@@ -117,9 +117,10 @@ def test_a_project_overrides_what_the_environment_says():
     assert settings.for_project(service, {"push_top": 0}).push_top == 0
     assert settings.for_project(service, {"clusters": 0}).clusters == 0
     project = settings.for_project(
-        service, {"train_after": 0, "beta": 0.05, "epochs": "3", "show_threshold": 0.5, "show_area": 40}
+        service,
+        {"train_after": 0, "beta": 0.05, "epochs": "3", "show_threshold": 0.5, "show_area": 40, "show_overlap": 1},
     )
-    assert (project.train_after, project.shown) == (0, Shown(0.5, 40, 0.5))
+    assert (project.train_after, project.shown) == (0, Shown(0.5, 40, 1))
     assert (project.method.beta, project.method.epochs) == (0.05, 3)
     assert settings.for_project(service, {"preset": "tiny", "epochs": 2}).method.backbone == "tiny"
 

@@ -73,8 +73,10 @@ def write_coco(
         records.append({"id": number, "file_name": item.key, "height": height, "width": width} | mark)
         scores = [{"score": score} for score in pseudo.get(item.key, ())] or [{}] * len(item.instances)
         for instance, score in zip(item.instances, scores, strict=True):
-            one = annotation(len(annotations) + 1, number, instance.label, instance.rle)
-            annotations.append(one | {"segmentation": segmentation(instance.rle)} | mark | score)
+            drawn = segmentation(instance.rle)
+            rle = _read_mask(drawn, {"height": height, "width": width})  # box and area are those of what is written
+            one = annotation(len(annotations) + 1, number, instance.label, rle)
+            annotations.append(one | {"segmentation": drawn} | mark | score)
     categories = [{"id": label, "name": name} for label, name in enumerate(images.classes, start=1)]
     write_json(folder / f"{split}.json", {"images": records, "annotations": annotations, "categories": categories})
 
