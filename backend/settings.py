@@ -62,6 +62,7 @@ VARIABLES: tuple[Variable, ...] = (
         str(len(os.sched_getaffinity(0))),
         "threads torch may use in the worker and in the web service, each; one for each core by default",
     ),
+    Variable("TSP_PROCESSES", "1", "processes of this machine that train and score a pool together, one a GPU"),
     Variable("TSP_KEEP_MEMORY", "true", "web service and worker keep freed memory for the next time, which is quicker"),
     Variable("BASIC_AUTH_USER", "", "user name asked of Label Studio; empty like the password: no check"),
     Variable("BASIC_AUTH_PASS", "", "password asked of Label Studio"),
@@ -110,6 +111,7 @@ class ServiceSettings:
     port: int
     web_threads: int
     torch_threads: int
+    processes: int
     keep_memory: bool
     basic_auth_user: str
     basic_auth_pass: str
@@ -208,6 +210,7 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
         port=_number("PORT", text["PORT"], int, 1, 65535),
         web_threads=_number("WEB_THREADS", text["WEB_THREADS"], int, 8, 256),
         torch_threads=_number("TORCH_THREADS", text["TORCH_THREADS"], int, 1, 256),
+        processes=_number("TSP_PROCESSES", text["TSP_PROCESSES"], int, 1, 64),
         keep_memory=_flag("TSP_KEEP_MEMORY", text["TSP_KEEP_MEMORY"]),
         basic_auth_user=text["BASIC_AUTH_USER"],
         basic_auth_pass=text["BASIC_AUTH_PASS"],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,15 +27,16 @@ from backend.ordering import keep_order, known_at_once, least_sure, score_of
 from backend.pool import Pool, Wanted, forget_images, state
 from backend.progress import Progress
 from backend.project import PREDICTIONS_A_CALL, LabelStudioProject
+from backend.ranks import run_ranks
 from backend.settings import ProjectSettings, ServiceSettings
-from backend.snapshot import Image, Snapshot
+from backend.snapshot import Snapshot
+from backend.version_work import image_set, train_version, translation
 from backend.versions import COMPARISON, VersionError, Versions, project_number
 from backend.webhooks import authorise
-from tsp_model import checkpoints
 from tsp_model.acquisition import STRATEGIES
 from tsp_model.checkpoints import CARD, WEIGHTS, CheckpointError
-from tsp_model.cycle import PREDICTIONS, complete_predictions, looked_at, train_cycle
-from tsp_model.data.image_set import ImageSet, Instance, Item
+from tsp_model.cycle import PREDICTIONS, complete_predictions, looked_at
+from tsp_model.data.image_set import ImageSet
 from tsp_model.errors import ExplainedError
 from tsp_model.execution import Execution
 from tsp_model.files import write_json, write_text
@@ -93,28 +94,14 @@ class CycleSteps:
     def train(self, key: str, version: str, job: Progress) -> dict[str, Any]:
         """M_k on D_al and, from the parent's predictions, D_semi."""
         versions = self._versions(key)
-        folder = versions.folder(version)
         if version in versions.list():  # killed after it was saved and before the job database knew
             return {"counts": versions.card(version)["counts"]}
-        snapshot = Snapshot.read(folder)
-        method = Settings.from_dict(dict(snapshot.settings))
-        labelled, unlabelled = (_image_set(snapshot, one) for one in (snapshot.labelled, snapshot.unlabelled))
-        previous = parent = None
-        if snapshot.parent is not None:
-            try:
-                known = versions.card(snapshot.parent)["classes"]
-                parent = versions.folder(snapshot.parent)
-                if method.ssl:
-                    complete_predictions(parent, unlabelled, looked_at(method), job.update)
-                    previous = PredictionFile(parent / PREDICTIONS, translation(known, snapshot.classes))
-                if method.warm_start:
-                    checkpoints.read(parent)
-            except (VersionError, CheckpointError) as error:  # no reason to train no better one
-                logger.warning("%s is trained without the version before it: %s", version, error)
-                previous = parent = None
-        with curves(folder, job.update) as progress:
-            card = train_cycle(labelled, unlabelled, previous, method, folder, progress, parent)
-        return {"counts": card["counts"]}
+        with curves(versions.folder(version), job.update) as progress:
+            if self._service.processes == 1:
+                train_version(versions, version, progress)
+            else:
+                run_ranks(self._service, {"part": "train", "key": key, "version": version}, progress)
+        return {"counts": versions.card(version)["counts"]}
 
     def compare(self, key: str, version: str, job: Progress) -> dict[str, Any]:
         """Whether M_k is worse than the version that answers, on images that neither was trained on."""
@@ -130,7 +117,7 @@ class CycleSteps:
             if len(aside) < LEAST:
                 return {"worse": False}
             translated = translation(versions.card(active)["classes"], snapshot.classes)
-            found = compared(*folders, _image_set(snapshot, aside), translated, execution, job.update)
+            found = compared(*folders, image_set(snapshot, aside), translated, execution, job.update)
         except (VersionError, CheckpointError) as error:
             logger.warning("%s is compared with no version: %s", version, error)
             return {"worse": False}
@@ -153,8 +140,9 @@ class CycleSteps:
         """
         versions = self._versions(key)
         snapshot = Snapshot.read(versions.folder(version))
-        scored = self._score(key, version, _image_set(snapshot, snapshot.unlabelled), job)
-        keep_order(versions, version, snapshot.unlabelled, _image_set(snapshot, snapshot.labelled))
+        score = self._score if self._service.processes == 1 else self._score_by_ranks
+        scored = score(key, version, image_set(snapshot, snapshot.unlabelled), job)
+        keep_order(versions, version, snapshot.unlabelled, image_set(snapshot, snapshot.labelled))
         clusters = self._settings(self._project(key)).clusters
         if clusters:
             found = iterate_predictions(self._file(key, version))
@@ -283,8 +271,8 @@ class CycleSteps:
         known = PredictionFile(path)
         pool = self._pool(project, job, lambda task: task.annotation is None and str(task.id) not in known)
         snapshot = Snapshot.read(versions.folder(version))
-        scored = self._score(key, version, _image_set(snapshot, pool.unlabelled), job)
-        keep_order(versions, version, pool.unlabelled, _image_set(snapshot, snapshot.labelled))
+        scored = self._score(key, version, image_set(snapshot, pool.unlabelled), job)
+        keep_order(versions, version, pool.unlabelled, image_set(snapshot, snapshot.labelled))
         # All of them: a job that died between scoring and pushing left some on this disk only.
         return {"scored": scored, **self.push(key, version, job)}
 
@@ -351,7 +339,7 @@ class CycleSteps:
         """Complete the predictions of `version` for `pool`, and begin to push them; how many were missing."""
         project = self._settings(self._project(key))
         folder = self._versions(key).folder(version)
-        trained = Settings.from_dict(self._versions(key).card(version)["settings"])
+        trained = self._trained_with(key, version)
         above = min(project.shown.threshold, looked_at(trained))
         execution, features = Execution.choose(project.method), project.clusters > 0
         if project.push_top or not known_at_once(folder, trained.strategy):
@@ -362,6 +350,21 @@ class CycleSteps:
             self._file(key, version), lambda found: self._push(key, version, found, a_call), a_call
         ) as sender:
             return complete_predictions(folder, pool, above, job.update, sender.on_disk, execution, features)
+
+    def _score_by_ranks(self, key: str, version: str, pool: ImageSet, job: Progress) -> int:
+        """As `_score` for the pool of the version's snapshot, by several processes, whose predictions come together in
+        the end: `push` sends them."""
+        project = self._settings(self._project(key))
+        path = self._file(key, version)
+        path.touch()
+        known = PredictionFile(path)
+        work = {"part": "score", "key": key, "version": version, "features": project.clusters > 0}
+        work |= {"above": min(project.shown.threshold, looked_at(self._trained_with(key, version)))}
+        run_ranks(self._service, work | {"method": project.method.to_dict()}, job.update)
+        return sum(name not in known for name in pool.keys)
+
+    def _trained_with(self, key: str, version: str) -> Settings:
+        return Settings.from_dict(self._versions(key).card(version)["settings"])
 
     def _push(
         self,
@@ -378,24 +381,3 @@ class CycleSteps:
 
     def _settings(self, project: LabelStudioProject) -> ProjectSettings:
         return settings.for_project(self._service, project.extra_params())
-
-
-def _image_set(snapshot: Snapshot, images: Sequence[Image]) -> ImageSet:
-    items = [
-        Item(image.key, Path(image.path), tuple(Instance(label, dict(rle)) for label, rle in image.instances))
-        for image in images
-    ]
-    return ImageSet(items, snapshot.classes)
-
-
-def translation(known: Sequence[str], classes: Sequence[str]) -> Callable[[Prediction], Prediction]:
-    """What makes a prediction of a model with the classes `known` read in `classes`: a label may have been added,
-    removed or moved since. Detections of a class that is no more are dropped."""
-    number = {name: index + 1 for index, name in enumerate(classes)}
-
-    def translated(prediction: Prediction) -> Prediction:
-        kept = prediction.keep([i for i, label in enumerate(prediction.labels) if known[label - 1] in number])
-        kept.labels = [number[known[label - 1]] for label in kept.labels]
-        return kept
-
-    return translated

@@ -23,7 +23,8 @@ from backend.connection import ProjectError
 from backend.images import ImageError
 from backend.progress import Progress
 from backend.snapshot import Snapshot
-from backend.steps import CycleSteps, JobError, translation
+from backend.steps import CycleSteps, JobError
+from backend.version_work import translation
 from backend.versions import Versions
 from tests.builders import disc_set, prediction
 from tsp_model import cycle
@@ -92,7 +93,7 @@ class Project:
     def remove(self, number: int) -> None:
         del self._tasks[number]
 
-    def push(self, predictions, version, classes, shown, a_call, score_of) -> int:
+    def push(self, predictions, version, classes, shown, a_call, score_of, report) -> int:
         already = self.pushed.setdefault(version, {})
         self.asked.set()
         if self.refusal is not None:
@@ -101,6 +102,7 @@ class Project:
         for one in predictions:  # one by one, as the real one takes them
             sent += one.key not in already
             already.setdefault(one.key, score_of(one))
+            report(len(already), len(self._tasks))
         return sent
 
     def switch(self, version: str) -> None:

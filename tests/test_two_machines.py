@@ -24,7 +24,7 @@ from tsp_model.data.image_set import ImageSet
 
 LABELLED = 3
 # Long enough to be killed in the midst of it, short enough to wait for.
-METHOD = QUICK | CURIOUS_ENVIRONMENT | {"TSP_EPOCHS": "40", "TSP_TRAIN_AFTER": "0"}
+METHOD = QUICK | CURIOUS_ENVIRONMENT | {"TSP_EPOCHS": "40", "TSP_TRAIN_AFTER": "0", "TSP_PROCESSES": "2"}
 
 
 @dataclass(frozen=True)

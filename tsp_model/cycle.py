@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tsp_model import checkpoints, pseudo_labels
+from tsp_model import checkpoints, distributed, pseudo_labels
 from tsp_model.acquisition import STRATEGIES, choose, observing, pick, scored
 from tsp_model.ahead import ahead
 from tsp_model.data import DataError
@@ -84,7 +84,8 @@ def train_cycle(
         warnings.append(FEW_PSEUDO_LABELS.format(len(chosen), len(unlabelled)))
         log.warning(warnings[0])
     folder.mkdir(parents=True, exist_ok=True)
-    write_predictions(folder / PSEUDO_LABELS, chosen.values())
+    if distributed.rank() == 0:
+        write_predictions(folder / PSEUDO_LABELS, chosen.values())
     pseudo = pseudo_labels.as_image_set(chosen, unlabelled)
     model = initial_model(labelled, settings, parent)
     prepared = time.monotonic() - start
@@ -101,21 +102,20 @@ def train_cycle(
         counted = (metrics["small_objects"], labelled.objects, settings.smallest_object, settings.image_size)
         warnings.append(SMALL_OBJECTS.format(*counted))
         log.warning(warnings[-1])
-    card = checkpoints.save(
-        folder,
-        model,
-        {
-            "classes": list(labelled.classes),
-            "settings": settings.to_dict(),
-            "counts": _counts(labelled, unlabelled, pseudo),
-            "labelled": list(labelled.keys),
-            "metrics": metrics | {"pseudo_threshold_scale": scale},
-            "warnings": warnings,
-            "parent": parent.name if parent else None,
-            "train_seconds": round(prepared + metrics["seconds"], 3),
-        },
-    )
-    (folder / TRAINING_STATE).unlink(missing_ok=True)
+    card = {
+        "classes": list(labelled.classes),
+        "settings": settings.to_dict(),
+        "counts": _counts(labelled, unlabelled, pseudo),
+        "labelled": list(labelled.keys),
+        "metrics": metrics | {"pseudo_threshold_scale": scale},
+        "warnings": warnings,
+        "parent": parent.name if parent else None,
+        "train_seconds": round(prepared + metrics["seconds"], 3),
+    }
+    if distributed.rank() == 0:
+        card = checkpoints.save(folder, model, card)
+        (folder / TRAINING_STATE).unlink(missing_ok=True)
+    distributed.barrier()
     return card
 
 
@@ -194,23 +194,52 @@ def complete_predictions(
             are most of the work.
         on_disk: see PredictionFile.add. execution: see checkpoints.load. features: see acquisition.observing.
     """
-    path = folder / PREDICTIONS
-    path.touch()
-    try:
-        predictions = PredictionFile(path)
-        first = next(iter(predictions.values()), None)
-        of_use = first is None or first.kept_above <= above
-    except DataError as error:  # a damaged file; the model says it all again
-        log.warning("the pool is scored anew: %s", error)
-        of_use = False
-    if not of_use:
-        write_predictions(path, [])
-        predictions = PredictionFile(path)
+    predictions = _known(folder, above)
     missing = [key for key in pool.keys if key not in predictions]
-    if missing:  # else nothing is loaded either
-        with closing(score_pool(folder, pool.subset(missing), progress, above, execution, features)) as fresh:
-            predictions.add(fresh, on_disk)
+    mine = distributed.share(missing)
+    if mine:  # else nothing is loaded either
+        file = predictions if distributed.world() == 1 else _own_file(folder)
+        with closing(score_pool(folder, pool.subset(mine), progress, above, execution, features)) as fresh:
+            file.add(fresh, on_disk)
+    distributed.barrier()
+    if distributed.rank() == 0:
+        _collect(folder, predictions)
+    distributed.barrier()
     return len(missing)
+
+
+def _known(folder: Path, above: float) -> PredictionFile:
+    """The predictions that are there already, and of use; the same for every rank."""
+    path = folder / PREDICTIONS
+    if distributed.rank() == 0:
+        path.touch()
+        try:
+            predictions = PredictionFile(path)
+            _collect(folder, predictions)
+            first = next(iter(predictions.values()), None)
+            of_use = first is None or first.kept_above <= above
+        except DataError as error:  # a damaged file; the model says it all again
+            log.warning("the pool is scored anew: %s", error)
+            of_use = False
+        if not of_use:
+            write_predictions(path, [])
+    distributed.barrier()
+    return PredictionFile(path)
+
+
+def _own_file(folder: Path) -> PredictionFile:
+    """What this rank scores; a kill costs none of it."""
+    path = folder / f"{PREDICTIONS}.{distributed.rank()}"
+    path.touch()
+    return PredictionFile(path)
+
+
+def _collect(folder: Path, predictions: PredictionFile) -> None:
+    """Into the version's file what the ranks have scored, also those of a scoring that was killed."""
+    for path in sorted(folder.glob(f"{PREDICTIONS}.*")):
+        found = PredictionFile(path)
+        predictions.add(one for key, one in found.items() if key not in predictions)
+        path.unlink()
 
 
 def pick_images(

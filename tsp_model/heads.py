@@ -210,7 +210,9 @@ class TSPRoIHeads(RoIHeads):
         result = {
             "loss_classifier": classification,
             "loss_box_reg": box,
-            "loss_mask": maskrcnn_loss(mask_logits, positive_rois, masks, gt_labels, positive_matched),
+            "loss_mask": losses.mask_loss(
+                maskrcnn_loss(mask_logits, positive_rois, masks, gt_labels, positive_matched), len(mask_logits)
+            ),
         }
         if pseudo:
             return result

@@ -1,7 +1,8 @@
 """The losses of arXiv 2012.04829 as pure functions: Eq. 1, Eq. 4, Eq. 5 and the two IoU regressions.
 
 Shapes: S sampled anchors or RoIs, R RoIs that went through the box head, P positive RoIs, C classes with background.
-An empty input gives a zero that keeps the graph, so that a step without a positive RoI trains like any other.
+An empty input gives a zero that keeps the graph, so that a step without a positive RoI trains like any other. Counts
+are those of the process; where several train together, a sum is divided by what all of them counted.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tsp_model.distributed import normaliser
+
 SUPERVISED_TERMS = ("loss_objectness", "loss_classifier", "loss_rpn_box_reg", "loss_box_reg", "loss_mask")
 IOU_TERMS = ("loss_box_iou", "loss_mask_iou")
 RANKING_TERM = "loss_ranking"  # of a network with a LossHead
@@ -19,7 +22,7 @@ RANKING_TERM = "loss_ranking"  # of a network with a LossHead
 
 def classification_normaliser(sampled: int, positive: int, rule: str) -> int:
     """N_cls of Eq. 4: every sampled anchor/RoI, as the equation reads, or ("positive") only those with p* = 1."""
-    return max(sampled if rule == "sampled" else positive, 1)
+    return sampled if rule == "sampled" else positive
 
 
 def rpn_losses(
@@ -28,25 +31,25 @@ def rpn_losses(
     labels: Tensor,
     regression_targets: Tensor,
     pseudo: bool = False,
-    normaliser: str = "sampled",
+    rule: str = "sampled",
 ) -> tuple[Tensor, Tensor]:
     """L_cls and L_box of the RPN over the sampled anchors.
 
     Args:
         objectness: [S] logits. deltas, regression_targets: [S, 4]. labels: [S], 1 for positive and 0 for negative.
         pseudo: Eq. 4: p* = label multiplies the classification too, because an object that got no pseudo label would
-            be taught as background otherwise.
+            be taught as background otherwise. rule: of its N_cls, see classification_normaliser.
     """
     positive = labels > 0
     sampled = labels.numel()
     if pseudo:
-        count = classification_normaliser(sampled, int(positive.sum()), normaliser)
+        count = classification_normaliser(sampled, int(positive.sum()), rule)
         objectness, labels = objectness[positive], labels[positive]
     else:
-        count = max(sampled, 1)
-    classification = F.binary_cross_entropy_with_logits(objectness, labels, reduction="sum") / count
+        count = sampled
+    classification = F.binary_cross_entropy_with_logits(objectness, labels, reduction="sum")
     box = F.smooth_l1_loss(deltas[positive], regression_targets[positive], beta=1 / 9, reduction="sum")
-    return classification, box / max(sampled, 1)
+    return classification / normaliser(count), box / normaliser(sampled)
 
 
 def roi_losses(
@@ -63,11 +66,11 @@ def roi_losses(
         class_logits: [R, C]. box_regression: [R, 4 C]. labels: [R], 0 for background. regression_targets: [R, 4].
         classification_count, box_count: N_cls and N_box.
     """
-    classification = F.cross_entropy(class_logits, labels, reduction="sum") / max(classification_count, 1)
+    classification = F.cross_entropy(class_logits, labels, reduction="sum") / normaliser(classification_count)
     positive = torch.where(labels > 0)[0]
     deltas = box_regression.unflatten(1, (box_regression.shape[1] // 4, 4))[positive, labels[positive]]
     box = F.smooth_l1_loss(deltas, regression_targets[positive], beta=1 / 9, reduction="sum")
-    return classification, box / max(box_count, 1)
+    return classification, box / normaliser(box_count)
 
 
 def iou_loss(predicted: Tensor, target: Tensor) -> Tensor:
@@ -76,7 +79,12 @@ def iou_loss(predicted: Tensor, target: Tensor) -> Tensor:
     Args:
         predicted, target: [P] in 0..1; the target carries no gradient.
     """
-    return F.mse_loss(predicted, target.detach(), reduction="sum") / max(target.numel(), 1)
+    return F.mse_loss(predicted, target.detach(), reduction="sum") / normaliser(target.numel())
+
+
+def mask_loss(mean: Tensor, positives: int) -> Tensor:
+    """L_mask over all ranks' positive RoIs, of torchvision's mean over this one's."""
+    return mean * (positives / normaliser(positives))
 
 
 def loss_ranking(predicted: Tensor, target: Tensor, margin: float = 1.0) -> Tensor:

@@ -16,7 +16,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import resize_boxes
 
-from tsp_model import losses
+from tsp_model import distributed, losses
 from tsp_model.backbones import TinyBackbone, resnet_fpn
 from tsp_model.execution import Execution
 from tsp_model.heads import DropoutMLPHead, IoUHead, LossHead, TSPRegionProposalNetwork, TSPRoIHeads
@@ -94,7 +94,8 @@ class TSPMaskRCNN(GeneralizedRCNN):
     def _image_losses(self, batch: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]]) -> Tensor:
         """L_sup of each image of the batch alone, [B]; samples of its own, so that training goes on as without."""
         found = []
-        with torch.random.fork_rng([batch.tensors.device] if batch.tensors.is_cuda else []):
+        devices = [batch.tensors.device] if batch.tensors.is_cuda else []
+        with torch.random.fork_rng(devices), distributed.counting(None):
             for index, target in enumerate(targets):
                 one = ImageList(batch.tensors[index : index + 1], batch.image_sizes[index : index + 1])
                 own = {name: level[index : index + 1] for name, level in features.items()}

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tsp_model import distributed
 from tsp_model.ahead import ahead
 from tsp_model.data.augmentation import augment
 from tsp_model.data.image_set import ImageSet
@@ -28,11 +29,14 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[dict[str, Any]], None]
 Example = tuple[Tensor, dict[str, Any]]
-Batch = tuple[list[Tensor], list[dict[str, Tensor]], list[str]]
+Share = tuple[list[Example], float]  # a rank's of a step's images, and their weight
+Batch = tuple[list[Tensor], list[dict[str, Tensor]], list[str], float]
 
 # Of the epochs; then batch norms keep their statistics, so that the network learns to answer with those it will have.
 NORMS_LEARN = 0.6
 LOSS_REACHES_BACKBONE = 0.6  # of the epochs; then the ranking loss trains its head only (arXiv 1905.03677, 4.1)
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+RANKS_APART = 7_919_000_003  # between the seeds of two ranks: no epoch of one is another's
 AHEAD = 2  # steps whose images are read before their turn
 
 
@@ -128,6 +132,7 @@ class _Run:
     ) -> None:
         self.model, self.labelled, self.pseudo, self.settings, self.beta = model, labelled, pseudo, settings, beta
         self.device = next(model.parameters()).device
+        self.parallel = distributed.parallel(model)  # the same weights
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.parameters, settings)
         self.steps_per_epoch = math.ceil(len(labelled) / settings.batch_size)
@@ -136,25 +141,28 @@ class _Run:
         self.start, self.seconds_before = time.monotonic(), 0.0
 
     def epoch(self, epoch: int, reporter: _Reporter) -> None:
-        # Everything random in an epoch comes from its own seed: a resumed run repeats an unbroken one.
-        generator = torch.Generator().manual_seed(self.settings.seed * 100_003 + epoch)
-        torch.manual_seed(self.settings.seed * 100_003 + epoch)
+        # Everything random in an epoch comes from its own seed: a resumed run repeats an unbroken one. All ranks share
+        # the order of the images; what becomes of an image, and which of its boxes are sampled, is each rank's own.
+        seed = self.settings.seed * 100_003 + epoch
+        order, rank = torch.Generator().manual_seed(seed), distributed.rank()
+        generator = torch.Generator().manual_seed(seed + rank * RANKS_APART) if rank else order
+        torch.manual_seed(seed + rank * RANKS_APART)
         self.model.train()
         if epoch >= NORMS_LEARN * self.settings.epochs:
-            for norm in (module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)):
+            for norm in (module for module in self.model.modules() if isinstance(module, NORMS)):
                 norm.eval()
         if self.model.loss_head is not None:
             self.model.loss_head.detached = epoch >= LOSS_REACHES_BACKBONE * self.settings.epochs
         sums: dict[str, float] = defaultdict(float)
-        with ahead(self._read, self._schedule(generator), AHEAD) as batches:
+        with ahead(self._read, self._schedule(order), AHEAD) as batches:
             for index, (labelled, pseudo) in enumerate(batches):
                 step = epoch * self.steps_per_epoch + index
                 rate = learning_rate_at(step, self.steps_per_epoch, self.settings)
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate
                 terms = self._step(
-                    self._augmented(labelled, generator),
-                    self._augmented(pseudo, generator) if pseudo else None,
+                    self._augmented(*labelled, generator),
+                    self._augmented(*pseudo, generator) if pseudo[0] else None,
                     measure=index == 0,
                 )
                 for name, value in terms.items():
@@ -175,19 +183,34 @@ class _Run:
             first, last = (round(n * self.settings.pseudo_ratio) for n in (start, start + len(chosen)))
             yield chosen, drawn[first:last] if wanted else []
 
-    def _read(self, indices: tuple[list[int], list[int]]) -> tuple[list[Example], list[Example]]:
+    def _read(self, indices: tuple[list[int], list[int]]) -> tuple[Share, Share]:
         """Images and labels of a step from disk, by a thread of its own, while the network is busy with others."""
         labelled, pseudo = indices
-        return [self.labelled[index] for index in labelled], [self.pseudo[index] for index in pseudo]
+        return self._share(self.labelled, labelled), self._share(self.pseudo, pseudo)
 
-    def _augmented(self, examples: list[Example], generator: torch.Generator) -> Batch:
+    @staticmethod
+    def _share(images: ImageSet, indices: list[int]) -> Share:
+        """This rank's of a step's images; where it has none, one that counts nothing, since the others wait for it."""
+        mine = distributed.share(indices)
+        return [images[index] for index in mine or indices[:1]], 1.0 if mine else 0.0
+
+    def _augmented(self, examples: list[Example], weight: float, generator: torch.Generator) -> Batch:
         inputs, targets, keys = [], [], []
         for image, target in examples:
             keys.append(target.pop("key"))
             image, target = augment(image, target, self.settings.augmentation, generator)
             inputs.append(to_input(image, self.device))
             targets.append({name: value.to(self.device) for name, value in target.items()})
-        return inputs, targets, keys
+        return inputs, targets, keys, weight
+
+    def _losses(self, batch: Batch, pseudo: bool = False) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """The terms of this rank, for its gradient, and those of all, as numbers."""
+        images, targets, keys, weight = batch
+        with distributed.counting(weight):
+            terms = self.parallel(images, targets, pseudo=pseudo)
+        if not weight:
+            terms = {name: value * 0 for name, value in terms.items()}
+        return terms, _refuse_non_finite(distributed.mean(terms), keys)
 
     def _step(self, batch: Batch, pseudo_batch: Batch | None, measure: bool) -> dict[str, float]:
         """One update; returns the loss and its terms.
@@ -196,17 +219,14 @@ class _Run:
         the other, which keeps one graph in memory at a time.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        images, targets, keys = batch
-        terms = self.model(images, targets)
-        supervised = supervised_loss(terms, self.settings.iou_loss_weight)
-        values = _refuse_non_finite(terms, keys)
-        supervised.backward()
-        semi = torch.zeros((), device=self.device)
+        terms, values = self._losses(batch)
+        supervised_loss(terms, self.settings.iou_loss_weight).backward()
+        loss = supervised_loss(values, self.settings.iou_loss_weight)
         if pseudo_batch is not None:
-            images, targets, keys = pseudo_batch
-            terms = self.model(images, targets, pseudo=True)
+            terms, semi_values = self._losses(pseudo_batch, pseudo=True)
             semi = semi_supervised_loss(terms)
-            values |= {f"semi_{name}": value for name, value in _refuse_non_finite(terms, keys).items()}
+            loss = total_loss(loss, semi_supervised_loss(semi_values), self.beta)
+            values |= {f"semi_{name}": value for name, value in semi_values.items()}
             before = [None if p.grad is None else p.grad.clone() for p in self.parameters] if measure else []
             (self.beta * semi).backward()
             if measure:
@@ -214,9 +234,11 @@ class _Run:
         if self.settings.gradient_clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.gradient_clip)
         self.optimizer.step()
-        return values | {"loss": float(total_loss(supervised.detach(), semi.detach(), self.beta))}
+        return values | {"loss": loss}
 
     def save(self, path: Path, epochs_done: int) -> None:
+        if distributed.rank():  # all of them have the same
+            return
         state = {
             "epochs_done": epochs_done,
             "model": self.model.state_dict(),
@@ -306,12 +328,12 @@ def build_optimizer(parameters: list[Tensor], settings: Settings) -> torch.optim
 
 
 def _refuse_non_finite(terms: dict[str, Tensor], keys: list[str]) -> dict[str, float]:
-    """The terms as numbers; raises NonFiniteLossError, before anything is updated, if one is none."""
+    """The terms as numbers; raises NonFiniteLossError, before anything is updated and on every rank, if one is none."""
     values = {name: float(value.detach()) for name, value in terms.items()}
     wrong = [name for name, value in values.items() if not math.isfinite(value)]
     if wrong:
         raise NonFiniteLossError(
-            f"the loss is not finite ({', '.join(wrong)}) on images {', '.join(keys)}; "
+            f"the loss is not finite ({', '.join(wrong)}) on images {', '.join(distributed.gathered(keys))}; "
             "look at these images and labels, or lower the learning rate."
         )
     return values

@@ -1,0 +1,182 @@
+"""Several processes train and score as one does; started by torchrun, as the worker starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from backend import settings
+from backend.progress import JobCancelled
+from backend.ranks import WORKER, RankDiedError, RanksError, run_ranks
+from backend.snapshot import Image, Snapshot
+from backend.version_work import image_set
+from backend.versions import Versions
+from tests.builders import disc_set
+from tsp_model import network, training
+from tsp_model.checkpoints import read_card
+from tsp_model.cycle import PREDICTIONS, complete_predictions
+from tsp_model.data.image_set import ImageSet
+from tsp_model.network import tsp_mask_rcnn
+from tsp_model.predictions import iterate_predictions, read_predictions, write_predictions
+from tsp_model.settings import Settings
+from tsp_model.training import train
+
+ROOT = Path(__file__).resolve().parent.parent
+KEY = "4.1700000000"
+# What is random would differ: no augmentation, and every anchor and RoI is a sample. A wrong gradient of one step shows
+# in the losses of the next.
+METHOD = Settings.preset("tiny").override(
+    {"image_size": 64, "epochs": 2, "batch_size": 2, "augmentation": "none", "beta": 0.5, "warmup_iterations": 0}
+)
+
+RANK = """
+import json, sys
+from pathlib import Path
+from tests.test_distributed import losses
+from tsp_model import distributed
+with distributed.group():
+    found = losses(Path(sys.argv[1]))
+    if distributed.rank() == 0:
+        print(json.dumps(found))
+"""
+
+
+def losses(folder: Path) -> list[dict[str, float]]:
+    """The terms of each step of a training in this process, or this rank."""
+    everything = 10**6
+    network._TINY = replace(network._TINY, rpn_samples=everything, roi_samples=everything, proposals=(50,) * 4)
+    training.NORMS_LEARN = 0.0  # a rank's norms would see its own images only
+    found = [item for item in disc_set(folder, 12).items if item.instances]
+    bare = [replace(item, instances=()) for item in found[4:6]]
+    # Five labelled images: in the last step of an epoch one rank has none. One pseudo-labelled image has no object.
+    labelled, pseudo = (ImageSet(items, ("disc", "box")) for items in ([*found[:4], bare[0]], [found[6], bare[1]]))
+    torch.manual_seed(0)
+    model = tsp_mask_rcnn(3, "tiny", image_size=64)
+    steps: list[dict[str, float]] = []
+    train(model, labelled, pseudo, METHOD, METHOD.beta, progress=lambda event: steps.append(event["terms"]))
+    return steps
+
+
+def torchrun(*arguments: str, processes: int = 2) -> str:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environ = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run([*command, *arguments], env=environ, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
+    (tmp_path / "rank.py").write_text(RANK)
+    one = losses(tmp_path / "images")
+    two = json.loads(torchrun(str(tmp_path / "rank.py"), str(tmp_path / "images")).splitlines()[-1])
+    assert len(one) == len(two) == 6
+    assert {"semi_loss_mask", "semi_loss_objectness", "loss_mask_iou"} <= one[0].keys()
+    for alone, together in zip(one, two, strict=True):
+        assert together == pytest.approx(alone, rel=0.01, abs=1e-5)
+    assert one[0]["loss"] != pytest.approx(one[-1]["loss"], rel=0.05), "something was learned in between"
+
+
+@pytest.fixture
+def version(tmp_path: Path) -> tuple[settings.ServiceSettings, Versions, str]:
+    """A version that is to be trained by two processes: three labelled images, seven unlabelled ones."""
+    service = settings.load({"MODEL_DIR": str(tmp_path), "TSP_PROCESSES": "2", "TORCH_THREADS": "2"})
+    versions = Versions(tmp_path, KEY)
+    name = versions.new_name()
+    versions.folder(name).mkdir(parents=True)
+    images = [
+        Image(item.key, str(item.path), tuple((one.label, one.rle) for one in item.instances))
+        for item in disc_set(tmp_path / "images", 10).items
+    ]
+    method = METHOD.override({"epochs": 6, "least_steps": 0})
+    Snapshot(
+        classes=("disc", "box"),
+        settings=method.to_dict(),
+        parent=None,
+        labelled=images[:3],
+        unlabelled=[replace(image, instances=()) for image in images[3:]],
+        skipped={},
+        aside=[],
+        annotations=[],
+    ).write(versions.folder(name))
+    return service, versions, name
+
+
+def ranks(worker: int) -> dict[str, int]:
+    """The process ids of the ranks that a worker has started, by rank."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            environ = dict(pair.partition("=")[::2] for pair in (entry / "environ").read_text().split("\0"))
+            if environ.get(WORKER) == str(worker) and "LOCAL_RANK" in environ:
+                found[environ["LOCAL_RANK"]] = int(entry.name)
+    return found
+
+
+def test_a_training_whose_process_dies_goes_on_at_its_last_epoch_and_then_all_score_the_pool(
+    version: tuple[settings.ServiceSettings, Versions, str],
+) -> None:
+    service, versions, name = version
+    folder, events, killed = versions.folder(name), [], []
+
+    def watch(event: dict[str, Any]) -> None:
+        events.append(event["done"])
+        if event["epoch"] == 3 and not killed:
+            killed.append(ranks(os.getpid())["1"])
+            os.kill(killed[0], signal.SIGKILL)
+
+    run_ranks(service, {"part": "train", "key": KEY, "version": name}, watch)
+    restart = next(index for index in range(1, len(events)) if events[index] <= events[index - 1])
+    assert events[restart] > 2, "the first epoch, of two steps, was not repeated"
+    assert events[-1] == 12 and read_card(folder)["metrics"]["steps"] == 12
+
+    pool = [image.key for image in Snapshot.read(folder).unlabelled]
+    alone = folder.parent / "alone"
+    shutil.copytree(folder, alone)
+    complete_predictions(alone, image_set(Snapshot.read(folder), Snapshot.read(folder).unlabelled), 0.0)
+    expected = read_predictions(alone / PREDICTIONS)
+    # One that is there already, and one that a rank had scored before it was killed.
+    write_predictions(folder / PREDICTIONS, [expected[pool[0]]])
+    write_predictions(folder / f"{PREDICTIONS}.1", [expected[pool[3]]])
+    work = {"part": "score", "key": KEY, "version": name, "above": 0.0, "features": False}
+    seen: list[int] = []
+    run_ranks(service, work | {"method": METHOD.to_dict()}, lambda event: seen.append(event["total"]))
+    found = list(iterate_predictions(folder / PREDICTIONS))
+    assert sorted(one.key for one in found) == sorted(pool), "each once"
+    assert set(seen) == {3}, "rank 0 has three of the five that were missing"
+    for one in found:
+        assert one.image_score == pytest.approx(expected[one.key].image_score, abs=1e-5)
+    assert not list(folder.glob(f"{PREDICTIONS}.*"))
+
+
+def test_processes_that_cannot_go_on_say_why_and_leave_nothing_running(
+    version: tuple[settings.ServiceSettings, Versions, str],
+) -> None:
+    service, _, name = version
+    work = {"part": "train", "key": KEY, "version": name}
+
+    def kill(event: dict[str, Any]) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(ranks(os.getpid())["1"], signal.SIGKILL)
+
+    with pytest.raises(RankDiedError, match="one of 2 processes ended without a word"):
+        run_ranks(service, work, kill)
+
+    def cancel(event: dict[str, Any]) -> None:
+        raise JobCancelled("it was cancelled.")
+
+    with pytest.raises(JobCancelled):
+        run_ranks(service, work, cancel)
+    assert ranks(os.getpid()) == {}
+    with pytest.raises(RanksError, match="snapshot.json is not there"):
+        run_ranks(service, work | {"part": "score", "version": "tsp-0009-20260101T000000", "above": 0.0}, cancel)
