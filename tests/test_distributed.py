@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,10 +27,13 @@ from backend.versions import Versions
 from tests.builders import disc_set
 from tsp_model import network, training
 from tsp_model.checkpoints import read_card
-from tsp_model.cycle import PREDICTIONS, complete_predictions
+from tsp_model.cycle import PREDICTIONS, complete_predictions, score_pool
+from tsp_model.data.coco import load_coco
 from tsp_model.data.image_set import ImageSet
+from tsp_model.data.synthetic import write_synthetic
+from tsp_model.evaluation import average_precision
 from tsp_model.network import tsp_mask_rcnn
-from tsp_model.predictions import iterate_predictions, read_predictions, write_predictions
+from tsp_model.predictions import PredictionFile, iterate_predictions, read_predictions, write_predictions
 from tsp_model.settings import Settings
 from tsp_model.training import train
 
@@ -90,26 +95,29 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
 @pytest.fixture
 def version(tmp_path: Path) -> tuple[settings.ServiceSettings, Versions, str]:
     """A version that is to be trained by two processes: three labelled images, seven unlabelled ones."""
-    service = settings.load({"MODEL_DIR": str(tmp_path), "TSP_PROCESSES": "2", "TORCH_THREADS": "2"})
-    versions = Versions(tmp_path, KEY)
+    images = disc_set(tmp_path / "images", 10)
+    return prepared(tmp_path, images, 3, METHOD.override({"epochs": 6}), processes=2)
+
+
+def prepared(
+    folder: Path, images: ImageSet, labelled: int, method: Settings, processes: int
+) -> tuple[settings.ServiceSettings, Versions, str]:
+    """A version of which the first images are labelled, not trained yet."""
+    environ = {"MODEL_DIR": str(folder), "TSP_PROCESSES": str(processes), "TORCH_THREADS": "2"}
+    versions = Versions(folder, KEY)
     name = versions.new_name()
     versions.folder(name).mkdir(parents=True)
-    images = [
-        Image(item.key, str(item.path), tuple((one.label, one.rle) for one in item.instances))
-        for item in disc_set(tmp_path / "images", 10).items
+    found = [
+        Image(item.key, str(item.path), tuple((one.label, one.rle) for one in item.instances)) for item in images.items
     ]
-    method = METHOD.override({"epochs": 6, "least_steps": 0})
     Snapshot(
-        classes=("disc", "box"),
+        classes=images.classes,
         settings=method.to_dict(),
         parent=None,
-        labelled=images[:3],
-        unlabelled=[replace(image, instances=()) for image in images[3:]],
-        skipped={},
-        aside=[],
-        annotations=[],
+        labelled=found[:labelled],
+        unlabelled=[replace(image, instances=()) for image in found[labelled:]],
     ).write(versions.folder(name))
-    return service, versions, name
+    return settings.load(environ), versions, name
 
 
 def ranks(worker: int) -> dict[str, int]:
@@ -180,3 +188,23 @@ def test_processes_that_cannot_go_on_say_why_and_leave_nothing_running(
     assert ranks(os.getpid()) == {}
     with pytest.raises(RanksError, match="snapshot.json is not there"):
         run_ranks(service, work | {"part": "score", "version": "tsp-0009-20260101T000000", "above": 0.0}, cancel)
+
+
+@pytest.mark.slow  # ten minutes
+def test_two_processes_learn_as_well_as_one(tmp_path: Path) -> None:
+    write_synthetic(tmp_path / "set", train=40, test=60)
+    train_set, test_set = (load_coco(tmp_path / "set", split) for split in ("train", "test"))
+    found: dict[int, list[float]] = {1: [], 2: []}
+    for seed, processes in itertools.product(range(3), found):
+        method = Settings.preset("tiny").override({"epochs": 25, "seed": seed})
+        service, versions, name = prepared(tmp_path / f"{seed}-{processes}", train_set, 40, method, processes)
+        run_ranks(service, {"part": "train", "key": KEY, "version": name}, lambda event: None)
+        path = tmp_path / f"{seed}-{processes}.jsonl"
+        write_predictions(path, score_pool(versions.folder(name), test_set))
+        found[processes].append(average_precision(test_set, PredictionFile(path))["mask_ap50"])
+    print(found)
+    one, two = (np.array(values) for values in found.values())
+    assert min(found[1]) > 0.3, "it learns"
+    # Seeds alone differ by this much: three times the standard error of the difference of two means.
+    noise = 3 * np.sqrt((one.var(ddof=1) + two.var(ddof=1)) / 3)
+    assert abs(one.mean() - two.mean()) < max(noise, 0.03)

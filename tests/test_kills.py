@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from backend.connection import call
 from backend.project import LabelStudioProject
 from backend.snapshot import Snapshot
-from backend.steps import _image_set
+from backend.version_work import image_set
 from backend.versions import Versions
 from scripts.backend_process import BackendProcess
 from scripts.label_studio import LabelStudioServer
@@ -125,7 +125,7 @@ def test_a_training_that_was_killed_ends_as_an_unbroken_one(
     torch.set_num_threads(1)
     try:
         method = Settings.from_dict(dict(snapshot.settings))
-        images_of = (_image_set(snapshot, one) for one in (snapshot.labelled, snapshot.unlabelled))
+        images_of = (image_set(snapshot, one) for one in (snapshot.labelled, snapshot.unlabelled))
         train_cycle(*images_of, None, method, tmp_path / "unbroken")
     finally:
         torch.set_num_threads(before)
