@@ -264,7 +264,7 @@ def test_another_strategys_order_is_pushed_as_places_once_the_whole_pool_is_scor
     bench.steps.push(KEY, version, bench.job)
     folder = bench.versions.folder(version)
     found = list(read_predictions(folder / "predictions.jsonl").values())
-    images = backend_steps._image_set(snapshot := Snapshot.read(folder), snapshot.labelled)
+    images = backend_steps.image_set(snapshot := Snapshot.read(folder), snapshot.labelled)
     expected = STRATEGIES[strategy].rank(found, list(score_pool(folder, images)), np.random.default_rng(0))
     pushed = bench.project.pushed[version]
     assert sorted(pushed.values()) == [0.1, 0.3, 0.5, 0.7, 0.9]
