@@ -31,6 +31,7 @@ CURIOUS = {
     "score_threshold": 0.0,
     "ranking_score_threshold": 0.0,
     "show_threshold": 0.0,
+    "show_overlap": 1.0,
     "pseudo_class_threshold": 0.0,
     "pseudo_box_threshold": 0.0,
     "pseudo_mask_threshold": 0.0,
