@@ -241,11 +241,14 @@ def _worker(service: ServiceSettings) -> int:
         signal.signal(number, _leave)
     os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))  # not more with each start anew
     from backend.jobs import Jobs, start_worker
+    from backend.ranks import unusable
     from backend.steps import CycleSteps
     from backend.stranded import Stranded
     from backend.watch import Watch
     from tsp_model.execution import device_name
 
+    if reason := unusable(service):
+        return _say(reason, 2)
     worker_notes.note(service.model_dir, device=device_name())
     start_worker(service.database_url, service.model_dir, CycleSteps(service), presence.executor_id)
     print("worker ready", flush=True)

@@ -132,7 +132,10 @@ def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
         ordering = {key: order for key, order in found.items() if order is not None}
         told = {"status": "UP", "model_class": "TSPBackend", "worker": "does not run", "ordering": ordering}
         told |= {"network": service.network, "label_studio_url": service.label_studio_url}
-        if workers := presence.running(service):
+        workers = _workers(service)
+        if workers is None:
+            told["worker"] = "unknown: the job database does not answer"
+        elif workers:
             told |= {"worker": "runs", "workers": workers} | worker_notes.noted(service.model_dir)
         if service.model_dir.is_dir():
             told["free_bytes"] = shutil.disk_usage(service.model_dir).free
@@ -247,9 +250,18 @@ def _add_job_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
 
 def _waits_for_worker(state: dict[str, Any], service: ServiceSettings) -> dict[str, str]:
     """What a job waits for if nobody is there to run it."""
-    if state["status"] in ("SUCCESS", "ERROR") or presence.running(service):
+    if state["status"] in ("SUCCESS", "ERROR") or _workers(service) != 0:
         return {}
     return {"waits": f"the worker does not run; start it with {settings.starting('worker')}"}
+
+
+def _workers(service: ServiceSettings) -> int | None:
+    """How many workers run; None where the database that knows does not answer."""
+    try:
+        return presence.running(service)
+    except Exception as error:
+        logger.warning("the job database does not answer: %s", one_line(error))
+        return None
 
 
 def _troubles(jobs: Jobs, project: str) -> str:

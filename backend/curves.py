@@ -28,6 +28,8 @@ def curves(version: Path, progress: Progress) -> Iterator[Progress]:
 
         def told(event: dict[str, Any]) -> None:
             progress(event)
+            if "learning_rate" not in event:  # of the scoring that comes before
+                return
             step = event["done"]
             if not writers:
                 writers.append(stack.enter_context(SummaryWriter(str(version / FOLDER), purge_step=step)))

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 OURS = 0x545350  # "TSP": the first of the two numbers of our locks, the second tells the worker
 BEAT_SECONDS = 2.0
 # Both ends give a silent machine up within a minute; by default a server waits two hours.
-CLIENT = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 20_000}
+CLIENT = {"connect_timeout": 3, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 20_000}
 SERVER = "-c tcp_keepalives_idle=20 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
 LIVING = """
 SELECT objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = %s

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from tsp_model.training import Progress
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # each goes on where the one before was
-WORKER = "WORKER_PID"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -39,6 +38,16 @@ class RanksError(ExplainedError, RuntimeError):
 
 class RankDiedError(ExplainedError, RuntimeError):
     """A process ended without a word; the message is one line."""
+
+
+def unusable(service: ServiceSettings) -> str | None:
+    """Why TSP_PROCESSES cannot be had here, or None."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if service.processes > 1 and 0 < gpus < service.processes:
+        return f"TSP_PROCESSES={service.processes} wants as many GPUs, and there are {gpus}; lower it."
+    return None
 
 
 def run_ranks(service: ServiceSettings, work: Mapping[str, Any], progress: Progress) -> None:
@@ -65,42 +74,65 @@ def _run(service: ServiceSettings, work: dict[str, Any], progress: Progress) -> 
     count = service.processes
     threads = str(max(1, service.torch_threads // count))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    environ = os.environ | {
-        WORKER: str(os.getpid()),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-        "OMP_NUM_THREADS": threads,
-        "TORCH_THREADS": threads,
-        # All of them are on this machine.
-        "GLOO_SOCKET_IFNAME": "lo",
-        "NCCL_SOCKET_IFNAME": "lo",
-    }
-    ranks = subprocess.Popen(
+    # All of them are on this machine.
+    environ = os.environ | {"OMP_NUM_THREADS": threads, "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    work |= {"worker": os.getpid(), "threads": int(threads)}
+    ranks = _started.ranks = subprocess.Popen(
         [*command, "-m", "backend.ranks", json.dumps(work)],
         env=environ,
+        cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    reason = ""
+    failed: dict[str, Any] = {}
     try:
-        for line in ranks.stdout:
-            with suppress(ValueError):  # a library's line
-                event = json.loads(line)
-                reason = event.get("error", reason)
-                if "error" not in event:
-                    progress(event)
-    finally:
-        if sys.exc_info()[0] is not None:
-            ranks.terminate()  # torchrun ends the others, which are in sessions of their own
-        ranks.wait()
-    if ranks.returncode and reason:
-        raise RanksError(reason)
+        for event in filter(None, map(_event, ranks.stdout)):
+            if "error" in event:
+                failed = event
+            else:
+                progress(event)
+    except BaseException:
+        end_ranks()
+        raise
+    ranks.wait()
+    if ranks.returncode and failed.get("errno"):  # such as a full disk, on which a job waits
+        raise OSError(failed["errno"], failed["error"])
+    if ranks.returncode and failed:
+        raise RanksError(failed["error"])
     if ranks.returncode:
         raise RankDiedError(
             f"one of {count} processes ended without a word, perhaps because memory ran out: see the worker's log, or "
             "lower TSP_PROCESSES."
         )
+
+
+def end_ranks() -> None:
+    """End the processes that this one has started, if they still run, and wait until they have."""
+    ranks = _started.ranks
+    if ranks is not None and ranks.poll() is None:
+        ranks.terminate()  # torchrun ends the others, which are in sessions of their own
+        ranks.wait()
+
+
+@dataclass
+class _Started:
+    """A worker does one job at a time."""
+
+    ranks: subprocess.Popen[str] | None = None
+
+
+_started = _Started()
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    """What a rank says; None for a line of somebody else's."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) else None
 
 
 def main() -> None:
@@ -110,13 +142,13 @@ def main() -> None:
     from tsp_model import distributed
 
     work = json.loads(sys.argv[1])
-    _end_with(int(os.environ[WORKER]))
-    torch.set_num_threads(int(os.environ["TORCH_THREADS"]))
+    _end_with(work["worker"])
+    torch.set_num_threads(work["threads"])
     try:
         with distributed.group():
             _do(work, _say if distributed.rank() == 0 else lambda event: None)
-    except ExplainedError as error:
-        _say({"error": one_line(error)})
+    except (ExplainedError, OSError) as error:
+        _say({"error": one_line(error), "errno": getattr(error, "errno", None)})
         sys.exit(1)
 
 
@@ -130,7 +162,8 @@ def _do(work: Mapping[str, Any], progress: Progress) -> None:
 
     versions, version = Versions(Path(work["model_dir"]), work["key"]), work["version"]
     if work["part"] == "train":
-        train_version(versions, version, progress)
+        if version not in versions.list():  # else a process died after it was saved
+            train_version(versions, version, progress)
         return
     folder = versions.folder(version)
     snapshot = Snapshot.read(folder)

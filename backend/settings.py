@@ -338,9 +338,13 @@ def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None
 
 
 def _database(url: str) -> str:
-    """Without the value in a complaint: it has a password in it."""
-    if url and not re.match(r"postgres(ql)?://[^/]+/[^/]", url):
-        raise SettingsError("TSP_DATABASE_URL is no address of a database; give postgresql://user:password@host/name.")
+    """Without the value in a complaint, here or later from a library: it has a password in it."""
+    plain = r"(?:[^\s@:/?#%]|%[0-9A-Fa-f]{2})+"
+    if url and not re.fullmatch(rf"postgres(ql)?://{plain}(:{plain})?@[^\s@/?#]+/[^\s@/]+", url):
+        raise SettingsError(
+            "TSP_DATABASE_URL is no address of a database; give postgresql://user:password@host/name, with what is "
+            "neither letter nor digit in the password percent-encoded."
+        )
     return url
 
 

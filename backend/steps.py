@@ -96,8 +96,11 @@ class CycleSteps:
         versions = self._versions(key)
         if version in versions.list():  # killed after it was saved and before the job database knew
             return {"counts": versions.card(version)["counts"]}
-        with curves(versions.folder(version), job.update) as progress:
-            if self._service.processes == 1:
+        folder = versions.folder(version)
+        # Learning loss compares the images of a batch with each other, which one process has to have.
+        alone = self._service.processes == 1 or Snapshot.read(folder).settings["strategy"] == "learning_loss"
+        with curves(folder, job.update) as progress:
+            if alone:
                 train_version(versions, version, progress)
             else:
                 run_ranks(self._service, {"part": "train", "key": key, "version": version}, progress)
@@ -295,8 +298,11 @@ class CycleSteps:
         """A version whose job was cancelled goes, with what Label Studio has of it. The annotations that it was made of
         start no training by themselves again: somebody did not want it."""
         versions = self._versions(key)
+        if version == versions.active():  # cancelled in the moment in which it was switched to
+            return {}
         with suppress(VersionError):  # killed after it was deleted
-            write_json(versions.dismissed_file, list(Snapshot.read(versions.folder(version)).annotations))
+            read = Snapshot.read(versions.folder(version)).annotations
+            write_json(versions.dismissed_file, sorted({*versions.dismissed(), *read}))
         self._project(key).forget(version, versions.active())
         versions.discard(version)
         return {}
@@ -355,13 +361,10 @@ class CycleSteps:
         """As `_score` for the pool of the version's snapshot, by several processes, whose predictions come together in
         the end: `push` sends them."""
         project = self._settings(self._project(key))
-        path = self._file(key, version)
-        path.touch()
-        known = PredictionFile(path)
         work = {"part": "score", "key": key, "version": version, "features": project.clusters > 0}
         work |= {"above": min(project.shown.threshold, looked_at(self._trained_with(key, version)))}
         run_ranks(self._service, work | {"method": project.method.to_dict()}, job.update)
-        return sum(name not in known for name in pool.keys)
+        return len(pool)
 
     def _trained_with(self, key: str, version: str) -> Settings:
         return Settings.from_dict(self._versions(key).card(version)["settings"])

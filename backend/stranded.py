@@ -15,6 +15,7 @@ from pathlib import Path
 
 from backend.jobs import Jobs, running_here, take_over
 from backend.presence import Alone, Shared
+from backend.ranks import end_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Stranded:
     @staticmethod
     def _start_anew(reason: str) -> None:
         logger.error("%s: the worker starts anew", reason)
+        end_ranks()
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(sys.executable, sys.orig_argv)

@@ -20,7 +20,7 @@ import torch
 
 from backend import settings
 from backend.progress import JobCancelled
-from backend.ranks import WORKER, RankDiedError, RanksError, run_ranks
+from backend.ranks import RankDiedError, RanksError, run_ranks
 from backend.snapshot import Image, Snapshot
 from backend.version_work import image_set
 from backend.versions import Versions
@@ -126,7 +126,7 @@ def ranks(worker: int) -> dict[str, int]:
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             environ = dict(pair.partition("=")[::2] for pair in (entry / "environ").read_text().split("\0"))
-            if environ.get(WORKER) == str(worker) and "LOCAL_RANK" in environ:
+            if "LOCAL_RANK" in environ and f'"worker": {worker},' in (entry / "cmdline").read_text():
                 found[environ["LOCAL_RANK"]] = int(entry.name)
     return found
 
@@ -153,9 +153,10 @@ def test_a_training_whose_process_dies_goes_on_at_its_last_epoch_and_then_all_sc
     shutil.copytree(folder, alone)
     complete_predictions(alone, image_set(Snapshot.read(folder), Snapshot.read(folder).unlabelled), 0.0)
     expected = read_predictions(alone / PREDICTIONS)
-    # One that is there already, and one that a rank had scored before it was killed.
+    # One that is there already, one that a rank had scored before it was killed, and what a disk made of another's.
     write_predictions(folder / PREDICTIONS, [expected[pool[0]]])
     write_predictions(folder / f"{PREDICTIONS}.1", [expected[pool[3]]])
+    (folder / f"{PREDICTIONS}.0").write_text("no prediction\n")
     work = {"part": "score", "key": KEY, "version": name, "above": 0.0, "features": False}
     seen: list[int] = []
     run_ranks(service, work | {"method": METHOD.to_dict()}, lambda event: seen.append(event["total"]))

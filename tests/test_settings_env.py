@@ -163,7 +163,8 @@ def test_no_other_file_reads_the_environment():
         for path in (ROOT / folder).rglob("*.py")
         if re.search(r"os\.environ\[|os\.environ\.get|os\.getenv", path.read_text(encoding="utf-8"))
     }
-    assert readers <= {"backend/settings.py"}
+    # torchrun tells a process by its environment which one it is.
+    assert readers <= {"backend/settings.py", "tsp_model/distributed.py"}
 
 
 def test_reading_settings_imports_neither_torch_nor_the_sdk():
@@ -199,3 +200,19 @@ def row(setting: Field) -> str:
 
 def shown(value: object) -> str:
     return json.dumps(value).strip('"')
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://tsp:se%cret@db/jobs", "postgresql://tsp:se@cret@db/jobs", "sqlite:///secret", "db/secret"]
+)
+def test_a_database_that_cannot_be_one_is_refused_without_its_password(url):
+    with pytest.raises(SettingsError, match="TSP_DATABASE_URL is no address") as refused:
+        settings.load({"TSP_DATABASE_URL": url})
+    assert "secret" not in str(refused.value) and "cret" not in str(refused.value)
+
+
+def test_a_database_is_shared_and_not_shown():
+    url = "postgresql://tsp:se%40cret@db:5432/jobs"
+    service = settings.load({"TSP_DATABASE_URL": url})
+    assert service.shared and service.database_url == url and "cret" not in repr(service)
+    assert not settings.load({}).shared

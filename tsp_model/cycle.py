@@ -30,7 +30,7 @@ from tsp_model.evaluation import check
 from tsp_model.execution import Execution
 from tsp_model.inference import BATCH_SIZE, predict
 from tsp_model.network import TSPMaskRCNN, detections_needed, tsp_mask_rcnn
-from tsp_model.predictions import Prediction, PredictionFile, write_predictions
+from tsp_model.predictions import Prediction, PredictionFile, iterate_predictions, write_predictions
 from tsp_model.ranking import Ranking
 from tsp_model.settings import Settings
 from tsp_model.training import Progress, beta_at, train
@@ -197,6 +197,8 @@ def complete_predictions(
     predictions = _known(folder, above)
     missing = [key for key in pool.keys if key not in predictions]
     mine = distributed.share(missing)
+    if missing and distributed.world() > 1:
+        checkpoints.read(folder)  # a damaged version ends all ranks, and not those alone that have a share
     if mine:  # else nothing is loaded either
         file = predictions if distributed.world() == 1 else _own_file(folder)
         with closing(score_pool(folder, pool.subset(mine), progress, above, execution, features)) as fresh:
@@ -223,6 +225,8 @@ def _known(folder: Path, above: float) -> PredictionFile:
             of_use = False
         if not of_use:
             write_predictions(path, [])
+            for own in folder.glob(f"{PREDICTIONS}.*"):
+                own.unlink()
     distributed.barrier()
     return PredictionFile(path)
 
@@ -237,8 +241,11 @@ def _own_file(folder: Path) -> PredictionFile:
 def _collect(folder: Path, predictions: PredictionFile) -> None:
     """Into the version's file what the ranks have scored, also those of a scoring that was killed."""
     for path in sorted(folder.glob(f"{PREDICTIONS}.*")):
-        found = PredictionFile(path)
-        predictions.add(one for key, one in found.items() if key not in predictions)
+        try:
+            found = {one.key: one for one in iterate_predictions(path)}
+            predictions.add(one for key, one in found.items() if key not in predictions)
+        except DataError as error:
+            log.warning("what a process had scored is scored anew: %s", error)
         path.unlink()
 
 
