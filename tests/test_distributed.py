@@ -60,16 +60,19 @@ with distributed.group():
 def losses(folder: Path) -> list[dict[str, float]]:
     """The terms of each step of a training in this process, or this rank."""
     everything = 10**6
-    network._TINY = replace(network._TINY, rpn_samples=everything, roi_samples=everything, proposals=(50,) * 4)
-    training.NORMS_LEARN = 0.0  # a rank's norms would see its own images only
+    sizes = replace(network._TINY, rpn_samples=everything, roi_samples=everything, proposals=(50,) * 4)
     found = [item for item in disc_set(folder, 12).items if item.instances]
     bare = [replace(item, instances=()) for item in found[4:6]]
     # Five labelled images: in the last step of an epoch one rank has none. One pseudo-labelled image has no object.
     labelled, pseudo = (ImageSet(items, ("disc", "box")) for items in ([*found[:4], bare[0]], [found[6], bare[1]]))
     torch.manual_seed(0)
-    model = tsp_mask_rcnn(3, "tiny", image_size=64)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(network, "_TINY", sizes)
+        model = tsp_mask_rcnn(3, "tiny", image_size=64)
     steps: list[dict[str, float]] = []
-    train(model, labelled, pseudo, METHOD, METHOD.beta, progress=lambda event: steps.append(event["terms"]))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(training, "NORMS_LEARN", 0.0)  # a rank's norms would see its own images only
+        train(model, labelled, pseudo, METHOD, METHOD.beta, progress=lambda event: steps.append(event["terms"]))
     return steps
 
 
