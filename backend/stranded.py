@@ -11,15 +11,17 @@ import logging
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from backend.jobs import Jobs, running_here, take_over
-from backend.presence import Alone, Shared
+from backend.presence import BEAT_SECONDS, Alone, Shared
 from backend.ranks import end_ranks
 
 logger = logging.getLogger(__name__)
 
 ROOM = 10_000_000  # bytes that can be written again
+GONE_SECONDS = 5 * BEAT_SECONDS
 
 
 class Stranded:
@@ -31,19 +33,21 @@ class Stranded:
 
     def __init__(self, jobs: Jobs, model_dir: Path, presence: Alone | Shared) -> None:
         self._jobs, self._model_dir, self._presence = jobs, model_dir, presence
-        self._before: set[str] = set()  # jobs without a thread, and workers that are gone
+        self._before: set[str] = set()  # jobs without a thread
+        self._gone_since: dict[str, float] = {}  # when each worker that is gone was first missed
 
     def look(self) -> None:
-        """Take over what is left since the last look of workers that are gone, and start this process anew if a job of
-        its own is stranded or was taken over; does not return then."""
+        """Take over what workers left that are gone for a while, and start this process anew if a job of its own is
+        stranded since the last look or was taken over; does not return then."""
         mine, here, owner_of = self._presence.executor_id, running_here(), self._jobs.running()
         stranded = {job for job, owner in owner_of.items() if owner == mine} - here
         gone = self._presence.gone(set(owner_of.values()) - {mine})
         # At once they would mislead: a job that was taken up just now has no thread yet, and where PostgreSQL starts
         # anew all workers connect again.
-        stranded_still, gone_still = (sorted(now & self._before) for now in (stranded, gone))
-        self._before = stranded | gone
-        if gone_still:
+        stranded_still, self._before = sorted(stranded & self._before), stranded
+        now = time.monotonic()
+        self._gone_since = {one: self._gone_since.get(one, now) for one in gone}
+        if gone_still := sorted(one for one, since in self._gone_since.items() if now - since >= GONE_SECONDS):
             logger.warning("%s gone: their jobs go on here or elsewhere", ", ".join(gone_still))
             take_over(set(gone_still))
         if taken := sorted(job for job in here if owner_of.get(job, mine) != mine):
