@@ -28,6 +28,7 @@ from tsp_model.training import Progress
 
 logger = logging.getLogger(__name__)
 
+ON_THIS_MACHINE = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 ATTEMPTS = 3  # each goes on where the one before was
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,6 +39,11 @@ class RanksError(ExplainedError, RuntimeError):
 
 class RankDiedError(ExplainedError, RuntimeError):
     """A process ended without a word; the message is one line."""
+
+
+def torchrun(processes: int) -> list[str]:
+    """The command that starts so many processes of what follows it; to be given ON_THIS_MACHINE."""
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
 
 
 def unusable(service: ServiceSettings) -> str | None:
@@ -73,13 +79,10 @@ def run_ranks(service: ServiceSettings, work: Mapping[str, Any], progress: Progr
 def _run(service: ServiceSettings, work: dict[str, Any], progress: Progress) -> None:
     count = service.processes
     threads = str(max(1, service.torch_threads // count))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    # All of them are on this machine.
-    environ = os.environ | {"OMP_NUM_THREADS": threads, "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     work |= {"worker": os.getpid(), "threads": int(threads)}
     ranks = _started.ranks = subprocess.Popen(
-        [*command, "-m", "backend.ranks", json.dumps(work)],
-        env=environ,
+        [*torchrun(count), "-m", "backend.ranks", json.dumps(work)],
+        env=os.environ | ON_THIS_MACHINE | {"OMP_NUM_THREADS": threads},
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

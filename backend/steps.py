@@ -346,7 +346,7 @@ class CycleSteps:
         project = self._settings(self._project(key))
         folder = self._versions(key).folder(version)
         trained = self._trained_with(key, version)
-        above = min(project.shown.threshold, looked_at(trained))
+        above = _seen(project, trained)
         execution, features = Execution.choose(project.method), project.clusters > 0
         if project.push_top or not known_at_once(folder, trained.strategy):
             return complete_predictions(folder, pool, above, job.update, execution=execution, features=features)
@@ -362,7 +362,7 @@ class CycleSteps:
         the end: `push` sends them."""
         project = self._settings(self._project(key))
         work = {"part": "score", "key": key, "version": version, "features": project.clusters > 0}
-        work |= {"above": min(project.shown.threshold, looked_at(self._trained_with(key, version)))}
+        work |= {"above": _seen(project, self._trained_with(key, version))}
         run_ranks(self._service, work | {"method": project.method.to_dict()}, job.update)
         return len(pool)
 
@@ -384,3 +384,8 @@ class CycleSteps:
 
     def _settings(self, project: LabelStudioProject) -> ProjectSettings:
         return settings.for_project(self._service, project.extra_params())
+
+
+def _seen(project: ProjectSettings, trained: Settings) -> float:
+    """The class score above which annotators, S or the pseudo labels look at a detection."""
+    return min(project.shown.threshold, looked_at(trained))

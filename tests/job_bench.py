@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -107,6 +108,21 @@ class Bench:
     def log(self) -> list[str]:
         path = self.folder / "log"
         return path.read_text().splitlines() if path.exists() else []
+
+    def in_training(self, key: str = KEY) -> str:
+        """A job of that project, its worker in the midst of the training until `release("train")`."""
+        self.hold("train")
+        job_id = self.jobs.request("train", key)
+        self.until(lambda: f"train {key}" in self.log(), "the training to start")
+        return job_id
+
+    def killed_in_training(self) -> str:
+        """Such a job, its worker killed and no other there."""
+        worker = self.worker()
+        job_id = self.in_training()
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+        return job_id
 
     def worker_of(self, step: str) -> subprocess.Popen:
         """Who ran a step last."""

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 
 from backend import settings
 from backend.progress import JobCancelled
-from backend.ranks import RankDiedError, RanksError, run_ranks
+from backend.ranks import ON_THIS_MACHINE, RankDiedError, RanksError, run_ranks, torchrun
 from backend.snapshot import Image, Snapshot
 from backend.version_work import image_set
 from backend.versions import Versions
@@ -76,10 +75,9 @@ def losses(folder: Path) -> list[dict[str, float]]:
     return steps
 
 
-def torchrun(*arguments: str, processes: int = 2) -> str:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environ = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run([*command, *arguments], env=environ, capture_output=True, text=True, timeout=300)
+def printed_by_two(*arguments: str) -> str:
+    environ = os.environ | ON_THIS_MACHINE | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*torchrun(2), *arguments], env=environ, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -87,7 +85,7 @@ def torchrun(*arguments: str, processes: int = 2) -> str:
 def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     (tmp_path / "rank.py").write_text(RANK)
     one = losses(tmp_path / "images")
-    two = json.loads(torchrun(str(tmp_path / "rank.py"), str(tmp_path / "images")).splitlines()[-1])
+    two = json.loads(printed_by_two(str(tmp_path / "rank.py"), str(tmp_path / "images")).splitlines()[-1])
     assert len(one) == len(two) == 6
     assert {"semi_loss_mask", "semi_loss_objectness", "loss_mask_iou"} <= one[0].keys()
     for alone, together in zip(one, two, strict=True):

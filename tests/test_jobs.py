@@ -3,7 +3,6 @@
 import errno
 import json
 import resource
-import signal
 import sqlite3
 from contextlib import closing
 
@@ -50,10 +49,8 @@ def test_unknown_jobs_and_paths_are_not_answered(bench):
 
 
 def test_a_request_during_a_training_means_exactly_one_more(bench):
-    bench.hold("train")
     bench.worker()
-    first = bench.jobs.request("train", KEY)
-    bench.until(lambda: "train " + KEY in bench.log(), "the training to start")
+    first = bench.in_training()
     state = bench.jobs.status(first)
     assert (state["job_status"], state["phase"]) == ("started", "train")
     second = bench.jobs.request("train", KEY)
@@ -68,10 +65,8 @@ def test_a_request_during_a_training_means_exactly_one_more(bench):
 
 
 def test_what_is_cancelled_ends_at_its_next_report_and_what_is_asked_for_then_runs(bench):
-    bench.hold("train")
     bench.worker()
-    running = bench.jobs.request("train", KEY)
-    bench.until(lambda: "train " + KEY in bench.log(), "the training to start")
+    running = bench.in_training()
     waiting, other = bench.jobs.request("train", KEY), bench.jobs.request("train", "41.1700000000")
     assert bench.jobs.cancel("4") == [running, waiting]
     after = bench.jobs.request("train", KEY)
@@ -85,12 +80,7 @@ def test_what_is_cancelled_ends_at_its_next_report_and_what_is_asked_for_then_ru
 
 
 def test_a_training_that_is_cancelled_while_no_worker_runs_does_not_go_on(bench):
-    bench.hold("train")
-    worker = bench.worker()
-    job_id = bench.jobs.request("train", KEY)
-    bench.until(lambda: "train " + KEY in bench.log(), "the training to start")
-    worker.send_signal(signal.SIGKILL)
-    worker.wait()
+    job_id = bench.killed_in_training()
     assert bench.jobs.cancel(KEY) == [job_id]
     bench.worker()
     assert bench.ended(job_id)["error"] == "it was cancelled."
@@ -98,12 +88,7 @@ def test_a_training_that_is_cancelled_while_no_worker_runs_does_not_go_on(bench)
 
 
 def test_kill_9_in_a_training_repeats_only_the_step_that_died(bench):
-    bench.hold("train")
-    worker = bench.worker()
-    job_id = bench.jobs.request("train", KEY)
-    bench.until(lambda: "train " + KEY in bench.log(), "the training to start")
-    worker.send_signal(signal.SIGKILL)
-    worker.wait()
+    job_id = bench.killed_in_training()
     after = bench.jobs.request("train", KEY)
     assert after != job_id, "the killed job has read its annotations already"
     bench.release("train")

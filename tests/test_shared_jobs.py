@@ -38,16 +38,8 @@ def count(bench: Bench) -> int:
     return running(load({"MODEL_DIR": str(bench.folder), "TSP_DATABASE_URL": bench.url}))
 
 
-def in_training(bench: Bench, key: str = KEY) -> str:
-    """A job of that project, its worker in the midst of the training."""
-    job_id = bench.jobs.request("train", key)
-    bench.until(lambda: f"train {key}" in bench.log(), "the training to start")
-    return job_id
-
-
 def test_projects_train_side_by_side_and_a_project_s_jobs_one_after_the_other(bench: Bench) -> None:
-    bench.hold("train")
-    first, other = in_training(bench), in_training(bench, OTHER)
+    first, other = bench.in_training(), bench.in_training(OTHER)
     assert bench.worker_of(f"train {KEY}") != bench.worker_of(f"train {OTHER}")
     second = bench.jobs.request("train", KEY)
     assert bench.jobs.request("train", KEY) == second != first
@@ -57,8 +49,7 @@ def test_projects_train_side_by_side_and_a_project_s_jobs_one_after_the_other(be
 
 
 def test_what_a_killed_worker_left_goes_on_in_the_other_where_it_was(bench: Bench) -> None:
-    bench.hold("train")
-    job_id = in_training(bench)
+    job_id = bench.in_training()
     killed = bench.worker_of(f"train {KEY}")
     killed.send_signal(signal.SIGKILL)
     killed.wait()
@@ -70,8 +61,7 @@ def test_what_a_killed_worker_left_goes_on_in_the_other_where_it_was(bench: Benc
 
 
 def test_a_database_that_starts_anew_takes_no_worker_for_gone(bench: Bench, server: Postgres) -> None:
-    bench.hold("train")
-    job_id = in_training(bench)
+    job_id = bench.in_training()
     bench.until(lambda: count(bench) == 2, "both workers")
     server.stop()
     server.start()
@@ -82,8 +72,7 @@ def test_a_database_that_starts_anew_takes_no_worker_for_gone(bench: Bench, serv
 
 
 def test_a_worker_whose_job_was_taken_over_leaves_it_alone(bench: Bench, server: Postgres) -> None:
-    bench.hold("train")
-    job_id = in_training(bench)
+    job_id = bench.in_training()
     cut_off = bench.worker_of(f"train {KEY}")
     bench.until(lambda: count(bench) == 2, "both workers")
     cut_off.send_signal(signal.SIGSTOP)  # as a machine without network: it lives, and its connection ends
