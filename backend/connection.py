@@ -15,6 +15,7 @@ from label_studio_sdk.core.api_error import ApiError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from backend.settings import TOKEN, address
+from backend.waited import waiting
 from tsp_model.errors import ExplainedError
 from tsp_model.settings import SettingsError
 
@@ -155,7 +156,8 @@ def call(
         reraise=True,
     )
     try:
-        response = retrying(once)
+        with waiting():
+            response = retrying(once)
         return response.json() if response.content else None
     except (ApiError, httpx.HTTPError, ValueError) as error:
         # Without its cause: the SDK's error prints headers, and httpx' error keeps the request.

@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 import time
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urljoin, urlsplit
 
@@ -20,6 +20,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_afte
 from backend import connections
 from backend.connection import ProjectError, authorization, base_url
 from backend.image_limits import MOST_MEGAPIXELS, ImageLimits, origin
+from backend.waited import waiting
 from tsp_model.errors import ExplainedError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
@@ -75,7 +76,8 @@ def fetch_image(
         lambda host, port, peers: limits.refusal_of_peers(host, port, studio, peers),
     )
     try:
-        with connections.guarded(guard):
+        asks_it = address.startswith(studio)
+        with connections.guarded(guard), waiting() if asks_it else nullcontext():
             retrying(_download, address, client, part, limits)
         _check_image(part, address, limits)
         os.replace(part, path)

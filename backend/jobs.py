@@ -134,17 +134,19 @@ class Jobs:
             if not rows:
                 return None
             state = (state or {"job_id": job_id}) | self._told_by_database(rows[0], state)
-            if state["status"] == "QUEUED" and (running := self._what_runs()):
+            if state["status"] == "QUEUED" and (running := self._before(job_id)):
                 state["waits"] = f"the job before it: {running}"
         return state | {"job_status": _LABEL_STUDIO_STATUS[state["status"]]}
 
-    def _what_runs(self) -> str:
-        """The job that runs, and how far it is; "" if none does."""
-        rows = self._connected().list_workflows(status="PENDING", limit=1, load_input=False, load_output=False)
-        if not rows:
+    def _before(self, job_id: str) -> str:
+        """The job that runs, one of the same project if there is, and how far it is; "" if none does."""
+        jobs = [job for job in self.running() if job != job_id]  # which may have begun a moment ago
+        if not jobs:
             return ""
-        state = progress.read(self._model_dir, rows[0].workflow_id)
-        return f"{rows[0].workflow_id}: {progress.in_words(state)}" if state else rows[0].workflow_id
+        project = job_id.split("-")[1]
+        first = min(jobs, key=lambda job: job.split("-")[1] != project)
+        state = progress.read(self._model_dir, first)
+        return f"{first}: {progress.in_words(state)}" if state else first
 
     def cancel(self, project: str) -> list[str]:
         """Stop the trainings and rankings of a project that have not ended, at their next report; their ids.
@@ -449,7 +451,8 @@ class _ending:
         job = Progress(self._model_dir, self.job_id)
         job.note(**{name: value for name, value in self.result.items() if name != "message"})
         job.finish(self.result.get("message"))
-        logger.info("job %s: %s", self.job_id, self.result.get("message") or json.dumps(self.result))
+        took = progress.stages(progress.read(self._model_dir, self.job_id) or {})
+        logger.info("job %s: %s (%s)", self.job_id, self.result.get("message") or json.dumps(self.result), took)
 
     def _fail(self, error: Exception) -> None:
         line = one_line(error)

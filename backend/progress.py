@@ -1,10 +1,11 @@
 """How far a job is: one small JSON file per job, written by the worker and read by the web service.
 
     {job_id, status, phase, done, total, epoch, epochs, loss, eta_seconds, version, message, error,
-     seconds: {phase: seconds}}
+     seconds: {phase: seconds}, label_studio_seconds: {phase: seconds}}
 
-status is QUEUED, RUNNING, SUCCESS or ERROR; epoch, epochs and loss are those of the training. Writes are atomic, so a
-reader never sees half a file. The worker's log says the same in a line now and then.
+status is QUEUED, RUNNING, SUCCESS or ERROR; epoch, epochs and loss are those of the training. label_studio_seconds is
+how long the server was waited for meanwhile (in score, while the network went on). Writes are atomic, so a reader never
+sees half a file. The worker's log says the same in a line now and then.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from backend import waited
 from tsp_model.errors import ExplainedError
 from tsp_model.files import write_json
 
@@ -105,6 +107,17 @@ def in_words(state: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def stages(state: dict[str, Any]) -> str:
+    """What the phases of a job took: "pull 12.1 s (Label Studio 8.0 s), score 77.5 s (Label Studio 21.3 s)"."""
+    asked = state.get("label_studio_seconds", {})
+    parts = [
+        f"{name} {took:.1f} s" + (f" (Label Studio {asked[name]:.1f} s)" if asked.get(name, 0) >= 0.05 else "")
+        for name, took in state.get("seconds", {}).items()
+        if took >= 0.05
+    ]
+    return ", ".join(parts)
+
+
 class Progress:
     """The progress file of one job, in the worker. A job that goes on after a crash keeps the seconds it
     had."""
@@ -115,7 +128,9 @@ class Progress:
             raise ValueError(f"{job_id!r} is no job id.")
         self._path = path
         self._written = self._logged = 0.0
-        self._state: dict[str, Any] = read(model_dir, job_id) or {"job_id": job_id, "phase": None, "seconds": {}}
+        new = {"job_id": job_id, "phase": None, "seconds": {}, "label_studio_seconds": {}}
+        self._state: dict[str, Any] = read(model_dir, job_id) or new
+        self._within = (0.0, 0.0)  # seconds of phases that ended within the one that runs, and Label Studio's
 
     def start(self) -> None:
         """The job runs."""
@@ -124,18 +139,23 @@ class Progress:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Name the phase and count its seconds. Raises JobCancelled, but not before what ends a job."""
+        """Name the phase and count its seconds; one within another counts for itself only. Raises JobCancelled, but not
+        before what ends a job."""
         if name not in ("prune", "discard"):
             self.check()
-        began = time.monotonic()
+        began, before = _now(), self._within
+        self._within = (0.0, 0.0)
         self._state |= dict.fromkeys(_OF_A_PHASE) | {"phase": name, "done": 0}
         self._write()
         self._log()
         try:
             yield
         finally:
-            seconds = self._state["seconds"]
-            seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - began, 3)
+            took = tuple(now - then for now, then in zip(_now(), began, strict=True))
+            for key, all_of_it, within in zip(("seconds", "label_studio_seconds"), took, self._within, strict=True):
+                counted = self._state.setdefault(key, {})
+                counted[name] = round(counted.get(name, 0.0) + all_of_it - within, 3)
+            self._within = (before[0] + took[0], before[1] + took[1])
             self._write()
 
     def check(self) -> None:
@@ -175,3 +195,8 @@ class Progress:
     def _write(self) -> None:
         self._written = time.monotonic()
         write_json(self._path, self._state)
+
+
+def _now() -> tuple[float, float]:
+    """Seconds of the clock, and seconds that Label Studio was waited for."""
+    return time.monotonic(), waited.seconds()

@@ -272,12 +272,15 @@ class CycleSteps:
         path = self._file(key, version)
         path.touch()  # a version that was kept and not activated has predicted nothing yet
         known = PredictionFile(path)
-        pool = self._pool(project, job, lambda task: task.annotation is None and str(task.id) not in known)
-        snapshot = Snapshot.read(versions.folder(version))
-        scored = self._score(key, version, image_set(snapshot, pool.unlabelled), job)
-        keep_order(versions, version, pool.unlabelled, image_set(snapshot, snapshot.labelled))
-        # All of them: a job that died between scoring and pushing left some on this disk only.
-        return {"scored": scored, **self.push(key, version, job)}
+        with job.phase("pull"):
+            pool = self._pool(project, job, lambda task: task.annotation is None and str(task.id) not in known)
+        with job.phase("score"):
+            snapshot = Snapshot.read(versions.folder(version))
+            scored = self._score(key, version, image_set(snapshot, pool.unlabelled), job)
+            keep_order(versions, version, pool.unlabelled, image_set(snapshot, snapshot.labelled))
+        with job.phase("push"):
+            # All of them: a job that died between scoring and pushing left some on this disk only.
+            return {"scored": scored, **self.push(key, version, job)}
 
     def prune(self, key: str, job: Progress) -> dict[str, Any]:
         """Old versions go, here and their predictions in Label Studio; the active one never does. Images that none of

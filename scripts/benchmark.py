@@ -118,14 +118,15 @@ def _on_trained_weights(
 
 
 def growth(arguments: argparse.Namespace) -> None:
-    """Pools of several sizes through a real Label Studio."""
+    """Pools of several sizes through a real Label Studio, and what larger ones would take at these rates."""
     from scripts.speed.growth import growth as measure
-    from scripts.speed.growth import table
+    from scripts.speed.growth import tables
+    from scripts.speed.scale import on_paper
 
     rows = measure(arguments.sizes)
     if arguments.out:
         write_json(arguments.out, rows)
-    print(table(rows))
+    print(f"{tables(rows)}\n\n{on_paper(rows, arguments.images_per_second)}")
 
 
 def grid(arguments: argparse.Namespace) -> None:
@@ -256,13 +257,15 @@ def _add_trained_weights(command: argparse.ArgumentParser, backbones: str) -> No
 def _growth_command(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "growth",
-        help="seconds and memory of a training as the pool grows",
+        help="seconds and memory of a training as the pool grows, and on paper up to ten million images",
         **described("benchmark growth", growth.__doc__, "--sizes 100,1000 --out runs/growth.json"),
     )
     command.set_defaults(run=growth)
     add = command.add_argument
     add("--sizes", type=_sizes, default=[100, 1000, 10000], help="pools (default: 100,1000,10000)")
     add("--out", type=Path, help="the rows as JSON")
+    what = "of the network on your GPU, for the table on paper (default: %(default)s, an A100 by NVIDIA's reference)"
+    add("--images-per-second", type=_at_least_1, default=25, metavar="N", help=what)
 
 
 def _run_command(commands: argparse._SubParsersAction) -> None:

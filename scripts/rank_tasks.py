@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 
+from backend.progress import stages
 from backend.task_order import in_force
 from scripts.command_line import parser_of, run
 from scripts.plan import Place, add_place_arguments, add_project_argument
@@ -44,6 +45,7 @@ def main() -> None:
         project.change_connection(row, extra_params=project.extra_params() | {"push_top": arguments.push_top})
     ended = service.wait(service.rank(project.key, arguments.strategy), "rank")
     print(ended["message"])
+    print(f"it took: {stages(ended)}")
     if arguments.strategy:
         print("this order stays until the next training, which goes by the project's own strategy")
     order = in_force(project, ended["version"], service.versions(project.key)["clusters"])

@@ -1,14 +1,52 @@
-"""scripts.speed.growth on pools that are too small to say anything about growth."""
+"""scripts.speed.growth on pools that are too small to say anything about growth, and its table on paper by hand."""
+
+from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
 from scripts.command_line import CommandError
-from scripts.speed.growth import WARM_UP, growth
+from scripts.speed.growth import JOBS, REAL, STAGES, WARM_UP, growth, tables
+from scripts.speed.scale import on_paper
+
+
+def measured(images: int, look: float) -> dict[str, Any]:
+    job = {
+        "seconds": {"pull": 20.0, "score": 80.0, "push": 4.0},
+        "label_studio_seconds": {"pull": 5.0, "score": 10.0, "push": 4.0},
+    }
+    return {
+        "images": images,
+        "train": job | {"new": images},
+        "nothing_new": {"seconds": {"pull": 3.0, "score": 0.0, "push": 3.0}, "label_studio_seconds": {}, "new": 0},
+        "next_seconds": look,
+        "page_seconds": 0.5,
+        "growth_mb": 40.0,
+        "real": {"predictions": 1000, "seconds": 9.0, "bytes": 20_000.0, "file_bytes": 5_000},
+    }
 
 
 def test_a_pool_without_anything_to_score_is_refused():
     with pytest.raises(CommandError, match="sizes above 8"):
         growth([100, 8])
+
+
+def test_paper_carries_on_what_the_largest_pool_took():
+    rows = [measured(1000, 0.1), measured(10_000, 0.19)]  # next task: 10 microseconds more for each task
+    _, _, small, large = (line.strip("| ").split("|") for line in on_paper(rows, 25, [10**5, 10**6]).splitlines())
+    hours = ["1.1", "0.1 (0.0)", "0.2; 0.03", "1.0"]  # 10^5 / 25; x 2 ms; x 9 ms; x 0.6 ms
+    assert [cell.strip() for cell in small[1:5]] == hours
+    assert [cell.strip() for cell in small[5:9]] == ["100,000", "2.0", "0.5", "0.4"]
+    assert [cell.strip() for cell in small[9:]] == ["1.1", "0.5", "yes"]
+    assert [cell.strip() for cell in large[1:5]] == ["11.1", "0.6 (0.1)", "2.5; 0.03", "10.0"]
+    assert large[9].strip() == "10.1" and large[11].strip().startswith("no")
+
+
+def test_one_pool_alone_is_carried_on_in_proportion_and_a_look_does_not_get_quicker():
+    assert on_paper([measured(10_000, 0.2)], 25, [10**5]).splitlines()[2].split("|")[10].strip() == "2.0"
+    falling = [measured(1000, 0.3), measured(10_000, 0.2)]
+    assert on_paper(falling, 25, [10**5]).splitlines()[2].split("|")[10].strip() == "0.2"
 
 
 @pytest.mark.slow
@@ -17,4 +55,8 @@ def test_every_size_has_its_row():
     assert [row["images"] for row in rows] == [WARM_UP, WARM_UP + 20]
     for row in rows:
         assert row["peak_mb"] > 100 and 0 <= row["growth_mb"] < 100
-        assert row["score_seconds"] > 0 and row["milliseconds_an_image"] > 0
+        assert row["train"]["seconds"].keys() == set(STAGES) and row["train"]["seconds"]["score"] > 0
+        assert row["few_new"]["new"] == 1 and row["real"]["predictions"] == min(REAL, row["images"] + 1)
+        for job in JOBS:
+            assert 0 < row[job]["label_studio_seconds"]["pull"] <= row[job]["seconds"]["pull"]
+    assert len(tables(rows).splitlines()) == 2 + 2 * len(JOBS) + 1 + 2 + 2

@@ -272,6 +272,22 @@ def test_progress_of_a_job_that_goes_on_keeps_its_seconds(tmp_path):
     assert "other" not in state
 
 
+def test_a_stage_says_how_long_it_waited_for_label_studio_and_one_within_another_counts_for_itself(
+    tmp_path, monkeypatch
+):
+    clock = iter((0.0, 1.0, 6.0, 8.0))  # seconds: catch_up begins, pull begins, pull ends, catch_up ends
+    job = progress.Progress(tmp_path, f"rank-{KEY}-00001")
+    waited = iter((10.0, 10.5, 12.5, 13.5))
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "_now", lambda: (next(clock), next(waited)))
+        with job.phase("catch_up"), job.phase("pull"):
+            pass
+    state = progress.read(tmp_path, f"rank-{KEY}-00001")
+    assert state["seconds"] == {"pull": 5.0, "catch_up": 3.0}
+    assert state["label_studio_seconds"] == {"pull": 2.0, "catch_up": 1.5}
+    assert progress.stages(state) == "pull 5.0 s (Label Studio 2.0 s), catch_up 3.0 s (Label Studio 1.5 s)"
+
+
 def test_how_far_a_training_is_stands_in_its_file_and_in_the_log_and_the_next_phase_begins_anew(
     tmp_path, caplog, monkeypatch
 ):

@@ -109,10 +109,11 @@ def test_tasks_are_ranked_by_another_strategy_and_back(loop: Loop, ask: Command,
 def test_only_the_least_sure_are_pushed_and_all_again(loop: Loop, ask: Command) -> None:
     before = ask(rank_tasks, "--strategy", "random", "--push-top", "0") and loop.project.scores()
     assert len(before) > 2
-    ask(rank_tasks, "--strategy", "tsp", "--push-top", "2")
+    told = ask(rank_tasks, "--strategy", "tsp", "--push-top", "2")
     found = loop.project.scores()
     assert loop.project.extra_params()["push_top"] == 2 and loop.project.extra_params()["train_after"] == 0
     scores = {int(key): one.image_score for key, one in read_predictions(active_predictions(loop)).items()}
+    assert "it took: " in told and re.search(r"push [0-9.]+ s \(Label Studio [0-9.]+ s\)", told)
     assert found == pytest.approx({task: scores[task] for task in sorted(scores, key=scores.get)[:2]})
     assert loop.project.next_task() in found
     assert "2 of" in next(one.what for one in doctor_findings(loop) if "have its score" in one.what)

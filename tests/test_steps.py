@@ -21,7 +21,7 @@ from backend import pool as backend_pool
 from backend import steps as backend_steps
 from backend.connection import ProjectError
 from backend.images import ImageError
-from backend.progress import Progress
+from backend.progress import Progress, read
 from backend.snapshot import Snapshot
 from backend.steps import CycleSteps, JobError
 from backend.version_work import translation
@@ -506,6 +506,8 @@ def test_an_older_version_catches_up_with_new_tasks_before_it_answers_again(benc
     assert bench.steps.wanted(KEY, bench.job) == {"version": first}
     assert bench.steps.catch_up(KEY, first, bench.job) == {"scored": 1, "pushed": 1}
     assert set(bench.project.pushed[first]) == {"3", "4", "5", str(late)}
+    took = read(bench.versions.root.parent, f"train-{KEY}-00001")["seconds"]
+    assert list(took) == ["pull", "score", "push"]
     bench.steps.switch(KEY, first, bench.job)
     assert bench.versions.active() == first and bench.project.switched[-1] == first
 

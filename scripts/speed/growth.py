@@ -1,13 +1,19 @@
-"""What a training costs as the pool grows: `python -m scripts.benchmark growth`.
+"""What a training and a look for new tasks cost as the pool grows: `python -m scripts.benchmark growth`.
 
 A real Label Studio server, and for each size a fresh service that trains the tiny network on the same few labels,
-scores the pool and pushes it. The work should grow as the pool does, the worker's memory not at all.
+scores the pool and pushes it, then ranks again with nothing new and with a few new tasks. The work should grow as the
+pool does, the worker's memory hardly at all. What the largest pool took is carried on to pools that no machine here
+holds by scripts.speed.scale.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
+import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +22,42 @@ from tqdm import tqdm
 
 from backend.connection import call, connect
 from backend.project import LabelStudioProject
+from backend.shown import Shown
+from backend.task_order import keep_view
 from scripts.backend_process import BackendProcess
 from scripts.command_line import CommandError
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port, statuses
 from scripts.project_setup import label_config, truth
 from scripts.service import Service
+from scripts.speed.opening import blobs
 from scripts.speed.served import served
 from scripts.table import markdown
 from tsp_model.data.coco import load_coco
 from tsp_model.data.image_set import ImageSet
 from tsp_model.data.synthetic import write_synthetic
+from tsp_model.predictions import Prediction
 
 SIDE, LABELLED, WARM_UP = 64, 8, 60  # pixels; images that train; tasks of the project before the one that counts
-TASKS_A_CALL = 1000
+TASKS_A_CALL, NEW_SHARE = 1000, 100  # of a pool, one in so many comes later
+LOOKS = 3  # at next task and the first page of the Data Manager; the median counts
+# Predictions as a real project has them: masks an image, its side in pixels; images that get one.
+MASKS, REAL_SIDE, REAL = 20, 512, 1000
 METHOD = {"preset": "tiny", "image_size": SIDE, "epochs": 10, "train_after": 0}
-COLUMNS = (
-    ("pool", "images", "{}"),
-    ("pull s", "pull_seconds", "{:.1f}"),
-    ("score s", "score_seconds", "{:.1f}"),
-    ("push s", "push_seconds", "{:.1f}"),
-    ("score and push, ms an image", "milliseconds_an_image", "{:.1f}"),
-    ("peak MB", "peak_mb", "{:.0f}"),
-    ("of it for the pool", "growth_mb", "{:.0f}"),
-)
+STAGES = ("pull", "score", "push")
+JOBS = {"train": "a training", "nothing_new": "ranked again", "few_new": "ranked again, 1% new tasks"}
 
 
 def growth(sizes: Sequence[int] = (100, 1000, 10000)) -> list[dict[str, Any]]:
     """A row for each size, smallest first.
 
     Returns:
-        Dicts of images, pull_seconds, score_seconds (most of the pushing happens meanwhile), push_seconds (the rest of
-        it), milliseconds_an_image (of these two), peak_mb (of the worker process, a new one for each size) and
-        growth_mb (how much of that came after a training with a pool of WARM_UP tasks).
+        Dicts of images; for each of JOBS a dict of `seconds` and `label_studio_seconds` by stage (most of the pushing
+        happens in score, where the server's share goes on beside the network), with `new`, the tasks that were new to
+        it; peak_mb (of the worker process, a new one for each size) and growth_mb (how much of that came after a
+        training with a pool of WARM_UP tasks); next_seconds and page_seconds (next task and the Data Manager's first
+        page, the least sure first); real: predictions of MASKS polygons, how many, seconds to push them, bytes of the
+        database and of the backend's file for each.
 
     Raises:
         CommandError: a size is too small. ServerError, ServiceError, ProjectError: a part does not run.
@@ -66,55 +75,127 @@ def growth(sizes: Sequence[int] = (100, 1000, 10000)) -> list[dict[str, Any]]:
                 where = (folder / str(size), free_port(), server.url, server.api_key)
                 environment = {"TORCH_THREADS": "1", "OMP_NUM_THREADS": "1", "TSP_IMAGE_HOSTS": "127.0.0.1"}
                 with BackendProcess(*where, **environment) as backend:
-                    rows.append(_row(client, backend, address, images, size))
+                    rows.append(_Growing(client, backend, address, images, server.folder / "ls.sqlite3").row(size))
         return rows
 
 
-def _row(client: LabelStudio, backend: BackendProcess, address: str, images: ImageSet, size: int) -> dict[str, Any]:
-    _train(_project(client, backend.url, address, images, WARM_UP), backend.url)
-    before = _peak_mb(backend)
-    seconds = _train(_project(client, backend.url, address, images, size), backend.url)["seconds"]
-    peak = _peak_mb(backend)
-    return {
-        "images": size,
-        **{f"{phase}_seconds": seconds[phase] for phase in ("pull", "score", "push")},
-        "milliseconds_an_image": 1000 * (seconds["score"] + seconds["push"]) / (size - LABELLED),
-        "peak_mb": peak,
-        "growth_mb": peak - before,
-    }
+class _Growing:
+    """One size of pool on one service."""
 
+    def __init__(
+        self, client: LabelStudio, backend: BackendProcess, address: str, images: ImageSet, database: Path
+    ) -> None:
+        self._client, self._backend, self._address = client, backend, address
+        self._images, self._database = images, database
 
-def _project(client: LabelStudio, backend: str, address: str, images: ImageSet, size: int) -> LabelStudioProject:
-    """A connected project with `size` tasks whose images are at `address`; LABELLED of them have their annotation."""
-    body = {"title": f"a pool of {size}", "label_config": label_config(images.classes, "brush")}
-    project = LabelStudioProject(client, call(client, "POST", "api/projects", json=body)["id"])
-    labelled = [item for item in images.items if item.instances][:LABELLED]
-    # Those that train come first, so that every pool has them.
-    items = [*labelled, *(item for item in images.items if item not in labelled)][:size]
-    tasks = [{"data": {"image": f"{address}/{item.path.name}"}} for item in items]
-    made: list[int] = []
-    for start in range(0, size, TASKS_A_CALL):
+    def row(self, size: int) -> dict[str, Any]:
+        self._train(self._project(WARM_UP))
+        before = _peak_mb(self._backend)
+        project = self._project(size)
+        row: dict[str, Any] = {"images": size, "train": self._train(project) | {"new": size - LABELLED}}
+        row["nothing_new"] = self._rank(project) | {"new": 0}
+        new = max(1, size // NEW_SHARE)
+        self._import(project, [f"{self._address}/{item.path.name}?later" for item in self._images.items[:new]])
+        row["few_new"] = self._rank(project) | {"new": new}
+        row["peak_mb"] = _peak_mb(self._backend)
+        row["growth_mb"] = row["peak_mb"] - before
+        page = {"project": project.project_id, "view": keep_view(project), "page": 1, "page_size": 30}
+        row["next_seconds"] = _median(project.next_task)
+        row["page_seconds"] = _median(lambda: call(self._client, "GET", "api/tasks/", params=page))
+        row["real"] = self._push_real(project)
+        return row
+
+    def _project(self, size: int) -> LabelStudioProject:
+        """A connected project with `size` tasks, LABELLED of which have their annotation."""
+        config = label_config(self._images.classes, "polygon")
+        body = {"title": f"a pool of {size}", "label_config": config, "sampling": "Uncertainty sampling"}
+        project = LabelStudioProject(self._client, call(self._client, "POST", "api/projects", json=body)["id"])
+        labelled = [item for item in self._images.items if item.instances][:LABELLED]
+        # Those that train come first, so that every pool has them.
+        items = [*labelled, *(item for item in self._images.items if item not in labelled)][:size]
+        made = self._import(project, [f"{self._address}/{item.path.name}" for item in items])
+        for task, item in zip(made, labelled, strict=False):
+            project.submit_annotation(task, truth(item, self._images.classes, project.config))
+        connection = {"project": project.project_id, "url": self._backend.url, "title": "TSP", "is_interactive": False}
+        call(self._client, "POST", "api/ml", json=connection | {"extra_params": METHOD})
+        return project
+
+    def _import(self, project: LabelStudioProject, addresses: Sequence[str]) -> list[int]:
+        """Tasks of images; their ids."""
+        made: list[int] = []
         path = f"api/projects/{project.project_id}/import"
-        some = tasks[start : start + TASKS_A_CALL]
-        made += call(client, "POST", path, params={"return_task_ids": "true"}, json=some, timeout=600)["task_ids"]
-    for task, item in zip(made, labelled, strict=False):
-        project.submit_annotation(task, truth(item, images.classes, project.config))
-    connection = {"project": project.project_id, "url": backend, "title": "TSP", "is_interactive": False}
-    call(client, "POST", "api/ml", json=connection | {"extra_params": METHOD})
-    return project
+        for start in range(0, len(addresses), TASKS_A_CALL):
+            some = [{"data": {"image": one}} for one in addresses[start : start + TASKS_A_CALL]]
+            done = call(self._client, "POST", path, params={"return_task_ids": "true"}, json=some, timeout=600)
+            made += done["task_ids"]
+        return made
 
-
-def _train(project: LabelStudioProject, backend: str) -> dict[str, Any]:
-    """Start training in Label Studio; the job's last status."""
-    service = Service(backend)
-    try:
+    def _train(self, project: LabelStudioProject) -> dict[str, Any]:
         project.start_training()
-        job = service.last_training(project.key)
-        if job is None:
-            raise CommandError("Label Studio started no training.")
-        return service.wait(job["job_id"], "a pool")
-    finally:
-        service.close()
+        return self._ended(lambda service: (service.last_training(project.key) or {}).get("job_id"))
+
+    def _rank(self, project: LabelStudioProject) -> dict[str, Any]:
+        return self._ended(lambda service: service.rank(project.key, None))
+
+    def _ended(self, job_of: Callable[[Service], str | None]) -> dict[str, Any]:
+        """What the job took, by stage."""
+        service = Service(self._backend.url)
+        try:
+            job = job_of(service)
+            if job is None:
+                raise CommandError("Label Studio started no training.")
+            status = service.wait(job, "a pool")
+        finally:
+            service.close()
+        return {
+            kind: {stage: status[kind].get(stage, 0.0) for stage in STAGES}
+            for kind in ("seconds", "label_studio_seconds")
+        }
+
+    def _push_real(self, project: LabelStudioProject) -> dict[str, Any]:
+        """Predictions of MASKS ragged polygons, to tasks of the project, under a version that orders nothing."""
+        keys = [str(task.id) for task in itertools.islice(project.tasks(), REAL)]
+        counts = [rle["counts"] for rle in blobs(REAL_SIDE, 5)[:MASKS]]
+        before, began = self._database.stat().st_size, time.perf_counter()
+        pushed = project.push(
+            (_real_prediction(key, counts) for key in keys), "real", project.classes, Shown(0.0, 0, 1.0)
+        )
+        seconds = time.perf_counter() - began
+        return {
+            "predictions": pushed,
+            "seconds": seconds,
+            "bytes": (self._database.stat().st_size - before) / pushed,
+            "file_bytes": len(json.dumps(_real_prediction(keys[0], counts).to_dict(), separators=(",", ":"))),
+        }
+
+
+def _real_prediction(key: str, counts: list[str]) -> Prediction:
+    count = len(counts)
+    halves = [0.5] * count
+    return Prediction(
+        key=key,
+        height=REAL_SIDE,
+        width=REAL_SIDE,
+        labels=[1] * count,
+        boxes=[[0.0, 0.0, 1.0, 1.0]] * count,
+        scores=halves,
+        box_scores=halves,
+        mask_scores=halves,
+        instance_scores=halves,
+        entropies=halves,
+        counts=counts,
+        max_class_score=0.5,
+        image_score=0.5,
+    )
+
+
+def _median(ask: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(LOOKS):
+        began = time.perf_counter()
+        ask()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
 
 
 def _peak_mb(backend: BackendProcess) -> float:
@@ -124,8 +205,38 @@ def _peak_mb(backend: BackendProcess) -> float:
     raise CommandError(f"the service has no worker any more; see {backend.log}.")
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows of `growth` as a Markdown table."""
-    return markdown(
-        [[title for title, _, _ in COLUMNS]] + [[f.format(row[key]) for _, key, f in COLUMNS] for row in rows]
-    )
+def tables(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of `growth` as Markdown: what each job took by stage, with Label Studio's share, then what a pool of
+    that size weighs."""
+    jobs = [["pool", "job", "new", *(f"{stage} s (Label Studio's)" for stage in STAGES), "whole, ms a new task"]]
+    for row in rows:
+        for job, name in JOBS.items():
+            took, asked, new = (row[job][key] for key in ("seconds", "label_studio_seconds", "new"))
+            whole = f"{1000 * sum(took.values()) / new:.1f}" if new else ""
+            parts = (f"{took[stage]:.1f} ({asked[stage]:.1f})" for stage in STAGES)
+            jobs.append([f"{row['images']:,}", name, f"{new:,}", *parts, whole])
+    weights = [
+        (
+            "pool",
+            "worker: peak MB",
+            "of it for the pool",
+            "next task s",
+            "first page s",
+            f"push of predictions with {MASKS} masks, a second",
+            "kB of database for each",
+        )
+    ]
+    for row in rows:
+        rate = row["real"]["predictions"] / row["real"]["seconds"]
+        weights.append(
+            (
+                f"{row['images']:,}",
+                f"{row['peak_mb']:.0f}",
+                f"{row['growth_mb']:.0f}",
+                f"{row['next_seconds']:.2f}",
+                f"{row['page_seconds']:.2f}",
+                f"{rate:.0f}",
+                f"{row['real']['bytes'] / 1000:.1f}",
+            )
+        )
+    return f"{markdown(jobs)}\n\n{markdown(weights)}"
