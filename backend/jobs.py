@@ -451,8 +451,7 @@ class _ending:
         job = Progress(self._model_dir, self.job_id)
         job.note(**{name: value for name, value in self.result.items() if name != "message"})
         job.finish(self.result.get("message"))
-        took = progress.stages(progress.read(self._model_dir, self.job_id) or {})
-        logger.info("job %s: %s (%s)", self.job_id, self.result.get("message") or json.dumps(self.result), took)
+        logger.info("job %s: %s (%s)", self.job_id, self.result.get("message") or json.dumps(self.result), job.took())
 
     def _fail(self, error: Exception) -> None:
         line = one_line(error)

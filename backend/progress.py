@@ -188,6 +188,10 @@ class Progress:
         self._state |= {"status": "ERROR", "eta_seconds": None, "error": error}
         self._write()
 
+    def took(self) -> str:
+        """What its phases took until now, in words."""
+        return stages(self._state)
+
     def _log(self) -> None:
         self._logged = time.monotonic()
         logger.info("%s: %s", self._state["job_id"], in_words(self._state))

@@ -23,7 +23,7 @@ from scripts.backend_process import BackendProcess
 from scripts.command_line import CommandError, parser_of, run
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port, statuses
-from scripts.project_setup import label_config, truth
+from scripts.project_setup import import_addresses, label_config, new_connection, truth
 from scripts.service import Service
 from scripts.smoke import add_smoke_argument
 from scripts.speed.served import served
@@ -252,15 +252,13 @@ def _project(client: Any, backend: BackendProcess, address: str, images: ImageSe
     """A connected project of images at `address`; the first LABELLED have their annotation."""
     body = {"title": "load", "label_config": label_config(images.classes, "brush")}
     project = LabelStudioProject(client, call(client, "POST", "api/projects", json=body)["id"])
-    data = [{"image": f"{address}/{item.path.name}"} for item in images.items]
-    path = f"api/projects/{project.project_id}/import"
-    values = [{"data": one} for one in data]
-    made = call(client, "POST", path, params={"return_task_ids": "true"}, json=values, timeout=600)["task_ids"]
-    tasks = [{"id": task, "data": one} for task, one in zip(made, data, strict=True)]
+    addresses = [f"{address}/{item.path.name}" for item in images.items]
+    made = import_addresses(project, addresses)
+    tasks = [{"id": task, "data": {"image": one}} for task, one in zip(made, addresses, strict=True)]
     there = There(project, images, backend, tasks)
     for index in range(LABELLED):
         there.annotate(index)
-    connection = {"project": project.project_id, "url": backend.url, "title": "TSP", "is_interactive": False}
+    connection = new_connection(project.project_id, backend.url)
     call(client, "POST", "api/ml", json=connection | {"extra_params": method})
     return there
 

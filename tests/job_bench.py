@@ -124,6 +124,12 @@ class Bench:
         worker.wait()
         return job_id
 
+    def waits_for(self, job_id: str, before: str) -> bool:
+        """Whether a job says that it waits for `before`, which is in the midst of its training."""
+        # The status of a training in progress is written now and then: it may have named the phase only.
+        training = (f"the job before it: {before}: train" + more for more in ("", ", 1 of 2, loss 0.500, 3 s left"))
+        return self.jobs.status(job_id)["waits"] in training
+
     def worker_of(self, step: str) -> subprocess.Popen:
         """Who ran a step last."""
         lines = (line.rpartition(" ") for line in (self.folder / "pids").read_text().splitlines())

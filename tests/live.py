@@ -17,7 +17,7 @@ from backend.project import LabelStudioProject
 from backend.shown import Shown
 from backend.versions import Versions
 from scripts.backend_process import BackendProcess
-from scripts.project_setup import label_config, truth
+from scripts.project_setup import import_addresses, label_config, truth
 from tests.builders import prediction
 from tsp_model.data.image_set import ImageSet, Item
 from tsp_model.predictions import Prediction
@@ -167,9 +167,7 @@ def open_task(project: LabelStudioProject, task: int) -> None:
 
 def add_broken_task(project: LabelStudioProject) -> int:
     """A task whose image is not there."""
-    path = f"api/projects/{project.project_id}/import"
-    body = [{"data": {"image": "/data/upload/1/not-there.png"}}]
-    return call(project.client, "POST", path, params={"return_task_ids": "true"}, json=body)["task_ids"][0]
+    return import_addresses(project, ["/data/upload/1/not-there.png"])[0]
 
 
 def member(client: LabelStudio, url: str, email: str) -> requests.Session:

@@ -160,6 +160,7 @@ def test_a_backend_is_connected_and_changed_by_hand(
     page.reload()
     change('{"show_area": 10}')
     until(lambda: project.extra_params() == {"show_area": 10}, "the change")
+    expect(params).not_to_be_visible()
 
 
 # Steps

@@ -56,8 +56,7 @@ def test_a_request_during_a_training_means_exactly_one_more(bench):
     second = bench.jobs.request("train", KEY)
     assert second != first
     assert bench.jobs.request("train", KEY) == second
-    waiting = bench.jobs.status(second)
-    assert waiting["job_status"] == "queued" and waiting["waits"].startswith(f"the job before it: {first}: train")
+    assert bench.jobs.status(second)["job_status"] == "queued" and bench.waits_for(second, first)
     bench.release("train")
     assert bench.ended(first)["version"] == "tsp-0001-20260101T000000"
     assert set(bench.ended(second)["seconds"]) == set(TRAINING)

@@ -44,8 +44,7 @@ def test_projects_train_side_by_side_and_a_project_s_jobs_one_after_the_other(be
     second = bench.jobs.request("train", KEY)
     assert bench.jobs.request("train", KEY) == second != first
     third = bench.jobs.request("train", OTHER)
-    for waiting, before in {second: first, third: other}.items():
-        assert bench.jobs.status(waiting)["waits"].startswith(f"the job before it: {before}: train")
+    assert bench.waits_for(second, first) and bench.waits_for(third, other)
     bench.release("train")
     assert [bench.ended(job)["status"] for job in (first, other, second, third)] == ["SUCCESS"] * 4
     assert [line for line in bench.log() if line.endswith(KEY)] == [f"{step} {KEY}" for step in TRAINING] * 2

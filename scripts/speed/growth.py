@@ -23,15 +23,16 @@ from tqdm import tqdm
 from backend.connection import call, connect
 from backend.project import LabelStudioProject
 from backend.shown import Shown
-from backend.task_order import keep_view
+from backend.task_order import UNCERTAINTY, keep_view
 from scripts.backend_process import BackendProcess
 from scripts.command_line import CommandError
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port, statuses
-from scripts.project_setup import label_config, truth
+from scripts.project_setup import import_addresses, label_config, new_connection, truth
 from scripts.service import Service
 from scripts.speed.opening import blobs
 from scripts.speed.served import served
+from scripts.speed.timing import in_turns
 from scripts.table import markdown
 from tsp_model.data.coco import load_coco
 from tsp_model.data.image_set import ImageSet
@@ -39,7 +40,7 @@ from tsp_model.data.synthetic import write_synthetic
 from tsp_model.predictions import Prediction
 
 SIDE, LABELLED, WARM_UP = 64, 8, 60  # pixels; images that train; tasks of the project before the one that counts
-TASKS_A_CALL, NEW_SHARE = 1000, 100  # of a pool, one in so many comes later
+NEW_SHARE = 100  # of a pool, one in so many comes later
 LOOKS = 3  # at next task and the first page of the Data Manager; the median counts
 # Predictions as a real project has them: masks an image, its side in pixels; images that get one.
 MASKS, REAL_SIDE, REAL = 20, 512, 1000
@@ -95,7 +96,7 @@ class _Growing:
         row: dict[str, Any] = {"images": size, "train": self._train(project) | {"new": size - LABELLED}}
         row["nothing_new"] = self._rank(project) | {"new": 0}
         new = max(1, size // NEW_SHARE)
-        self._import(project, [f"{self._address}/{item.path.name}?later" for item in self._images.items[:new]])
+        import_addresses(project, [f"{self._address}/{item.path.name}?later" for item in self._images.items[:new]])
         row["few_new"] = self._rank(project) | {"new": new}
         row["peak_mb"] = _peak_mb(self._backend)
         row["growth_mb"] = row["peak_mb"] - before
@@ -108,27 +109,17 @@ class _Growing:
     def _project(self, size: int) -> LabelStudioProject:
         """A connected project with `size` tasks, LABELLED of which have their annotation."""
         config = label_config(self._images.classes, "polygon")
-        body = {"title": f"a pool of {size}", "label_config": config, "sampling": "Uncertainty sampling"}
+        body = {"title": f"a pool of {size}", "label_config": config, "sampling": UNCERTAINTY}
         project = LabelStudioProject(self._client, call(self._client, "POST", "api/projects", json=body)["id"])
         labelled = [item for item in self._images.items if item.instances][:LABELLED]
         # Those that train come first, so that every pool has them.
         items = [*labelled, *(item for item in self._images.items if item not in labelled)][:size]
-        made = self._import(project, [f"{self._address}/{item.path.name}" for item in items])
+        made = import_addresses(project, [f"{self._address}/{item.path.name}" for item in items])
         for task, item in zip(made, labelled, strict=False):
             project.submit_annotation(task, truth(item, self._images.classes, project.config))
-        connection = {"project": project.project_id, "url": self._backend.url, "title": "TSP", "is_interactive": False}
+        connection = new_connection(project.project_id, self._backend.url)
         call(self._client, "POST", "api/ml", json=connection | {"extra_params": METHOD})
         return project
-
-    def _import(self, project: LabelStudioProject, addresses: Sequence[str]) -> list[int]:
-        """Tasks of images; their ids."""
-        made: list[int] = []
-        path = f"api/projects/{project.project_id}/import"
-        for start in range(0, len(addresses), TASKS_A_CALL):
-            some = [{"data": {"image": one}} for one in addresses[start : start + TASKS_A_CALL]]
-            done = call(self._client, "POST", path, params={"return_task_ids": "true"}, json=some, timeout=600)
-            made += done["task_ids"]
-        return made
 
     def _train(self, project: LabelStudioProject) -> dict[str, Any]:
         project.start_training()
@@ -190,12 +181,7 @@ def _real_prediction(key: str, counts: list[str]) -> Prediction:
 
 
 def _median(ask: Callable[[], object]) -> float:
-    seconds = []
-    for _ in range(LOOKS):
-        began = time.perf_counter()
-        ask()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
+    return statistics.median(in_turns({"look": ask}, LOOKS, warmup=0)["look"])
 
 
 def _peak_mb(backend: BackendProcess) -> float:
