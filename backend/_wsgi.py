@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import logging
 
+# What the first /setup and /webhook need takes seconds to import, and Label Studio waits 3 s and 1 s for them: whoever
+# finds the service up can use it.
+import dbos  # noqa: F401
+
+import backend.label_config  # noqa: F401
 from backend import settings
-from backend.app import create_app, warm_up
+from backend.app import connect_early, create_app
 from backend.jobs import Jobs
 from tsp_model.settings import SettingsError
 
@@ -17,4 +22,4 @@ except SettingsError as error:
     raise SystemExit(f"backend: {error}") from None
 _jobs = Jobs(_service.database_url, _service.model_dir)
 app = create_app(_service, _jobs)
-warm_up(_jobs)
+connect_early(_jobs)

@@ -1,6 +1,6 @@
 """The Flask app that Label Studio talks to. Runs on Flask 1.1 (label-studio-ml 1.0.9's pin) and on Flask 3.
 
-Nothing here imports torch or the Label Studio SDK before a request needs it: /health answers at once.
+Nothing here imports torch before a request needs it: /health answers soon after a start.
 Every error is JSON of one line, {"error": ...}. With basic authentication set everything asks for it, /health
 too, as label-studio-ml 2.x does: Label Studio tells a wrong password from a dead service by /health's 401.
 """
@@ -53,16 +53,9 @@ def create_app(service: ServiceSettings | None = None, jobs: Jobs | None = None)
     return app
 
 
-def warm_up(jobs: Jobs | None = None) -> None:
-    """Import in the background what the first /setup and /webhook need: Label Studio waits 3 s and 1 s for
-    them."""
-
-    def run() -> None:
-        if jobs is not None:
-            jobs.connect()
-        import backend.label_config  # noqa: F401  (the SDK takes a second)
-
-    threading.Thread(target=run, name="warm-up", daemon=True).start()
+def connect_early(jobs: Jobs) -> None:
+    """Open the job database before the first request needs it; in the background, since /health does without."""
+    threading.Thread(target=jobs.connect, name="connect-early", daemon=True).start()
 
 
 def _add_authentication(app: Flask, service: ServiceSettings) -> None:

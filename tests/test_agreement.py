@@ -58,6 +58,7 @@ def test_a_quicker_way_agrees_by_order_picks_and_ap50() -> None:
         assert not agrees(reference | worse, reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["agreement", "learning"])
 def test_the_comparisons_on_trained_weights_run(module: str, tmp_path: Path) -> None:
     command = [

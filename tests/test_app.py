@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -101,6 +102,24 @@ def test_the_web_service_starts_without_torch():
     code = "import sys, backend.app as a; a.create_app(); print({'torch', 'dbos'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_whoever_finds_the_service_up_can_connect_it(tmp_path):
+    """Label Studio waits 3 s for /setup and 1 s for /webhook: what takes seconds to import is there when /health is."""
+    config = setup_request() | {"project": "4.1700000001"}
+    code = f"""
+import sys
+from backend._wsgi import app
+before = set(sys.modules)
+client = app.test_client()
+print(client.get("/health").status_code, client.post("/setup", json={config!r}).status_code, end=" ")
+print({{name.split(".")[0] for name in set(sys.modules) - before}} & {{"dbos", "label_studio_sdk", "torch"}})
+"""
+    environ = {**os.environ, "LABEL_STUDIO_API_KEY": "x", "MODEL_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "200 200 set()"
 
 
 def test_setup_answers_with_the_active_version_as_it_changes(make, tmp_path):

@@ -141,6 +141,7 @@ def rows(done: subprocess.CompletedProcess[str], out: Path) -> dict[str, dict[st
     return found
 
 
+@pytest.mark.slow
 def test_the_network_rows_run_and_agree(tmp_path: Path) -> None:
     out, markdown = tmp_path / "speed.json", tmp_path / "speed.md"
     only = "inference,branches,uncertainty,training,levers,codec,evaluation,start"

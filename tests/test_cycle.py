@@ -22,6 +22,7 @@ from tsp_model.cycle import (
     looked_at,
     score_pool,
     train_cycle,
+    warm_parent,
 )
 from tsp_model.data import DataError, masks
 from tsp_model.data.coco import load_coco
@@ -132,15 +133,32 @@ def test_many_objects_too_small_to_train_are_told(discs, tmp_path, caplog):
 def test_every_cycle_starts_from_the_same_weights_unless_it_is_a_warm_start(first, discs):
     folder, _ = first
     labelled = discs.subset(discs.keys[:4])
-    once, again = (initial_model(labelled, SETTINGS, folder).state_dict() for _ in range(2))
+    asked = SETTINGS.override({"warm_start": True, "epochs": 4, "warm_share": 0.5})
+    assert warm_parent(labelled, SETTINGS, folder) is None and warm_parent(labelled, asked, None) is None
+    once, again = (initial_model(labelled, SETTINGS).state_dict() for _ in range(2))
     assert all(torch.equal(once[name], again[name]) for name in once)
     other = initial_model(labelled, SETTINGS.override({"seed": 1})).state_dict()
     weight = "backbone.stem.0.0.weight"
     assert not torch.equal(once[weight], other[weight])
-    warm = initial_model(labelled, SETTINGS.override({"warm_start": True}), folder).state_dict()
+    warm = initial_model(labelled, asked, warm_parent(labelled, asked, folder)).state_dict()
     trained = checkpoints.read(folder)[0].state_dict()
     assert all(torch.equal(warm[name], trained[name]) for name in warm)
     assert not torch.equal(once[weight], trained[weight])
+
+
+def test_a_warm_start_takes_its_share_of_the_steps_and_one_that_finds_other_classes_takes_all(
+    first, discs, tmp_path, caplog
+):
+    folder, _ = first
+    asked = SETTINGS.override({"warm_start": True, "epochs": 4, "warm_share": 0.5, "ssl": False})
+    labelled, pool = discs.subset(discs.keys[:4]), discs.subset(discs.keys[4:])
+    card = train_cycle(labelled, pool, None, asked, tmp_path / "M2", parent=folder)
+    assert card["metrics"]["steps"] == 2 and card["settings"]["epochs"] == 4
+    assert train_cycle(labelled, pool, None, asked, tmp_path / "M1")["metrics"]["steps"] == 4
+    renamed = ImageSet(labelled.items, ("disc", "cube"))
+    with caplog.at_level(logging.WARNING):
+        card = train_cycle(renamed, pool, None, asked, tmp_path / "M3", parent=folder)
+    assert card["metrics"]["steps"] == 4 and caplog.text.count("no warm start") == 1
 
 
 def test_the_pool_is_scored_in_order_with_the_scores_of_eq_3(first, discs):

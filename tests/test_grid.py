@@ -6,13 +6,20 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from scripts.command_line import CommandError
 from scripts.data_sets import load_sets
 from scripts.grid import cell as grid_cell
-from scripts.grid.cell import CellRun, claimed
+from scripts.grid import first
+from scripts.grid.cell import CellRun
+from scripts.grid.claims import claimed
 from scripts.grid.runner import run_grid
 from scripts.grid.spec import read_grid
+from tsp_model import checkpoints
+from tsp_model.cycle import train_cycle
+from tsp_model.data.image_set import ImageSet
+from tsp_model.settings import Settings
 
 SMALL = """
 data = "synthetic"
@@ -105,6 +112,7 @@ def test_a_finished_cell_is_not_run_again(
     finished: tuple[Path, Path, list[dict]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(grid_cell, "train_cycle", None)
+    monkeypatch.setattr(first, "train_cycle", None)
     file, out, rows = finished
     assert run_grid(file, out) == rows
 
@@ -141,6 +149,40 @@ def test_a_cell_is_run_by_one_process(tmp_path: Path, capsys: pytest.CaptureFixt
         assert mine
         assert run_grid(file, tmp_path / "out") == []
     assert "by another process" in capsys.readouterr().err
+
+
+def test_cells_of_a_seed_share_their_first_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = SMALL.replace("cycles = 2", "cycles = 1").replace(
+        '["tsp_diverse"]', '["tsp", "learning_loss", "mc_dropout"]'
+    )
+    file = write(tmp_path, text.replace("[true]", "[false, true]"))
+    trained, train = [], first.train_cycle
+
+    def counted(labelled: ImageSet, pool: ImageSet, previous: None, settings: Settings, *others: object) -> object:
+        trained.append((settings.strategy, settings.dropout))
+        return train(labelled, pool, previous, settings, *others)
+
+    monkeypatch.setattr(first, "train_cycle", counted)
+    out = tmp_path / "out"
+    rows = run_grid(file, out)
+    assert len(rows) == 6
+    assert trained == [("tsp", 0.0), ("learning_loss", 0.0), ("tsp", 0.25)], "what a network is made of is not shared"
+    for cell in read_grid(file).cells:
+        card = checkpoints.read_card(out / cell.folder / "M1")
+        assert card["settings"] == cell.settings.to_dict(), "the pool is scored as the cell asks for"
+    cell = read_grid(file).cells[1]
+    card = checkpoints.read_card(out / cell.folder / "M1")
+    images, _ = load_sets("synthetic", 10, 3, tmp_path, 64, seed=0)
+    labelled = images.subset(card["labelled"])
+    rest = images.subset([key for key in images.keys if key not in labelled.keys])
+    alone = train_cycle(labelled, rest, None, cell.settings, tmp_path / "alone")
+    shared = checkpoints.read(out / cell.folder / "M1")[0].state_dict()
+    expected = checkpoints.read(tmp_path / "alone")[0].state_dict()
+    assert all(torch.equal(value, shared[name]) for name, value in expected.items()), (
+        "as the cell would have trained it"
+    )
+    same = ("classes", "settings", "counts", "labelled", "architecture", "parent")
+    assert {name: alone[name] for name in same} == {name: card[name] for name in same}
 
 
 def test_full_data_is_one_cycle_with_every_label(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from tsp_model.network import TSPMaskRCNN, detections_needed, tsp_mask_rcnn
 from tsp_model.predictions import Prediction, PredictionFile, iterate_predictions, write_predictions
 from tsp_model.ranking import Ranking
 from tsp_model.settings import Settings
-from tsp_model.training import Progress, beta_at, train
+from tsp_model.training import Progress, beta_at, shortened, train
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +70,8 @@ def train_cycle(
         previous: M_(k-1)'s predictions of the unlabelled images by key; None in the first cycle.
         folder: where the model, its card and its pseudo labels go; a training that was interrupted there goes on.
         progress: see training.train.
-        parent: folder of M_(k-1): recorded, and the start of a warm start. Its card tells which images it had not seen,
-            which is what pseudo_target_precision is measured on.
+        parent: folder of M_(k-1): recorded, and where a warm start begins (`warm_parent`). Its card tells which images
+            it had not seen, which is what pseudo_target_precision is measured on.
 
     Returns:
         The card: classes, settings, counts, labelled, metrics, warnings, parent, train_seconds, architecture.
@@ -87,13 +87,14 @@ def train_cycle(
     if distributed.rank() == 0:
         write_predictions(folder / PSEUDO_LABELS, chosen.values())
     pseudo = pseudo_labels.as_image_set(chosen, unlabelled)
-    model = initial_model(labelled, settings, parent)
+    start_from = warm_parent(labelled, settings, parent)
+    model = initial_model(labelled, settings, start_from)
     prepared = time.monotonic() - start
     metrics = train(
         Execution.choose(settings, learning=True).prepare(model),
         labelled,
         pseudo,
-        settings,
+        shortened(settings) if start_from else settings,
         beta_at(len(labelled), len(unlabelled), settings),
         folder / TRAINING_STATE,
         progress,
@@ -308,8 +309,19 @@ def _ranked_on(
     return predictions.sequence(keys), list(score_pool(last, labelled, above=1.0)) if reads_labelled else []
 
 
-def initial_model(labelled: ImageSet, settings: Settings, parent: Path | None = None) -> TSPMaskRCNN:
-    """M_k before training: the same initial weights in every cycle, or the parent's with `warm_start`."""
+def warm_parent(labelled: ImageSet, settings: Settings, parent: Path | None) -> Path | None:
+    """The parent if M_k is to start from it (`warm_start`); None if not, or its classes or backbone are others."""
+    if parent is None or not settings.warm_start:
+        return None
+    card = checkpoints.read_card(parent)
+    if card["classes"] == list(labelled.classes) and card["settings"]["backbone"] == settings.backbone:
+        return parent
+    log.warning("classes or backbone changed since %s: no warm start, initial weights instead", parent.name)
+    return None
+
+
+def initial_model(labelled: ImageSet, settings: Settings, start: Path | None = None) -> TSPMaskRCNN:
+    """M_k before training: with the weights of the model in `start`, or the same initial ones in every cycle."""
     largest = max((len(item.instances) for item in labelled.items), default=0)
     detections = detections_needed(largest, settings.detections_per_image)
     with torch.random.fork_rng():
@@ -328,12 +340,8 @@ def initial_model(labelled: ImageSet, settings: Settings, parent: Path | None = 
             learning_loss=settings.strategy == "learning_loss",
             intensities=settings.intensities,
         )
-    if settings.warm_start and parent is not None:
-        warm, card = checkpoints.read(parent)
-        if card["classes"] == list(labelled.classes) and card["settings"]["backbone"] == settings.backbone:
-            model.load_state_dict(warm.state_dict())
-        else:
-            log.warning("classes or backbone changed since %s: no warm start, initial weights instead", parent.name)
+    if start is not None:
+        model.load_state_dict(checkpoints.read(start)[0].state_dict())
     return model
 
 

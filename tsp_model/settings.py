@@ -53,6 +53,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "beta": (0, 100),
     "iou_loss_weight": (0, 100),
     "pseudo_ratio": (0, 100),
+    "warm_share": (0.001, 1),
     "seed": (0, 2**31 - 1),
 } | dict.fromkeys(
     (
@@ -142,6 +143,7 @@ class Settings:
     )
     pseudo_ratio: float = _setting(1.0, "pseudo-labelled images drawn beside each labelled one")
     warm_start: bool = _setting(False, "start from the previous model instead of the initial weights")
+    warm_share: float = _setting(1.0, "of epochs and least_steps: what a training takes that starts from a model")
     seed: int = _setting(0, "of initial weights, order of images and random picks")
 
     # Execution: how fast, not what; auto is what was measured to be quickest on the machine (tsp_model/execution.py).

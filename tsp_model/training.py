@@ -51,6 +51,14 @@ def stretched(settings: Settings, labelled: int) -> Settings:
     return replace(settings, epochs=epochs, milestones=milestones)
 
 
+def shortened(settings: Settings) -> Settings:
+    """What a training takes that starts from a model: `warm_share` of the epochs and of `least_steps`."""
+    epochs = max(1, round(settings.epochs * settings.warm_share))
+    milestones = tuple(round(milestone * epochs / settings.epochs) for milestone in settings.milestones)
+    least = round(settings.least_steps * settings.warm_share)
+    return replace(settings, epochs=epochs, milestones=milestones, least_steps=least)
+
+
 def learning_rate_at(step: int, steps_per_epoch: int, settings: Settings) -> float:
     """The learning rate of a step; a function of the step alone, so that a resumed run needs no scheduler state.
 

@@ -5,15 +5,13 @@ What a cycle made is written down before the next begins, so that a cell that wa
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from scripts.command_line import CommandError
+from scripts.grid import first
 from scripts.grid.spec import Cell, Grid
 from scripts.results import TEST_PREDICTIONS, read_rows, result_row, write_rows
 from tsp_model import checkpoints
@@ -32,14 +30,14 @@ from tsp_model.files import write_json
 from tsp_model.predictions import PredictionFile, read_predictions, write_predictions
 from tsp_model.training import Progress
 
-IDENTITY, RESULTS, PICKED, LOCK = "cell.json", "results.jsonl", "picked.json", "lock"
+IDENTITY, RESULTS, PICKED = "cell.json", "results.jsonl", "picked.json"
 
 
 class CellRun:
     """A cell with its data and its folder, run in memory.
 
     Args:
-        folder: of this cell alone. Raises CommandError if it holds a cell with other settings.
+        folder: of this cell alone, two below the grid's. Raises CommandError if it holds a cell with other settings.
     """
 
     def __init__(self, grid: Grid, cell: Cell, train: ImageSet, test: ImageSet, folder: Path) -> None:
@@ -73,6 +71,9 @@ class CellRun:
         folder, parent = self._version(k), self._version(k - 1) if k > 1 else None
         if (folder / checkpoints.CARD).exists():  # trained, but killed before its row was written
             card = checkpoints.read_card(folder)
+        elif k == 1:
+            shared = self.folder.parents[1] / first.FOLDER
+            card = first.train_first(labelled, pool, self.settings, folder, shared, progress)
         else:
             card = train_cycle(labelled, pool, before, self.settings, folder, progress, parent)
         trained = time.monotonic()
@@ -138,16 +139,3 @@ class CellRun:
                 f"{self.folder} holds results with another {', '.join(changed)}; choose another --out, or repeat the "
                 "old file to go on."
             )
-
-
-@contextmanager
-def claimed(folder: Path) -> Iterator[bool]:
-    """Whether nobody else runs the cell of this folder, for the length of a `with` block."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process, however that ends
-        except BlockingIOError:
-            yield False
-            return
-        yield True

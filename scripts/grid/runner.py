@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from scripts.command_line import CommandError
 from scripts.data_sets import load_sets
-from scripts.grid.cell import PICKED, CellRun, claimed
+from scripts.grid.cell import PICKED, CellRun
+from scripts.grid.claims import claimed
 from scripts.grid.spec import Cell, read_grid
 from scripts.plan import STATE, Place
 from tsp_model.training import NonFiniteLossError
