@@ -113,7 +113,7 @@ from backend._wsgi import app
 before = set(sys.modules)
 client = app.test_client()
 print(client.get("/health").status_code, client.post("/setup", json={config!r}).status_code, end=" ")
-print({{name.split(".")[0] for name in set(sys.modules) - before}} & {{"dbos", "label_studio_sdk", "torch"}})
+print({{"dbos", "label_studio_sdk.label_interface", "torch"}} & (set(sys.modules) - before))
 """
     environ = {**os.environ, "LABEL_STUDIO_API_KEY": "x", "MODEL_DIR": str(tmp_path)}
     done = subprocess.run(
