@@ -11,7 +11,7 @@ from scripts.speed.growth import JOBS, REAL, STAGES, WARM_UP, growth, tables
 from scripts.speed.scale import on_paper
 
 
-def measured(images: int, look: float) -> dict[str, Any]:
+def measured(images: int, look: float, recount: float = 1.0) -> dict[str, Any]:
     job = {
         "seconds": {"pull": 20.0, "score": 80.0, "push": 4.0},
         "label_studio_seconds": {"pull": 5.0, "score": 10.0, "push": 4.0},
@@ -20,6 +20,7 @@ def measured(images: int, look: float) -> dict[str, Any]:
         "images": images,
         "train": job | {"new": images},
         "nothing_new": {"seconds": {"pull": 3.0, "score": 0.0, "push": 3.0}, "label_studio_seconds": {}, "new": 0},
+        "few_new": {"label_studio_seconds": {"push": recount}},
         "next_seconds": look,
         "page_seconds": 0.5,
         "growth_mb": 40.0,
@@ -33,13 +34,20 @@ def test_a_pool_without_anything_to_score_is_refused():
 
 
 def test_paper_carries_on_what_the_largest_pool_took():
-    rows = [measured(1000, 0.1), measured(10_000, 0.19)]  # next task: 10 microseconds more for each task
+    # next task: 10 microseconds more for each task; a call that pushes: 0.1 ms
+    rows = [measured(1000, 0.1, 0.1), measured(10_000, 0.19, 1.0)]
     _, _, small, large = (line.strip("| ").split("|") for line in on_paper(rows, 25, [10**5, 10**6]).splitlines())
-    hours = ["1.1", "0.1 (0.0)", "0.2; 0.03", "1.0"]  # 10^5 / 25; x 2 ms; x 9 ms; x 0.6 ms
+    # 10^5 / 25; x 2 ms; x 8 ms and 100 calls of 10 s; x 0.6 ms
+    hours = ["1.1", "0.1 (0.0)", "0.5; 0.1", "1.0"]
     assert [cell.strip() for cell in small[1:5]] == hours
     assert [cell.strip() for cell in small[5:9]] == ["100,000", "2.0", "0.5", "0.4"]
     assert [cell.strip() for cell in small[9:]] == ["1.1", "0.5", "yes"]
-    assert [cell.strip() for cell in large[1:5]] == ["11.1", "0.6 (0.1)", "2.5; 0.03", "10.0"]
+    assert [cell.strip() for cell in large[1:5]] == [
+        "11.1",
+        "0.6 (0.1)",
+        "30.0; 0.3",
+        "10.0",
+    ]  # 1000 calls of 100 s; 10
     assert large[9].strip() == "10.1" and large[11].strip().startswith("no")
 
 

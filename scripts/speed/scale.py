@@ -1,7 +1,8 @@
 """What pools that no machine here holds would take, from what `scripts.speed.growth` measured: a calculation.
 
-Everything is taken to grow as the pool does, from the largest pool that was measured; what a look at the Data Manager
-or at next task costs from the two largest, since a part of it is the same for every pool. The network's share is that
+Everything is taken to grow as the pool does, from the largest pool that was measured. What a look at the Data Manager
+or at next task costs lies on the line through the two largest, since a part of it is the same for every pool; and so
+does a call that pushes, since Label Studio counts the whole project again after each. The network's share is that
 of a GPU whose rate is given; the published rates of Mask R-CNN R50-FPN are 25 to 31 images a second on one A100
 (NVIDIA DeepLearningExamples, PyTorch/Segmentation/MaskRCNN, inference).
 """
@@ -9,8 +10,10 @@ of a GPU whose rate is given; the published rates of Mask R-CNN R50-FPN are 25 t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Any
 
+from backend.project import PREDICTIONS_A_CALL
 from scripts.table import markdown
 
 SIZES = (10**5, 10**6, 10**7)
@@ -45,7 +48,6 @@ def on_paper(rows: Sequence[Mapping[str, Any]], images_per_second: float, sizes:
     ]
     last = rows[-1]
     pull, asked = (last["train"][key]["pull"] / last["images"] for key in ("seconds", "label_studio_seconds"))
-    push = last["real"]["seconds"] / last["real"]["predictions"]
     again = sum(last["nothing_new"]["seconds"].values()) / last["images"]
     for size in sizes:
         looks = {name: _carried_on(rows, f"{name}_seconds", size) for name in ("next", "page")}
@@ -54,7 +56,7 @@ def on_paper(rows: Sequence[Mapping[str, Any]], images_per_second: float, sizes:
                 f"{size:,}",
                 f"{size / images_per_second / HOUR:.1f}",
                 f"{size * pull / HOUR:.1f} ({size * asked / HOUR:.1f})",
-                f"{size * push / HOUR:.1f}; {min(size, TOP) * push / HOUR:.2f}",
+                f"{_push_seconds(rows, size, size) / HOUR:.1f}; {_push_seconds(rows, size, min(size, TOP)) / HOUR:.1f}",
                 f"{size * again / 60:.1f}",
                 f"{size:,}",
                 f"{size * last['real']['bytes'] / GB:.1f}",
@@ -66,6 +68,22 @@ def on_paper(rows: Sequence[Mapping[str, Any]], images_per_second: float, sizes:
             )
         )
     return markdown(cells)
+
+
+def _push_seconds(rows: Sequence[Mapping[str, Any]], size: int, sent: int) -> float:
+    """Of `sent` predictions into a project of `size` tasks, as of now without any of this version."""
+
+    def counted(images: int) -> float:  # again after each call: what the few new predictions of a job cost, in one call
+        pushes = [{"images": row["images"], "push": row["few_new"]["label_studio_seconds"]["push"]} for row in rows]
+        return _carried_on(pushes, "push", images)
+
+    last, real = rows[-1], rows[-1]["real"]
+    each = (real["seconds"] - _calls(real["predictions"]) * counted(last["images"])) / real["predictions"]
+    return sent * max(0.0, each) + _calls(sent) * counted(size)
+
+
+def _calls(predictions: int) -> int:
+    return ceil(predictions / PREDICTIONS_A_CALL)
 
 
 def _carried_on(rows: Sequence[Mapping[str, Any]], key: str, size: int) -> float:
