@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +34,7 @@ _s = attrgetter("image_score")
 NAME = "name"  # of the image, in the data of a task that `upload_images` made
 TASKS_A_PAGE, ANNOTATED_A_PAGE = 1000, 100
 # Each import recounts the project, so few large calls win; Label Studio takes 250 MB at most, files included.
-PREDICTIONS_A_CALL, BYTES_A_CALL = 1000, 50_000_000
+CALLS, PREDICTIONS_A_CALL, BYTES_A_CALL = 20, 1000, 50_000_000
 FILES_A_CALL = 50  # Django refuses more than 100 files in one form
 IMPORT_SECONDS = 600.0
 HAS_ANNOTATION = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
@@ -112,7 +113,7 @@ class LabelStudioProject:
         version: str,
         classes: Sequence[str],
         shown: Shown,
-        a_call: int = PREDICTIONS_A_CALL,
+        a_call: int | None = None,
         score_of: Callable[[Prediction], float] = _s,
         report: Callable[[int, int], None] = lambda done, total: None,
     ) -> int:
@@ -122,7 +123,7 @@ class LabelStudioProject:
             predictions: keys are task ids; taken one by one. classes: the model's, whose labels may differ from the
                 project's.
             shown: which instances annotators see; S counts what it counted.
-            a_call: how many are sent together.
+            a_call: how many are sent together; None: see `predictions_a_call`. Large ones make it fewer.
             score_of: what orders the tasks, low first, 0..1; S by default (see backend.ordering).
             report: after each call, how many were sent of how many tasks that had none.
 
@@ -134,7 +135,7 @@ class LabelStudioProject:
         """
         waiting, sent = self._lacking(version), 0
         entries = self._entries(predictions, waiting, version, classes, shown, score_of)
-        for chunk in _chunks(entries, len, a_call):
+        for chunk in _chunks(entries, len, a_call or predictions_a_call(len(waiting))):
             sent += self._import_predictions(chunk, version)
             report(sent, len(waiting))
         return sent
@@ -378,6 +379,11 @@ class LabelStudioProject:
     def _lacking(self, version: str) -> set[int]:
         """Tasks without a prediction of `version`."""
         return {raw["id"] for raw in self._pages(TASKS_A_PAGE, [_lacks_version(version)], include="id")}
+
+
+def predictions_a_call(predictions: int, least: int = PREDICTIONS_A_CALL) -> int:
+    """So many that all of them take CALLS calls, whose cost grows with the project; `least` of them at least."""
+    return max(least, ceil(predictions / CALLS))
 
 
 def titled_tsp(connections: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from backend.kept_aside import LEAST, compared, split
 from backend.ordering import keep_order, known_at_once, least_sure, score_of
 from backend.pool import Pool, Wanted, forget_images, state
 from backend.progress import Progress
-from backend.project import PREDICTIONS_A_CALL, LabelStudioProject
+from backend.project import LabelStudioProject, predictions_a_call
 from backend.ranks import run_ranks
 from backend.settings import ProjectSettings, ServiceSettings
 from backend.snapshot import Snapshot
@@ -45,7 +45,7 @@ from tsp_model.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-LEAST_EARLY, EARLY_CALLS = 100, 20  # predictions in a call while others are made, at least; calls, at most
+LEAST_EARLY = 100  # predictions in a call while others are made
 
 
 class JobError(ExplainedError, RuntimeError):
@@ -353,8 +353,7 @@ class CycleSteps:
         execution, features = Execution.choose(project.method), project.clusters > 0
         if project.push_top or not known_at_once(folder, trained.strategy):
             return complete_predictions(folder, pool, above, job.update, execution=execution, features=features)
-        # Each call costs the server a walk over the whole project: their number must not grow with the pool.
-        a_call = max(LEAST_EARLY, len(pool) // EARLY_CALLS)
+        a_call = predictions_a_call(len(pool), LEAST_EARLY)
         with EarlySender(
             self._file(key, version), lambda found: self._push(key, version, found, a_call), a_call
         ) as sender:
@@ -377,7 +376,7 @@ class CycleSteps:
         key: str,
         version: str,
         predictions: Iterable[Prediction],
-        a_call: int = PREDICTIONS_A_CALL,
+        a_call: int | None = None,
         report: Callable[[int, int], None] = lambda done, total: None,
     ) -> int:
         project = self._project(key)

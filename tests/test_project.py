@@ -16,7 +16,7 @@ from backend.connection import ProjectError, call, connect
 from backend.early import EarlySender
 from backend.images import fetch_image
 from backend.label_config import LABEL_TAGS
-from backend.project import LabelStudioProject
+from backend.project import LabelStudioProject, predictions_a_call
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port
 from scripts.project_setup import label_config
@@ -412,3 +412,8 @@ def test_nobody_at_the_address_or_somebody_else(label_studio: LabelStudioServer,
             connect(wrong, label_studio.api_key)
     with pytest.raises(ProjectError, match="no token"):
         connect(label_studio.url, "")
+
+
+def test_calls_get_larger_and_not_more_as_a_project_grows() -> None:
+    assert [predictions_a_call(count) for count in (0, 999, 20_000, 20_001, 10**6)] == [1000, 1000, 1000, 1001, 50_000]
+    assert [predictions_a_call(count, least=100) for count in (500, 2000, 2001)] == [100, 100, 101]

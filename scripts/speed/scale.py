@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
-from backend.project import PREDICTIONS_A_CALL
+from backend.project import BYTES_A_CALL, predictions_a_call
 from scripts.table import markdown
 
 SIZES = (10**5, 10**6, 10**7)
@@ -77,13 +77,12 @@ def _push_seconds(rows: Sequence[Mapping[str, Any]], size: int, sent: int) -> fl
         pushes = [{"images": row["images"], "push": row["few_new"]["label_studio_seconds"]["push"]} for row in rows]
         return _carried_on(pushes, "push", images)
 
+    def calls(predictions: int) -> int:
+        return ceil(predictions / min(predictions_a_call(predictions), BYTES_A_CALL / real["bytes"]))
+
     last, real = rows[-1], rows[-1]["real"]
-    each = (real["seconds"] - _calls(real["predictions"]) * counted(last["images"])) / real["predictions"]
-    return sent * max(0.0, each) + _calls(sent) * counted(size)
-
-
-def _calls(predictions: int) -> int:
-    return ceil(predictions / PREDICTIONS_A_CALL)
+    each = (real["seconds"] - calls(real["predictions"]) * counted(last["images"])) / real["predictions"]
+    return sent * max(0.0, each) + calls(sent) * counted(size)
 
 
 def _carried_on(rows: Sequence[Mapping[str, Any]], key: str, size: int) -> float:
