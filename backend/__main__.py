@@ -17,7 +17,7 @@ from types import FrameType
 from typing import NoReturn
 
 from backend import settings, worker_lock, worker_notes
-from backend.job_database import put_aside_if_damaged, unreachable, unusable_sqlite
+from backend.job_database import prepare_database, put_aside_if_damaged, unreachable, unusable_sqlite
 from backend.presence import presence_of
 from backend.settings import ServiceSettings
 from tsp_model import memory
@@ -228,6 +228,8 @@ def _worker(service: ServiceSettings) -> int:
     """Runs jobs until a signal; killing it is safe at any time, the job goes on at the next start."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    if service.shared:
+        prepare_database(service.database_url)  # workers are known by it
     presence = presence_of(service)
     if not presence.hold():
         # Two workers would take each other's running jobs for dead ones.

@@ -40,10 +40,13 @@ def unreachable(database_url: str) -> str | None:
 
 
 def prepare_database(database_url: str) -> None:
-    """Quiet DBOS and make the folder of an SQLite database."""
+    """Make the job database, its folder too, and its tables, as far as they are not there; milliseconds if they are."""
+    from dbos import DBOS
+
     logging.getLogger("dbos").setLevel(logging.WARNING)
     if database_url.startswith(SQLITE):
         Path(database_url.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+    DBOS.migrate(database_url)
 
 
 def put_aside_if_damaged(database_url: str) -> str | None:

@@ -196,12 +196,11 @@ class Jobs:
         self._connected()
 
     def _connected(self) -> DBOSClient:
-        from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
+        from dbos import DBOSClient, DBOSPortableJSONSerializer
 
         with self._lock:
             if self._client is None:
-                prepare_database(self._url)
-                DBOS.migrate(self._url)  # milliseconds; the worker may not have started yet
+                prepare_database(self._url)  # the worker may not have started yet
                 self._client = DBOSClient(
                     system_database_url=self._url,
                     application_name=APPLICATION["name"],

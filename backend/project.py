@@ -36,7 +36,7 @@ TASKS_A_PAGE, ANNOTATED_A_PAGE = 1000, 100
 # Each import recounts the project, so few large calls win; Label Studio takes 250 MB at most, files included.
 CALLS, PREDICTIONS_A_CALL, BYTES_A_CALL = 20, 1000, 50_000_000
 FILES_A_CALL = 50  # Django refuses more than 100 files in one form
-IMPORT_SECONDS = 600.0
+IMPORT_SECONDS, RECOUNT_SECONDS = 600.0, 0.005  # the latter for each task of the project
 HAS_ANNOTATION = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
 HAS_SCORE = {"filter": "filter:tasks:predictions_score", "operator": "empty", "type": "Number", "value": "false"}
 
@@ -336,7 +336,9 @@ class LabelStudioProject:
                 "project": self.project_id,
                 "page_size": size,
                 "query": json.dumps(query),
-                "resolve_uri": "true",
+                # Resolved, an object of a bucket has the address by which browsers know Label Studio
+                # (LABEL_STUDIO_HOST), which need not lead there from here; see backend.images.
+                "resolve_uri": "false",
                 **chosen,
             }
             tasks = call(self.client, "GET", "api/tasks/", params=parameters, timeout=300)["tasks"]
@@ -373,7 +375,7 @@ class LabelStudioProject:
             f"api/projects/{self.project_id}/import/predictions",
             content="[" + ",".join(entries) + "]",
             headers={"Content-Type": "application/json"},
-            timeout=IMPORT_SECONDS,
+            timeout=IMPORT_SECONDS + RECOUNT_SECONDS * self.task_count,
         )["created"]
 
     def _lacking(self, version: str) -> set[int]:

@@ -201,6 +201,9 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
     overrides = {name: value for name in FIELD_NAMES if (value := environ.get(PREFIX + name.upper())) not in (None, "")}
     if bool(text["BASIC_AUTH_USER"]) != bool(text["BASIC_AUTH_PASS"]):
         raise SettingsError("BASIC_AUTH_USER and BASIC_AUTH_PASS go together; set both or neither.")
+    method = _method(text["TSP_PRESET"], overrides)
+    processes = _number("TSP_PROCESSES", text["TSP_PROCESSES"], int, 1, 64)
+    _require_an_image_each(processes, method)
     return ServiceSettings(
         label_studio_url=address("LABEL_STUDIO_URL", text["LABEL_STUDIO_URL"]),
         label_studio_api_key=text["LABEL_STUDIO_API_KEY"],
@@ -210,7 +213,7 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
         port=_number("PORT", text["PORT"], int, 1, 65535),
         web_threads=_number("WEB_THREADS", text["WEB_THREADS"], int, 8, 256),
         torch_threads=_number("TORCH_THREADS", text["TORCH_THREADS"], int, 1, 256),
-        processes=_number("TSP_PROCESSES", text["TSP_PROCESSES"], int, 1, 64),
+        processes=processes,
         keep_memory=_flag("TSP_KEEP_MEMORY", text["TSP_KEEP_MEMORY"]),
         basic_auth_user=text["BASIC_AUTH_USER"],
         basic_auth_pass=text["BASIC_AUTH_PASS"],
@@ -233,7 +236,7 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
         predict_seconds=_number("TSP_PREDICT_SECONDS", text["TSP_PREDICT_SECONDS"], float, 1, 3600),
         brush_codec=brush_codec(environ),
         preset=text["TSP_PRESET"],
-        method=_method(text["TSP_PRESET"], overrides),
+        method=method,
     )
 
 
@@ -321,6 +324,7 @@ def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None
     method = service.method if preset is None else Settings.preset(str(preset))
     try:
         method = method.override(given)
+        _require_an_image_each(service.processes, method)
     except SettingsError as error:
         raise SettingsError(f"extra_params of the connection: {error}") from None
     return ProjectSettings(
@@ -355,6 +359,14 @@ def _refuse_misspelt(environ: Mapping[str, str]) -> None:
         like = get_close_matches(name, known, 1, cutoff=0.85) if name.startswith(PREFIX) else []
         if like and name not in known:
             raise SettingsError(f"{name} is no setting; did you mean {like[0]}?")
+
+
+def _require_an_image_each(processes: int, method: Settings) -> None:
+    if method.batch_size < processes:
+        raise SettingsError(
+            f"TSP_PROCESSES={processes} would share the {method.batch_size} images of a batch, and some have none; "
+            f"raise batch_size (TSP_BATCH_SIZE) to {processes}, or lower TSP_PROCESSES."
+        )
 
 
 def _method(preset: str, overrides: Mapping[str, str]) -> Settings:

@@ -155,17 +155,22 @@ class CycleSteps:
     def push(self, key: str, version: str, job: Progress) -> dict[str, Any]:
         """The predictions to Label Studio, with their clusters; those that are there already are not sent again.
 
-        With push_top only the least sure go: the others stay in the version's file, which answers for an opened task.
+        With push_top only the least sure go, of those that nobody has labelled meanwhile: the others stay in the
+        version's file, and an opened task is answered by the network.
         """
         file, folder = self._file(key, version), self._versions(key).folder(version)
         project = self._project(key)
         sent: Iterable[Prediction] = iterate_predictions(file)
-        if top := self._settings(project).push_top:
-            first = least_sure(iterate_predictions(file), score_of(folder), top)
+        top = self._settings(project).push_top
+        if top:
+            labelled = {str(task) for task in project.annotated_task_ids()}
+            unlabelled = (prediction for prediction in iterate_predictions(file) if prediction.key not in labelled)
+            first = least_sure(unlabelled, score_of(folder), top)
             sent = (prediction for prediction in sent if prediction.key in first)
         began = time.monotonic()
 
-        def report(done: int, total: int) -> None:
+        def report(done: int, waiting: int) -> None:
+            total = min(waiting, top or waiting)
             left = round((time.monotonic() - began) / done * (total - done), 1)
             job.update({"done": done, "total": total, "eta_seconds": left})
 

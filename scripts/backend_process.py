@@ -12,7 +12,7 @@ import requests
 
 from scripts.processes import Child, ServerError, require_free_port
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

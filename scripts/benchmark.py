@@ -264,7 +264,7 @@ def _growth_command(commands: argparse._SubParsersAction) -> None:
     add = command.add_argument
     add("--sizes", type=_sizes, default=[100, 1000, 10000], help="pools (default: 100,1000,10000)")
     add("--out", type=Path, help="the rows as JSON")
-    what = "of the network on your GPU, for the table on paper (default: %(default)s, an A100 by NVIDIA's reference)"
+    what = "of the network on your GPU, for the table on paper (default: %(default)s, assumed of one A100)"
     add("--images-per-second", type=_at_least_1, default=25, metavar="N", help=what)
 
 

@@ -137,7 +137,7 @@ class Bench:
         return next(worker for worker in self.workers if worker.pid == pid)
 
     def until(self, condition: Callable[[], Any], what: str) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not condition():
             if time.monotonic() > deadline or any(worker.poll() == 1 for worker in self.workers):
                 pytest.fail(f"waited for: {what}\n{self.log()}\n{(self.folder / 'stderr').read_text()}")

@@ -23,7 +23,7 @@ from tsp_model.data.image_set import ImageSet, Item
 from tsp_model.predictions import Prediction
 
 CLASSES = ("disc", "box")
-LIMIT_SECONDS = 120.0
+LIMIT_SECONDS = 240.0
 SHOWN = Shown(threshold=0.3)
 OLD, NEW = "tsp-0001-20260101T000000", "tsp-0002-20260102T000000"
 # A network of one epoch is sure of nothing: every detection counts, is shown and may become a pseudo label.

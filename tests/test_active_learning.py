@@ -23,7 +23,7 @@ from scripts.backend_process import REPOSITORY, BackendProcess
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port
 
-LIMIT_SECONDS = 120.0
+LIMIT_SECONDS = 240.0
 ARGUMENTS = [
     *("--data", "synthetic", "--train-images", "16", "--test-images", "6"),
     *("--cycles", "2", "--per-cycle", "4", "--set", "epochs=1", "--set", "image_size=64"),

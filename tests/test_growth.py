@@ -38,11 +38,11 @@ def test_paper_carries_on_what_the_largest_pool_took():
     rows = [measured(1000, 0.1, 0.1), measured(10_000, 0.19, 1.0)]
     _, _, small, large = (line.strip("| ").split("|") for line in on_paper(rows, 25, [10**5, 10**6]).splitlines())
     # 10^5 / 25; x 2 ms; x 8 ms and 40 calls of 50 MB and 10 s; x 0.6 ms
-    hours = ["1.1", "0.1 (0.0)", "0.3; 0.1", "1.0"]
+    hours = ["1.1", "0.1 (0.0)", "0.3; 0.03", "1.0"]
     assert [cell.strip() for cell in small[1:5]] == hours
     assert [cell.strip() for cell in small[5:9]] == ["100,000", "2.0", "0.5", "0.4"]
     assert [cell.strip() for cell in small[9:]] == ["1.1", "0.5", "yes"]
-    hours = ["11.1", "0.6 (0.1)", "13.3; 0.3", "10.0"]  # 400 calls of 100 s; 10
+    hours = ["11.1", "0.6 (0.1)", "13.3; 0.13", "10.0"]  # 400 calls of 100 s; 4
     assert [cell.strip() for cell in large[1:5]] == hours
     assert large[9].strip() == "10.1" and large[11].strip().startswith("no")
 

@@ -216,3 +216,11 @@ def test_a_database_is_shared_and_not_shown():
     service = settings.load({"TSP_DATABASE_URL": url})
     assert service.shared and service.database_url == url and "cret" not in repr(service)
     assert not settings.load({}).shared
+
+
+def test_each_process_has_an_image_of_a_batch():
+    with pytest.raises(SettingsError, match="TSP_PROCESSES=8 would share the 4 images of a batch.*TSP_BATCH_SIZE"):
+        settings.load({"TSP_PROCESSES": "8"})
+    service = settings.load({"TSP_PROCESSES": "8", "TSP_BATCH_SIZE": "8"})
+    with pytest.raises(SettingsError, match="extra_params.*share the 2 images"):
+        settings.for_project(service, {"batch_size": 2})

@@ -11,6 +11,8 @@ import pytest
 
 from backend.presence import OURS, lock_of, running
 from backend.settings import load
+from scripts.backend_process import BackendProcess
+from scripts.processes import free_port
 from tests.job_bench import KEY, TRAINING, Bench, opened
 from tests.postgres import NO_POSTGRES, Postgres, postgres, program
 
@@ -36,6 +38,13 @@ def bench(server: Postgres, tmp_path: Path, request: pytest.FixtureRequest) -> I
 
 def count(bench: Bench) -> int:
     return running(load({"MODEL_DIR": str(bench.folder), "TSP_DATABASE_URL": bench.url}))
+
+
+def test_a_worker_that_starts_first_makes_the_database(server: Postgres, tmp_path: Path) -> None:
+    url = server.url("not_there_yet")
+    nobody = f"http://127.0.0.1:{free_port()}"
+    with BackendProcess(tmp_path, free_port(), nobody, "no token", "worker", TSP_DATABASE_URL=url):
+        assert running(load({"MODEL_DIR": str(tmp_path), "TSP_DATABASE_URL": url})) == 1
 
 
 def test_projects_train_side_by_side_and_a_project_s_jobs_one_after_the_other(bench: Bench) -> None:

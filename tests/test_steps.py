@@ -93,6 +93,9 @@ class Project:
     def remove(self, number: int) -> None:
         del self._tasks[number]
 
+    def annotated_task_ids(self) -> set[int]:
+        return {number for number, task in self._tasks.items() if task.annotation is not None}
+
     def push(self, predictions, version, classes, shown, a_call, score_of, report) -> int:
         already = self.pushed.setdefault(version, {})
         self.asked.set()
@@ -176,6 +179,9 @@ def test_of_a_large_pool_only_the_least_sure_go_to_label_studio(bench):
     by_score = sorted(scores, key=lambda key: (scores[key].image_score, key))
     assert len(by_score) == 5 and set(bench.project.pushed[version]) == set(by_score[:2])
     assert bench.steps.push(KEY, version, bench.job) == {"pushed": 0}
+    bench.project.annotate(int(by_score[0]))
+    assert bench.steps.push(KEY, version, bench.job) == {"pushed": 1}, "who labels has as many before him as before"
+    assert set(bench.project.pushed[version]) == set(by_score[:3])
 
 
 def trained_version(bench) -> str:

@@ -3,8 +3,7 @@
 Everything is taken to grow as the pool does, from the largest pool that was measured. What a look at the Data Manager
 or at next task costs lies on the line through the two largest, since a part of it is the same for every pool; and so
 does a call that pushes, since Label Studio counts the whole project again after each. The network's share is that
-of a GPU whose rate is given; the published rates of Mask R-CNN R50-FPN are 25 to 31 images a second on one A100
-(NVIDIA DeepLearningExamples, PyTorch/Segmentation/MaskRCNN, inference).
+of a GPU whose rate is given.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def on_paper(rows: Sequence[Mapping[str, Any]], images_per_second: float, sizes:
                 f"{size:,}",
                 f"{size / images_per_second / HOUR:.1f}",
                 f"{size * pull / HOUR:.1f} ({size * asked / HOUR:.1f})",
-                f"{_push_seconds(rows, size, size) / HOUR:.1f}; {_push_seconds(rows, size, min(size, TOP)) / HOUR:.1f}",
+                f"{_push_seconds(rows, size, size) / HOUR:.1f}; {_push_seconds(rows, size, min(size, TOP)) / HOUR:.2f}",
                 f"{size * again / 60:.1f}",
                 f"{size:,}",
                 f"{size * last['real']['bytes'] / GB:.1f}",
@@ -77,12 +76,14 @@ def _push_seconds(rows: Sequence[Mapping[str, Any]], size: int, sent: int) -> fl
         pushes = [{"images": row["images"], "push": row["few_new"]["label_studio_seconds"]["push"]} for row in rows]
         return _carried_on(pushes, "push", images)
 
-    def calls(predictions: int) -> int:
-        return ceil(predictions / min(predictions_a_call(predictions), BYTES_A_CALL / real["bytes"]))
+    def calls(predictions: int, images: int) -> int:
+        return ceil(predictions / min(predictions_a_call(images), BYTES_A_CALL / real["bytes"]))
 
     last, real = rows[-1], rows[-1]["real"]
-    each = (real["seconds"] - calls(real["predictions"]) * counted(last["images"])) / real["predictions"]
-    return sent * max(0.0, each) + calls(sent) * counted(size)
+    each = (real["seconds"] - calls(real["predictions"], last["images"]) * counted(last["images"])) / real[
+        "predictions"
+    ]
+    return sent * max(0.0, each) + calls(sent, size) * counted(size)
 
 
 def _carried_on(rows: Sequence[Mapping[str, Any]], key: str, size: int) -> float:
