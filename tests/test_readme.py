@@ -143,7 +143,7 @@ def test_the_demo_stays_up_until_ctrl_c(tmp_path: Path) -> None:
         assert answers(f"{address}/health")
         os.killpg(demo.group, signal.SIGINT)
         until(lambda: not demo.alive, "the end of the demo")
-        assert not answers(f"{address}/health")
+        until(lambda: not answers(f"{address}/health"), "the end of its Label Studio")
 
 
 def test_label_studio_starts_with_both_switches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

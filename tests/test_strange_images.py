@@ -25,6 +25,7 @@ from tests.web import Server
 from tsp_model.data import DataError
 from tsp_model.data.image_set import read_image
 
+ENVIRONMENT = {"TSP_SHOW_THRESHOLD": "0", "TSP_PREDICT_SECONDS": "3600"}
 KEY = "4.1700000000"
 CONFIG = """<View><Image name="image" value="$image"/>
 <BrushLabels name="tag" toName="image"><Label value="PED"/><Label value="SRF"/></BrushLabels></View>"""
@@ -85,7 +86,7 @@ def test_one_request_answers_the_good_ones_and_leaves_the_others_open(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    service = settings.load({"MODEL_DIR": str(tmp_path), "TSP_SHOW_THRESHOLD": "0", "LABEL_STUDIO_URL": studio.url})
+    service = settings.load(ENVIRONMENT | {"MODEL_DIR": str(tmp_path), "LABEL_STUDIO_URL": studio.url})
     monkeypatch.setattr(backend_model, "_connected", lambda url, api_key: client_of(studio))
     monkeypatch.setattr(serving, "MODELS", serving.ModelCache())
     new_version(service.model_dir, KEY)
@@ -125,7 +126,7 @@ def test_odd_addresses_cost_their_own_task_only(
     data = [*({"image": address} for address in ODD_ADDRESSES), *ODD_DATA]
     for place in good:
         data.insert(place, {"image": "/good.png"})
-    service = settings.load({"MODEL_DIR": str(tmp_path), "TSP_SHOW_THRESHOLD": "0", "LABEL_STUDIO_URL": studio.url})
+    service = settings.load(ENVIRONMENT | {"MODEL_DIR": str(tmp_path), "LABEL_STUDIO_URL": studio.url})
     monkeypatch.setattr(backend_model, "_connected", lambda url, api_key: client_of(studio))
     new_version(service.model_dir, KEY)
     backend = TSPBackend(project_id=KEY, label_config=CONFIG, service=service)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts.command_line import CommandError
-from scripts.grid.cell import IDENTITY, LOCK, PICKED, RESULTS, TEST_PREDICTIONS
+from scripts.grid.cell import IDENTITY, PICKED, RESULTS, TEST_PREDICTIONS
+from scripts.grid.claims import LOCK
 from scripts.results import read_rows
 from tsp_model.cycle import PSEUDO_LABELS
 from tsp_model.settings import Settings, SettingsError
