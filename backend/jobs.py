@@ -162,7 +162,9 @@ class Jobs:
             for row in find(workflow_id_prefix=_prefix(kind, project), load_input=False, load_output=False)
         ]
         states = {job: progress.read(self._model_dir, job) or {} for job in found}
-        stopped = [job for job in found if states[job].get("phase") not in progress.UNSTOPPABLE]
+        # The database hears of a job's end a moment after its file does.
+        ended = {job for job, state in states.items() if state.get("status") in ("SUCCESS", "ERROR")}
+        stopped = [job for job in found if job not in ended and states[job].get("phase") not in progress.UNSTOPPABLE]
         for job in stopped:
             progress.cancel(self._model_dir, job)
         return stopped
