@@ -19,7 +19,7 @@ from werkzeug.exceptions import HTTPException
 from backend import presence, settings, worker_notes
 from backend.events import EventError, handle
 from backend.jobs import Jobs
-from backend.progress import one_line
+from backend.progress import ENDED, one_line
 from backend.settings import ServiceSettings
 from backend.versions import UNTRAINED, VersionError, Versions, project_keys, versions_of
 from tsp_model.errors import ExplainedError
@@ -243,7 +243,7 @@ def _add_job_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
 
 def _waits_for_worker(state: dict[str, Any], service: ServiceSettings) -> dict[str, str]:
     """What a job waits for if nobody is there to run it."""
-    if state["status"] in ("SUCCESS", "ERROR") or _workers(service) != 0:
+    if state["status"] in ENDED or _workers(service) != 0:
         return {}
     return {"waits": f"the worker does not run; start it with {settings.starting('worker')}"}
 

@@ -129,7 +129,7 @@ class Jobs:
         if progress.job_file(self._model_dir, job_id) is None:
             return None
         state = progress.read(self._model_dir, job_id)
-        if state is None or state["status"] not in ("SUCCESS", "ERROR"):
+        if state is None or state["status"] not in progress.ENDED:
             rows = self._connected().list_workflows(workflow_ids=[job_id], load_input=False)
             if not rows:
                 return None
@@ -163,7 +163,7 @@ class Jobs:
         ]
         states = {job: progress.read(self._model_dir, job) or {} for job in found}
         # The database hears of a job's end a moment after its file does.
-        ended = {job for job, state in states.items() if state.get("status") in ("SUCCESS", "ERROR")}
+        ended = {job for job, state in states.items() if state.get("status") in progress.ENDED}
         stopped = [job for job in found if job not in ended and states[job].get("phase") not in progress.UNSTOPPABLE]
         for job in stopped:
             progress.cancel(self._model_dir, job)

@@ -30,6 +30,7 @@ _WRITE_EVERY = 0.5  # seconds; a training step may be much shorter
 _LOG_EVERY = 10.0  # seconds
 # What is not left half done: a version that answers, or the removal of one.
 UNSTOPPABLE = ("switch", "prune", "discard")
+ENDED = ("SUCCESS", "ERROR")
 _OF_A_PHASE = ("done", "total", "epoch", "epochs", "loss", "eta_seconds")
 
 

@@ -46,17 +46,20 @@ class NonFiniteLossError(ExplainedError, RuntimeError):
 
 def stretched(settings: Settings, labelled: int) -> Settings:
     """With as many epochs as `least_steps` wants for so many labelled images, the milestones later to match."""
-    epochs = max(settings.epochs, math.ceil(settings.least_steps / math.ceil(labelled / settings.batch_size)))
-    milestones = tuple(round(milestone * epochs / settings.epochs) for milestone in settings.milestones)
-    return replace(settings, epochs=epochs, milestones=milestones)
+    least = math.ceil(settings.least_steps / math.ceil(labelled / settings.batch_size))
+    return _for_epochs(settings, max(settings.epochs, least))
 
 
 def shortened(settings: Settings) -> Settings:
     """What a training takes that starts from a model: `warm_share` of the epochs and of `least_steps`."""
-    epochs = max(1, round(settings.epochs * settings.warm_share))
+    fewer = _for_epochs(settings, max(1, round(settings.epochs * settings.warm_share)))
+    return replace(fewer, least_steps=round(settings.least_steps * settings.warm_share))
+
+
+def _for_epochs(settings: Settings, epochs: int) -> Settings:
+    """With so many epochs, the milestones at the same share of them."""
     milestones = tuple(round(milestone * epochs / settings.epochs) for milestone in settings.milestones)
-    least = round(settings.least_steps * settings.warm_share)
-    return replace(settings, epochs=epochs, milestones=milestones, least_steps=least)
+    return replace(settings, epochs=epochs, milestones=milestones)
 
 
 def learning_rate_at(step: int, steps_per_epoch: int, settings: Settings) -> float:

@@ -71,6 +71,7 @@ def on_paper(rows: Sequence[Mapping[str, Any]], images_per_second: float, sizes:
 
 def _push_seconds(rows: Sequence[Mapping[str, Any]], size: int, sent: int) -> float:
     """Of `sent` predictions into a project of `size` tasks, as of now without any of this version."""
+    last, real = rows[-1], rows[-1]["real"]
 
     def counted(images: int) -> float:  # again after each call: what the few new predictions of a job cost, in one call
         pushes = [{"images": row["images"], "push": row["few_new"]["label_studio_seconds"]["push"]} for row in rows]
@@ -79,11 +80,9 @@ def _push_seconds(rows: Sequence[Mapping[str, Any]], size: int, sent: int) -> fl
     def calls(predictions: int, images: int) -> int:
         return ceil(predictions / min(predictions_a_call(images), BYTES_A_CALL / real["bytes"]))
 
-    last, real = rows[-1], rows[-1]["real"]
-    each = (real["seconds"] - calls(real["predictions"], last["images"]) * counted(last["images"])) / real[
-        "predictions"
-    ]
-    return sent * max(0.0, each) + calls(sent, size) * counted(size)
+    counting = calls(real["predictions"], last["images"]) * counted(last["images"])
+    each = max(0.0, real["seconds"] - counting) / real["predictions"]
+    return sent * each + calls(sent, size) * counted(size)
 
 
 def _carried_on(rows: Sequence[Mapping[str, Any]], key: str, size: int) -> float:
