@@ -192,6 +192,26 @@ def test_processes_that_cannot_go_on_say_why_and_leave_nothing_running(
         run_ranks(service, work | {"part": "score", "version": "tsp-0009-20260101T000000", "above": 0.0}, cancel)
 
 
+def test_a_pool_whose_process_dies_in_its_midst_keeps_what_was_scored(tmp_path: Path) -> None:
+    images = disc_set(tmp_path / "images", 60)
+    service, versions, name = prepared(tmp_path, images, 3, METHOD.override({"epochs": 1}), processes=2)
+    run_ranks(service, {"part": "train", "key": KEY, "version": name}, lambda event: None)
+    folder, totals, killed = versions.folder(name), [], []
+
+    def watch(event: dict[str, Any]) -> None:
+        totals.append(event["total"])
+        if event["done"] > 4 and not killed:
+            killed.append(ranks(os.getpid())["1"])
+            os.kill(killed[0], signal.SIGKILL)
+
+    work = {"part": "score", "key": KEY, "version": name, "above": 0.0, "features": False}
+    run_ranks(service, work | {"method": METHOD.to_dict()}, watch)
+    assert totals[0] == 29 and totals[-1] <= 27, "of 57, four at least are not scored again"
+    found = [one.key for one in iterate_predictions(folder / PREDICTIONS)]
+    assert sorted(found) == sorted(item.key for item in images.items[3:]), "each once"
+    assert not list(folder.glob(f"{PREDICTIONS}.*"))
+
+
 @pytest.mark.slow  # ten minutes
 def test_two_processes_learn_as_well_as_one(tmp_path: Path) -> None:
     write_synthetic(tmp_path / "set", train=40, test=60)
