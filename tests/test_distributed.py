@@ -229,4 +229,4 @@ def test_two_processes_learn_as_well_as_one(tmp_path: Path) -> None:
     assert min(found[1]) > 0.3, "it learns"
     # Seeds alone differ by this much: three times the standard error of the difference of two means.
     noise = 3 * np.sqrt((one.var(ddof=1) + two.var(ddof=1)) / 3)
-    assert abs(one.mean() - two.mean()) < max(noise, 0.03)
+    assert abs(one.mean() - two.mean()) < min(max(noise, 0.03), 0.1)
