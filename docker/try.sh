@@ -89,7 +89,14 @@ studio() { compose exec -T web python -c "
 import os, requests
 requests.get(os.environ['LABEL_STUDIO_URL'] + '/health', timeout=9).raise_for_status()"; }
 
-training() { [ -n "$(compose logs --no-color --since "$began" worker | grep 'epoch [0-9]* of')" ]; }
+in_training() {  # the workers that have begun one since $began
+    local container
+    for container in $(compose ps -q worker); do
+        if docker logs --since "$began" "$container" 2>&1 | grep 'epoch [0-9]* of' >/dev/null; then echo "$container"; fi
+    done
+}
+
+training() { [ -n "$(in_training)" ]; }
 
 command=$(docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 trap clean_up EXIT
@@ -113,9 +120,7 @@ began=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 learn /tmp/killed --cycles 1 --train-images 20 --test-images 10 --set epochs=60 >"$work/learn.log" 2>&1 &
 learning=$!
 await 300 "a training" training
-for container in $(compose ps -q worker); do
-    if [ -n "$(docker logs --since "$began" "$container" 2>&1 | grep 'epoch [0-9]* of')" ]; then docker kill "$container" >/dev/null; fi
-done
+in_training | xargs docker kill >/dev/null
 await 120 "one worker" workers 1
 wait $learning || { cat "$work/learn.log"; die "the training did not go on"; }
 tail -n 3 "$work/learn.log"
