@@ -30,7 +30,7 @@ DAY = 24 * 3600.0
 
 
 class Pool:
-    """Walks a project's tasks once.
+    """Tasks of a project, by what their images and annotations turn out to be.
 
     Attributes:
         labelled, unlabelled: what `read` found, in the order of the tasks.
@@ -52,11 +52,16 @@ class Pool:
         self.annotations: list[str] = []
         self.without_label: Counter[str] = Counter()
 
-    def read(self, progress: Callable[[dict[str, Any]], object], wanted: Wanted = lambda task: True) -> Pool:
-        """Fetch and check the images of the `wanted` tasks, and the labels of those that train; `progress` hears how
-        many tasks are done, and of how many."""
+    def read(
+        self,
+        tasks: Iterable[Task],
+        progress: Callable[[dict[str, Any]], object],
+        wanted: Wanted = lambda task: True,
+    ) -> Pool:
+        """Fetch and check the images of the `wanted` ones of the project's `tasks`, and the labels of those that train;
+        `progress` hears how many tasks are done, and how many the project has."""
         try:
-            for done, task in enumerate(self._project.tasks(), start=1):
+            for done, task in enumerate(tasks, start=1):
                 if wanted(task):
                     self._take(task)
                 progress({"done": done, "total": self._project.task_count})

@@ -77,16 +77,25 @@ class LabelStudioProject:
         self.task_count: int = self.found.get("task_number") or 0
 
     def tasks(self) -> Iterator[Task]:
-        """Every task once, those with an annotation first, page by page."""
+        """Every task once, those with an annotation first, page by page. One that is annotated between the two is no
+        image to guess at, and trains next time."""
         seen = set()
+        for task in self.annotated():
+            seen.add(task.id)
+            yield task
+        yield from (task for task in self.unannotated() if task.id not in seen)
+
+    def annotated(self) -> Iterator[Task]:
+        """Those with an annotation that was submitted and not skipped, with it, page by page."""
         for raw in self._pages(ANNOTATED_A_PAGE, [HAS_ANNOTATION], fields="all", omit="predictions"):
-            seen.add(raw["id"])
             annotation = training_annotation(raw["annotations"])
             instances = None if annotation is None else instances_of(annotation, self.config, raw["id"])
             yield Task(raw["id"], self._image_url(raw), annotation, instances, _name(raw))
+
+    def unannotated(self) -> Iterator[Task]:
+        """The others, page by page."""
         for raw in self._pages(TASKS_A_PAGE, include="id,data,total_annotations"):
-            # One that was annotated since the first listing is no image to guess at, and trains next time.
-            if raw["id"] not in seen and not raw["total_annotations"]:
+            if not raw["total_annotations"]:
                 yield Task(raw["id"], self._image_url(raw), name=_name(raw))
 
     def annotated_task_ids(self) -> set[int]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt, wait_fixed
+from tenacity import RetryCallState, Retrying, before_sleep_log, retry_if_exception_type, wait_fixed
 
 from backend.progress import one_line
 from backend.settings import ServiceSettings
@@ -29,7 +29,7 @@ from tsp_model.training import Progress
 logger = logging.getLogger(__name__)
 
 ON_THIS_MACHINE = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-ATTEMPTS = 3  # each goes on where the one before was
+ATTEMPTS = 3  # in a row, none of which got further; each goes on where the one before was
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -64,16 +64,38 @@ def run_ranks(service: ServiceSettings, work: Mapping[str, Any], progress: Progr
         progress: told what rank 0 tells; if it raises, the processes end.
 
     Raises:
-        RanksError, RankDiedError: the latter after three attempts.
+        RanksError, RankDiedError: the latter after three attempts in a row that got no further.
     """
+    stuck = _Stuck()
+
+    def heard(event: dict[str, Any]) -> None:
+        stuck.hear(event)
+        progress(event)
+
     retrying = Retrying(
-        stop=stop_after_attempt(ATTEMPTS),
+        stop=stuck,
         wait=wait_fixed(1),
         retry=retry_if_exception_type(RankDiedError),
         before_sleep=before_sleep_log(logger, logging.WARNING),
         reraise=True,
     )
-    retrying(_run, service, dict(work) | {"model_dir": str(service.model_dir)}, progress)
+    retrying(_run, service, dict(work) | {"model_dir": str(service.model_dir)}, heard)
+
+
+class _Stuck:
+    """Whether ATTEMPTS in a row have ended without a further epoch, or image of a pool."""
+
+    def __init__(self) -> None:
+        self._furthest, self._attempts = float("-inf"), 0
+
+    def hear(self, event: Mapping[str, Any]) -> None:
+        reached = event.get("epoch", event["done"] - event["total"])  # a pool's total is what is left at the start
+        if reached > self._furthest:
+            self._furthest, self._attempts = reached, 0
+
+    def __call__(self, attempt: RetryCallState) -> bool:
+        self._attempts += 1
+        return self._attempts >= ATTEMPTS
 
 
 def _run(service: ServiceSettings, work: dict[str, Any], progress: Progress) -> None:

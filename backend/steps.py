@@ -26,7 +26,7 @@ from backend.kept_aside import LEAST, compared, split
 from backend.ordering import keep_order, known_at_once, least_sure, score_of
 from backend.pool import Pool, Wanted, forget_images, state
 from backend.progress import Progress
-from backend.project import LabelStudioProject, predictions_a_call
+from backend.project import LabelStudioProject, Task, predictions_a_call
 from backend.ranks import run_ranks
 from backend.settings import ProjectSettings, ServiceSettings
 from backend.snapshot import Snapshot
@@ -68,7 +68,7 @@ class CycleSteps:
         if self._service.basic_auth is not None:
             self._authorise(project)
         method = self._settings(project).method
-        pool = self._pool(project, job)
+        pool = self._pool(project, project.tasks(), job)
         labelled, aside = split(pool.labelled, self._settings(project).keep_aside)
         snapshot = Snapshot(
             classes=project.classes,
@@ -208,7 +208,7 @@ class CycleSteps:
             logger.warning("all annotations of project %d count as new: %s", project.project_id, error)
             seen = set()
         seen |= set(versions.dismissed())
-        trained = (task.annotation for task in project.tasks() if task.annotation is not None)
+        trained = (task.annotation for task in project.annotated() if task.annotation is not None)
         new = sum(state(annotation) not in seen for annotation in trained)
         task_order.settle(project, versions, chosen.clusters)
         message = f"{new} of the {needed} new annotations that start a training."
@@ -250,7 +250,7 @@ class CycleSteps:
                 "give the connection the extra_params dropout, and train once."
             )
         method = Settings.from_dict(card["settings"]).override({"strategy": strategy})
-        pool = self._pool(project, job, lambda task: task.annotation is None)
+        pool = self._pool(project, project.unannotated(), job)
         snapshot = replace(
             Snapshot.read(versions.folder(active)),
             settings=method.to_dict(),
@@ -278,7 +278,7 @@ class CycleSteps:
         path.touch()  # a version that was kept and not activated has predicted nothing yet
         known = PredictionFile(path)
         with job.phase("pull"):
-            pool = self._pool(project, job, lambda task: task.annotation is None and str(task.id) not in known)
+            pool = self._pool(project, project.unannotated(), job, lambda task: str(task.id) not in known)
         with job.phase("score"):
             snapshot = Snapshot.read(versions.folder(version))
             scored = self._score(key, version, image_set(snapshot, pool.unlabelled), job)
@@ -339,10 +339,16 @@ class CycleSteps:
         message = "webhooks send user and password." if found else f"no webhook to {url} yet."
         return {"found": found, "message": message}
 
-    def _pool(self, project: LabelStudioProject, job: Progress, wanted: Wanted = lambda task: True) -> Pool:
+    def _pool(
+        self,
+        project: LabelStudioProject,
+        tasks: Iterable[Task],
+        job: Progress,
+        wanted: Wanted = lambda task: True,
+    ) -> Pool:
         """The `wanted` tasks' images, on this disk; which tasks are left out is kept for whoever asks."""
         versions = self._versions(project.key)
-        pool = Pool(project, versions.root / "images", self._service.image_limits).read(job.update, wanted)
+        pool = Pool(project, versions.root / "images", self._service.image_limits).read(tasks, job.update, wanted)
         write_json(versions.left_out_file, pool.skipped)
         return pool
 

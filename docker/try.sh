@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds and starts the containers, runs two cycles of Algorithm 1 against them, in the second a worker is killed, and
-# takes everything away again.
+# Builds and starts the containers, runs two cycles of Algorithm 1 against them and a third, in which a worker is killed,
+# and takes containers and volumes away again.
 #   docker/try.sh                      with Docker and compose as they are here
 #   docker/try.sh --without-registry   as root on Debian, where no image can be pulled: a Docker daemon of its own, and
 #                                      stand-ins for the three images, made of packages (docker.io, docker-compose,
@@ -96,6 +96,8 @@ in_training() {  # the workers that have begun one since $began
     done
 }
 
+healthy() { [ "$(docker inspect -f '{{.State.Health.Status}}' "$(compose ps -q web)")" = healthy ]; }
+
 training() { [ -n "$(in_training)" ]; }
 
 command=$(docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
@@ -110,6 +112,8 @@ else
 fi
 await 600 "Label Studio answers" studio
 await 120 "two workers" workers 2
+await 120 "a healthy web service" healthy
+[ "$(compose exec -T web id -u)" = 10001 ] || die "the web service runs as another user"
 
 say "Algorithm 1 in the container of the web service"
 learn() { compose exec -T web python -m scripts.active_learning --data synthetic --out "$@"; }

@@ -252,7 +252,7 @@ def _versions(project: LabelStudioProject, row: dict[str, Any], service: Service
 
 def _scores(project: LabelStudioProject, place: Place, top: int, left_out: dict[str, str]) -> Iterator[Finding]:
     """left_out: why, by the task's id as text; each job tries these again, and their order waits for their image."""
-    unlabelled = {task.id for task in project.tasks() if task.annotation is None}
+    unlabelled = {task.id for task in project.unannotated()}
     lacking = unlabelled - project.scores().keys()
     what = f"{len(unlabelled) - len(lacking)} of {len(unlabelled)} unlabelled tasks have its score"
     told = sorted(task for task in lacking if str(task) in left_out)

@@ -73,7 +73,7 @@ def collect(
             bar.update(done["done"] - bar.n)
 
         pool = Pool(project, cache, limits)
-        pool.read(show, lambda task: task.annotation is not None or str(task.id) in sure)
+        pool.read(project.tasks(), show, lambda task: task.annotation is not None or str(task.id) in sure)
     items, pseudo = [_item(image, image.instances) for image in pool.labelled], {}
     for image in pool.unlabelled:
         found = sure[image.key]

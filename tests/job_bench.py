@@ -56,14 +56,17 @@ class Steps:
     def compare(self, key, version, job):
         return {"worse": (folder / "worse").exists(), "message": "it is worse.", **self._do("compare", key)}
     def score(self, key, version, job): return self._do("score", key)
-    def push(self, key, version, job): return self._do("push", key)
+    def push(self, key, version, job): return self._do("push", key, job)
     def switch(self, key, version, job): return self._do("switch", key)
     def prune(self, key, job): return self._do("prune", key)
     def discard(self, key, version, job): return self._do("discard", key)
     def wanted(self, key, job):
         self._do("wanted", key)
         return {"version": (folder / "wanted").read_text()}
-    def catch_up(self, key, version, job): return self._do("catch_up " + version, key)
+    def derive(self, key, job):
+        new = (folder / "new").exists()
+        return {"version": "tsp-0001-20260101T000000", "strategy": "tsp", "new": new, **self._do("derive", key)}
+    def catch_up(self, key, version, job): return self._do("catch_up " + version, key, job)
     def due(self, key, job): return {"due": (folder / "due").exists(), **self._do("due", key)}
     def score_new(self, key, job): return self._do("score_new", key)
     def connect(self, key, job): return {"found": True, **self._do("connect", key)}

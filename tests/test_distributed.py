@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from backend.snapshot import Image, Snapshot
 from backend.version_work import image_set
 from backend.versions import Versions
 from tests.builders import disc_set
+from tests.live import until
 from tsp_model import network, training
 from tsp_model.checkpoints import read_card
 from tsp_model.cycle import PREDICTIONS, complete_predictions, score_pool
@@ -100,11 +102,14 @@ def version(tmp_path: Path) -> tuple[settings.ServiceSettings, Versions, str]:
     return prepared(tmp_path, images, 3, METHOD.override({"epochs": 6}), processes=2)
 
 
+def environment(folder: Path, processes: int) -> dict[str, str]:
+    return {"MODEL_DIR": str(folder), "TSP_PROCESSES": str(processes), "TORCH_THREADS": "2"}
+
+
 def prepared(
-    folder: Path, images: ImageSet, labelled: int, method: Settings, processes: int
+    folder: Path, images: ImageSet, labelled: int, method: Settings, processes: int, parent: str | None = None
 ) -> tuple[settings.ServiceSettings, Versions, str]:
     """A version of which the first images are labelled, not trained yet."""
-    environ = {"MODEL_DIR": str(folder), "TSP_PROCESSES": str(processes), "TORCH_THREADS": "2"}
     versions = Versions(folder, KEY)
     name = versions.new_name()
     versions.folder(name).mkdir(parents=True)
@@ -114,11 +119,11 @@ def prepared(
     Snapshot(
         classes=images.classes,
         settings=method.to_dict(),
-        parent=None,
+        parent=parent,
         labelled=found[:labelled],
         unlabelled=[replace(image, instances=()) for image in found[labelled:]],
     ).write(versions.folder(name))
-    return settings.load(environ), versions, name
+    return settings.load(environment(folder, processes)), versions, name
 
 
 def ranks(worker: int) -> dict[str, int]:
@@ -136,17 +141,18 @@ def test_a_training_whose_process_dies_goes_on_at_its_last_epoch_and_then_all_sc
     version: tuple[settings.ServiceSettings, Versions, str],
 ) -> None:
     service, versions, name = version
-    folder, events, killed = versions.folder(name), [], []
+    folder, events, killed = versions.folder(name), [], set()
 
     def watch(event: dict[str, Any]) -> None:
         events.append(event["done"])
-        if event["epoch"] == 3 and not killed:
-            killed.append(ranks(os.getpid())["1"])
-            os.kill(killed[0], signal.SIGKILL)
+        if event["epoch"] in (3, 4, 5) and event["epoch"] not in killed:  # each time it had got further
+            killed.add(event["epoch"])
+            os.kill(ranks(os.getpid())["1"], signal.SIGKILL)
 
     run_ranks(service, {"part": "train", "key": KEY, "version": name}, watch)
-    restart = next(index for index in range(1, len(events)) if events[index] <= events[index - 1])
-    assert events[restart] > 2, "the first epoch, of two steps, was not repeated"
+    restarts = [index for index in range(1, len(events)) if events[index] <= events[index - 1]]
+    assert len(restarts) == len(killed) == 3
+    assert events[restarts[0]] > 2, "the first epoch, of two steps, was not repeated"
     assert events[-1] == 12 and read_card(folder)["metrics"]["steps"] == 12
 
     pool = [image.key for image in Snapshot.read(folder).unlabelled]
@@ -210,6 +216,47 @@ def test_a_pool_whose_process_dies_in_its_midst_keeps_what_was_scored(tmp_path: 
     found = [one.key for one in iterate_predictions(folder / PREDICTIONS)]
     assert sorted(found) == sorted(item.key for item in images.items[3:]), "each once"
     assert not list(folder.glob(f"{PREDICTIONS}.*"))
+
+
+def test_the_next_version_learns_from_what_the_one_before_predicts(tmp_path: Path) -> None:
+    images = disc_set(tmp_path / "images", 10)
+    curious = {f"pseudo_{part}_threshold": 0.0 for part in ("class", "box", "mask")}
+    method = METHOD.override({"epochs": 1, "warm_start": True, **curious})
+    parent = None
+    for labelled in (3, 4):
+        service, versions, name = prepared(tmp_path, images, labelled, method, 2, parent)
+        before, parent = parent, name
+        run_ranks(service, {"part": "train", "key": KEY, "version": name}, lambda event: None)
+    predicted = [one.key for one in iterate_predictions(versions.folder(before) / PREDICTIONS)]
+    assert sorted(predicted) == sorted(item.key for item in images.items[4:]), "each once"
+    assert read_card(versions.folder(name))["counts"]["pseudo_images"] > 0
+
+
+WORKER = """
+import json, sys
+from backend import ranks, settings
+environment, work = map(json.loads, sys.argv[1:])
+ranks.run_ranks(settings.load(environment), work, lambda event: print(flush=True))
+"""
+
+
+def test_the_processes_of_a_worker_that_is_killed_end(tmp_path: Path) -> None:
+    """Another one goes on with its job, and two would write into one folder."""
+    method = METHOD.override({"epochs": 10**5})  # they would not end by themselves
+    _, _, name = prepared(tmp_path, disc_set(tmp_path / "images", 10), 3, method, 2)
+    work = {"part": "train", "key": KEY, "version": name}
+    told = json.dumps(environment(tmp_path, 2)), json.dumps(work)
+    worker = subprocess.Popen([sys.executable, "-c", WORKER, *told], stdout=subprocess.PIPE, cwd=ROOT)
+    assert worker.stdout.readline(), "a step"
+    started = ranks(worker.pid)
+    worker.kill()
+    worker.wait()
+    try:
+        assert started.keys() == {"0", "1"}
+        until(lambda: not ranks(worker.pid), "its processes to end")
+    finally:
+        for process in ranks(worker.pid).values():
+            os.kill(process, signal.SIGKILL)
 
 
 @pytest.mark.slow  # ten minutes

@@ -97,6 +97,44 @@ def test_kill_9_in_a_training_repeats_only_the_step_that_died(bench):
     assert bench.ended(after)["status"] == "SUCCESS"
 
 
+RANKING = {
+    "a new version": ("derive", "score", "push", "switch", "prune"),
+    "the active one": ("derive", "catch_up tsp-0001-20260101T000000", "switch", "prune"),
+}
+
+
+def in_ranking(bench, what):
+    """A ranking, and its worker in the midst of the step in which Label Studio gets predictions; that step's name."""
+    if what == "a new version":
+        (bench.folder / "new").touch()
+    step = RANKING[what][-3]
+    bench.hold(step)
+    bench.worker()
+    job_id = bench.jobs.request("rank", KEY)
+    bench.until(lambda: f"{step} {KEY}" in bench.log(), f"{step} to start")
+    return job_id, step
+
+
+@pytest.mark.parametrize("what", RANKING)
+def test_kill_9_in_a_ranking_repeats_only_the_step_that_died(bench, what):
+    job_id, step = in_ranking(bench, what)
+    bench.workers[0].kill()
+    bench.workers[0].wait()
+    bench.release(step)
+    bench.worker()
+    assert bench.ended(job_id)["status"] == "SUCCESS"
+    assert bench.log() == [f"{one} {KEY}" for one in (*RANKING[what][:-2], *RANKING[what][-3:])]
+
+
+@pytest.mark.parametrize("what", RANKING)
+def test_a_ranking_that_is_cancelled_discards_a_version_of_its_own_and_no_other(bench, what):
+    job_id, _ = in_ranking(bench, what)
+    assert bench.jobs.cancel(KEY) == [job_id]
+    assert bench.ended(job_id)["error"] == "it was cancelled."
+    discarded = ["discard"] if what == "a new version" else []
+    assert bench.log() == [f"{one} {KEY}" for one in (*RANKING[what][:-2], *discarded)]
+
+
 def test_a_failing_step_ends_the_job_with_one_line_and_the_next_job_runs(bench):
     (bench.folder / "fail-score").touch()
     bench.worker()

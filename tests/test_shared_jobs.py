@@ -48,9 +48,11 @@ def test_a_worker_that_starts_first_makes_the_database(server: Postgres, tmp_pat
 
 
 def test_projects_train_side_by_side_and_a_project_s_jobs_one_after_the_other(bench: Bench) -> None:
-    first, other = bench.in_training(), bench.in_training(OTHER)
-    assert bench.worker_of(f"train {KEY}") != bench.worker_of(f"train {OTHER}")
+    first = bench.in_training()
     second = bench.jobs.request("train", KEY)
+    other = bench.in_training(OTHER)  # by the idle worker, which passes the one before over
+    assert bench.worker_of(f"train {KEY}") != bench.worker_of(f"train {OTHER}")
+    assert bench.log().count(f"pull {KEY}") == 1
     assert bench.jobs.request("train", KEY) == second != first
     third = bench.jobs.request("train", OTHER)
     assert bench.waits_for(second, first) and bench.waits_for(third, other)

@@ -53,10 +53,8 @@ def client_of(studio: Server) -> LabelStudio:
 def pool_of(tasks: list[Task], studio: Server, folder: Path) -> Pool:
     """What a training takes of these tasks."""
     client = client_of(studio)
-    project = SimpleNamespace(
-        project_id=4, client=client, classes=("PED",), task_count=len(tasks), tasks=lambda: iter(tasks)
-    )
-    return Pool(project, folder / "images", ImageLimits()).read(Progress(folder, f"train-{KEY}-00001").update)
+    project = SimpleNamespace(project_id=4, client=client, classes=("PED",), task_count=len(tasks))
+    return Pool(project, folder / "images", ImageLimits()).read(tasks, Progress(folder, f"train-{KEY}-00001").update)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

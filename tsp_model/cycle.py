@@ -30,7 +30,7 @@ from tsp_model.evaluation import check
 from tsp_model.execution import Execution
 from tsp_model.inference import BATCH_SIZE, predict
 from tsp_model.network import TSPMaskRCNN, detections_needed, tsp_mask_rcnn
-from tsp_model.predictions import Prediction, PredictionFile, iterate_predictions, write_predictions
+from tsp_model.predictions import Prediction, PredictionFile, write_predictions
 from tsp_model.ranking import Ranking
 from tsp_model.settings import Settings
 from tsp_model.training import Progress, beta_at, shortened, train
@@ -243,8 +243,8 @@ def _collect(folder: Path, predictions: PredictionFile) -> None:
     """Into the version's file what the ranks have scored, also those of a scoring that was killed."""
     for path in sorted(folder.glob(f"{PREDICTIONS}.*")):
         try:
-            found = {one.key: one for one in iterate_predictions(path)}
-            predictions.add(one for key, one in found.items() if key not in predictions)
+            found = PredictionFile(path)
+            predictions.add(found[key] for key in found if key not in predictions)
         except DataError as error:
             log.warning("what a process had scored is scored anew: %s", error)
         path.unlink()
