@@ -123,10 +123,10 @@ def growth(arguments: argparse.Namespace) -> None:
     from scripts.speed.growth import tables
     from scripts.speed.scale import on_paper
 
-    rows = measure(arguments.sizes)
+    found = measure(arguments.sizes, arguments.crowds)
     if arguments.out:
-        write_json(arguments.out, rows)
-    print(f"{tables(rows)}\n\n{on_paper(rows, arguments.images_per_second)}")
+        write_json(arguments.out, found)
+    print(f"{tables(found)}\n\n{on_paper(found, arguments.images_per_second)}")
 
 
 def grid(arguments: argparse.Namespace) -> None:
@@ -258,12 +258,14 @@ def _growth_command(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "growth",
         help="seconds and memory of a training as the pool grows, and on paper up to ten million images",
-        **described("benchmark growth", growth.__doc__, "--sizes 100,1000 --out runs/growth.json"),
+        **described("benchmark growth", growth.__doc__, "--sizes 100,1000 --crowds 1000,10000"),
     )
     command.set_defaults(run=growth)
     add = command.add_argument
     add("--sizes", type=_sizes, default=[100, 1000, 10000], help="pools (default: 100,1000,10000)")
-    add("--out", type=Path, help="the rows as JSON")
+    crowds = "tasks of a project in Label Studio alone, copied in its database (default: 10000,100000,300000: 6 GB)"
+    add("--crowds", type=_sizes, default=[10_000, 100_000, 300_000], help=crowds)
+    add("--out", type=Path, help="what was found, as JSON")
     what = "of the network on your GPU, for the table on paper (default: %(default)s, assumed of one A100)"
     add("--images-per-second", type=_at_least_1, default=25, metavar="N", help=what)
 

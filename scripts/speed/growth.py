@@ -2,15 +2,14 @@
 
 A real Label Studio server, and for each size a fresh service that trains the tiny network on the same few labels,
 scores the pool and pushes it, then ranks again with nothing new and with a few new tasks. The work should grow as the
-pool does, the worker's memory hardly at all. What the largest pool took is carried on to pools that no machine here
-holds by scripts.speed.scale.
+pool does, the worker's memory hardly at all. Then Label Studio alone, with more tasks than there is time to import
+(scripts.speed.crowd). What all of it took is carried on to pools that no machine here holds by scripts.speed.scale.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,61 +22,57 @@ from tqdm import tqdm
 from backend.connection import call, connect
 from backend.project import LabelStudioProject
 from backend.shown import Shown
-from backend.task_order import UNCERTAINTY, keep_view
+from backend.task_order import UNCERTAINTY
 from scripts.backend_process import BackendProcess
 from scripts.command_line import CommandError
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port, statuses
 from scripts.project_setup import import_addresses, label_config, new_connection, truth
 from scripts.service import Service
-from scripts.speed.opening import blobs
+from scripts.speed.crowd import MASKS, crowd, real_prediction, require_copies
 from scripts.speed.served import served
-from scripts.speed.timing import in_turns
 from scripts.table import markdown
 from tsp_model.data.coco import load_coco
 from tsp_model.data.image_set import ImageSet
 from tsp_model.data.synthetic import write_synthetic
-from tsp_model.predictions import Prediction
 
 SIDE, LABELLED, WARM_UP = 64, 8, 60  # pixels; images that train; tasks of the project before the one that counts
 NEW_SHARE = 100  # of a pool, one in so many comes later
-LOOKS = 3  # at next task and the first page of the Data Manager; the median counts
-# Predictions as a real project has them: masks an image, its side in pixels; images that get one.
-MASKS, REAL_SIDE, REAL = 20, 512, 1000
+REAL = 1000  # tasks that get a prediction as a real project has it
 METHOD = {"preset": "tiny", "image_size": SIDE, "epochs": 10, "train_after": 0}
 STAGES = ("pull", "score", "push")
 JOBS = {"train": "a training", "nothing_new": "ranked again", "few_new": "ranked again, 1% new tasks"}
 
 
-def growth(sizes: Sequence[int] = (100, 1000, 10000)) -> list[dict[str, Any]]:
+def growth(sizes: Sequence[int], crowds: Sequence[int]) -> dict[str, list[dict[str, Any]]]:
     """A row for each size, smallest first.
 
     Returns:
-        Dicts of images; for each of JOBS a dict of `seconds` and `label_studio_seconds` by stage (most of the pushing
-        happens in score, where the server's share goes on beside the network), with `new`, the tasks that were new to
-        it; peak_mb (of the worker process, a new one for each size) and growth_mb (how much of that came after a
-        training with a pool of WARM_UP tasks); next_seconds and page_seconds (next task and the Data Manager's first
-        page, the least sure first); real: predictions of MASKS polygons, how many, seconds to push them, bytes of the
-        database and of the backend's file for each.
+        `crowds`: of `scripts.speed.crowd.crowd`. `pools`: dicts of images; for each of JOBS a dict of `seconds` and
+        `label_studio_seconds` by stage (most of the pushing happens in score, where the server's share goes on beside
+        the network), with `new`, the tasks that were new to it; peak_mb (of the worker process, a new one for each
+        size) and growth_mb (how much of that came after a training with a pool of WARM_UP tasks); real: predictions of
+        MASKS polygons, how many, seconds to push them, bytes of the database and of the backend's file for each.
 
     Raises:
-        CommandError: a size is too small. ServerError, ServiceError, ProjectError: a part does not run.
+        CommandError: a size that cannot be. ServerError, ServiceError, ProjectError: a part does not run.
     """
     if min(sizes) <= LABELLED:
         raise CommandError(f"a pool of {min(sizes)} is too small; give sizes above {LABELLED}.")
+    require_copies(crowds)
     with tempfile.TemporaryDirectory(prefix="tsp-growth-") as name:
         folder = Path(name)
         write_synthetic(folder / "set", train=max(*sizes, WARM_UP), test=1, size=SIDE)
         images = load_coco(folder / "set", "train")
         with LabelStudioServer(folder / "label-studio") as server, served(folder / "set" / "images") as address:
             client = connect(server.url, server.api_key)
-            rows = []
+            database, pools = server.folder / "ls.sqlite3", []
             for size in tqdm(sorted(sizes), desc="pools", leave=False):
                 where = (folder / str(size), free_port(), server.url, server.api_key)
                 environment = {"TORCH_THREADS": "1", "OMP_NUM_THREADS": "1", "TSP_IMAGE_HOSTS": "127.0.0.1"}
                 with BackendProcess(*where, **environment) as backend:
-                    rows.append(_Growing(client, backend, address, images, server.folder / "ls.sqlite3").row(size))
-        return rows
+                    pools.append(_Growing(client, backend, address, images, database).row(size))
+            return {"pools": pools, "crowds": crowd(client, database, crowds)}
 
 
 class _Growing:
@@ -100,9 +95,6 @@ class _Growing:
         row["few_new"] = self._rank(project) | {"new": new}
         row["peak_mb"] = _peak_mb(self._backend)
         row["growth_mb"] = row["peak_mb"] - before
-        page = {"project": project.project_id, "view": keep_view(project), "page": 1, "page_size": 30}
-        row["next_seconds"] = _median(project.next_task)
-        row["page_seconds"] = _median(lambda: call(self._client, "GET", "api/tasks/", params=page))
         row["real"] = self._push_real(project)
         return row
 
@@ -146,42 +138,15 @@ class _Growing:
     def _push_real(self, project: LabelStudioProject) -> dict[str, Any]:
         """Predictions of MASKS ragged polygons, to tasks of the project, under a version that orders nothing."""
         keys = [str(task.id) for task in itertools.islice(project.tasks(), REAL)]
-        counts = [rle["counts"] for rle in blobs(REAL_SIDE, 5)[:MASKS]]
         before, began = self._database.stat().st_size, time.perf_counter()
-        pushed = project.push(
-            (_real_prediction(key, counts) for key in keys), "real", project.classes, Shown(0.0, 0, 1.0)
-        )
+        pushed = project.push(map(real_prediction, keys), "real", project.classes, Shown(0.0, 0, 1.0))
         seconds = time.perf_counter() - began
         return {
             "predictions": pushed,
             "seconds": seconds,
             "bytes": (self._database.stat().st_size - before) / pushed,
-            "file_bytes": len(json.dumps(_real_prediction(keys[0], counts).to_dict(), separators=(",", ":"))),
+            "file_bytes": len(json.dumps(real_prediction(keys[0]).to_dict(), separators=(",", ":"))),
         }
-
-
-def _real_prediction(key: str, counts: list[str]) -> Prediction:
-    count = len(counts)
-    halves = [0.5] * count
-    return Prediction(
-        key=key,
-        height=REAL_SIDE,
-        width=REAL_SIDE,
-        labels=[1] * count,
-        boxes=[[0.0, 0.0, 1.0, 1.0]] * count,
-        scores=halves,
-        box_scores=halves,
-        mask_scores=halves,
-        instance_scores=halves,
-        entropies=halves,
-        counts=counts,
-        max_class_score=0.5,
-        image_score=0.5,
-    )
-
-
-def _median(ask: Callable[[], object]) -> float:
-    return statistics.median(in_turns({"look": ask}, LOOKS, warmup=0)["look"])
 
 
 def _peak_mb(backend: BackendProcess) -> float:
@@ -191,9 +156,10 @@ def _peak_mb(backend: BackendProcess) -> float:
     raise CommandError(f"the service has no worker any more; see {backend.log}.")
 
 
-def tables(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows of `growth` as Markdown: what each job took by stage, with Label Studio's share, then what a pool of
-    that size weighs."""
+def tables(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """What `growth` found as Markdown: what each job took by stage, with Label Studio's share, what a pool of that size
+    weighs, and what Label Studio alone takes."""
+    rows = found["pools"]
     jobs = [["pool", "job", "new", *(f"{stage} s (Label Studio's)" for stage in STAGES), "whole, ms a new task"]]
     for row in rows:
         for job, name in JOBS.items():
@@ -206,8 +172,6 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
             "pool",
             "worker: peak MB",
             "of it for the pool",
-            "next task s",
-            "first page s",
             f"push of predictions with {MASKS} masks, a second",
             "kB of database for each",
         )
@@ -219,10 +183,12 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
                 f"{row['images']:,}",
                 f"{row['peak_mb']:.0f}",
                 f"{row['growth_mb']:.0f}",
-                f"{row['next_seconds']:.2f}",
-                f"{row['page_seconds']:.2f}",
                 f"{rate:.0f}",
                 f"{row['real']['bytes'] / 1000:.1f}",
             )
         )
-    return f"{markdown(jobs)}\n\n{markdown(weights)}"
+    alone = [("tasks, by Label Studio alone", "next task s", "first page s", "a call that pushes one prediction s")]
+    for row in found["crowds"]:
+        called = "" if row["call_seconds"] is None else f"{row['call_seconds']:.1f}"
+        alone.append((f"{row['tasks']:,}", f"{row['next_seconds']:.2f}", f"{row['page_seconds']:.2f}", called))
+    return "\n\n".join(map(markdown, (jobs, weights, alone)))

@@ -1,9 +1,9 @@
 """What pools that no machine here holds would take, from what `scripts.speed.growth` measured: a calculation.
 
 Everything is taken to grow as the pool does, from the largest pool that was measured. What a look at the Data Manager
-or at next task costs lies on the line through the two largest, since a part of it is the same for every pool; and so
-does a call that pushes, since Label Studio counts the whole project again after each. The network's share is that
-of a GPU whose rate is given.
+or at next task costs lies on the line through the two largest crowds, since a part of it is the same for every one; and
+so does a call that pushes, since Label Studio counts the whole project again after each. The network's share is that of
+a GPU whose rate is given.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ PATIENCE = 5.0  # seconds that an annotator waits for a task or a page
 HOUR, GB = 3600.0, 1e9
 
 
-def on_paper(rows: Sequence[Mapping[str, Any]], images_per_second: float, sizes: Sequence[int] = SIZES) -> str:
+def on_paper(
+    found: Mapping[str, Sequence[Mapping[str, Any]]], images_per_second: float, sizes: Sequence[int] = SIZES
+) -> str:
     """A Markdown table with a line for each size.
 
     Args:
-        rows: of `scripts.speed.growth.growth`, smallest first.
+        found: by `scripts.speed.growth.growth`.
         images_per_second: of the network on one GPU.
         sizes: images of the pools.
     """
@@ -45,17 +47,18 @@ def on_paper(rows: Sequence[Mapping[str, Any]], images_per_second: float, sizes:
             "Label Studio is enough",
         )
     ]
-    last = rows[-1]
+    last, crowds = found["pools"][-1], found["crowds"]
     pull, asked = (last["train"][key]["pull"] / last["images"] for key in ("seconds", "label_studio_seconds"))
     again = sum(last["nothing_new"]["seconds"].values()) / last["images"]
     for size in sizes:
-        looks = {name: _carried_on(rows, f"{name}_seconds", size) for name in ("next", "page")}
+        looks = {name: _carried_on(crowds, f"{name}_seconds", size) for name in ("next", "page")}
+        push_all, push_top = (_push_seconds(found, size, sent) for sent in (size, min(size, TOP)))
         cells.append(
             (
                 f"{size:,}",
                 f"{size / images_per_second / HOUR:.1f}",
                 f"{size * pull / HOUR:.1f} ({size * asked / HOUR:.1f})",
-                f"{_push_seconds(rows, size, size) / HOUR:.1f}; {_push_seconds(rows, size, min(size, TOP)) / HOUR:.2f}",
+                f"{push_all / HOUR:.1f}; {push_top / HOUR:.2f}",
                 f"{size * again / 60:.1f}",
                 f"{size:,}",
                 f"{size * last['real']['bytes'] / GB:.1f}",
@@ -69,28 +72,25 @@ def on_paper(rows: Sequence[Mapping[str, Any]], images_per_second: float, sizes:
     return markdown(cells)
 
 
-def _push_seconds(rows: Sequence[Mapping[str, Any]], size: int, sent: int) -> float:
+def _push_seconds(found: Mapping[str, Sequence[Mapping[str, Any]]], size: int, sent: int) -> float:
     """Of `sent` predictions into a project of `size` tasks, as of now without any of this version."""
-    last, real = rows[-1], rows[-1]["real"]
+    last, counted = found["pools"][-1], [row for row in found["crowds"] if row["call_seconds"] is not None]
+    real = last["real"]
 
-    def counted(images: int) -> float:  # again after each call: what the few new predictions of a job cost, in one call
-        pushes = [{"images": row["images"], "push": row["few_new"]["label_studio_seconds"]["push"]} for row in rows]
-        return _carried_on(pushes, "push", images)
+    def calls(predictions: int, images: int) -> float:  # seconds of Label Studio's counting, once for each call
+        count = ceil(predictions / min(predictions_a_call(images), BYTES_A_CALL / real["bytes"]))
+        return count * _carried_on(counted, "call_seconds", images)
 
-    def calls(predictions: int, images: int) -> int:
-        return ceil(predictions / min(predictions_a_call(images), BYTES_A_CALL / real["bytes"]))
-
-    counting = calls(real["predictions"], last["images"]) * counted(last["images"])
-    each = max(0.0, real["seconds"] - counting) / real["predictions"]
-    return sent * each + calls(sent, size) * counted(size)
+    each = max(0.0, real["seconds"] - calls(real["predictions"], last["images"])) / real["predictions"]
+    return sent * each + calls(sent, size)
 
 
-def _carried_on(rows: Sequence[Mapping[str, Any]], key: str, size: int) -> float:
-    """What `key` would be at `size`, on the line through the two largest pools, which does not fall; with one pool, in
-    proportion."""
-    last = rows[-1]
-    if len(rows) == 1:
-        return last[key] * size / last["images"]
-    before = rows[-2]
-    slope = max(0.0, (last[key] - before[key]) / (last["images"] - before["images"]))
-    return last[key] + slope * (size - last["images"])
+def _carried_on(crowds: Sequence[Mapping[str, Any]], key: str, size: int) -> float:
+    """What `key` would be with `size` tasks, on the line through the two largest crowds, which does not fall; with one
+    crowd, in proportion."""
+    last = crowds[-1]
+    if len(crowds) == 1:
+        return last[key] * size / last["tasks"]
+    before = crowds[-2]
+    slope = max(0.0, (last[key] - before[key]) / (last["tasks"] - before["tasks"]))
+    return last[key] + slope * (size - last["tasks"])
