@@ -38,6 +38,7 @@ CALLS, PREDICTIONS_A_CALL, BYTES_A_CALL = 20, 1000, 50_000_000
 FILES_A_CALL = 50  # Django refuses more than 100 files in one form
 IMPORT_SECONDS, RECOUNT_SECONDS = 600.0, 0.005  # the latter for each task of the project
 HAS_ANNOTATION = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
+NO_ANNOTATION = HAS_ANNOTATION | {"operator": "equal"}
 HAS_SCORE = {"filter": "filter:tasks:predictions_score", "operator": "empty", "type": "Number", "value": "false"}
 
 
@@ -87,10 +88,13 @@ class LabelStudioProject:
 
     def annotated(self) -> Iterator[Task]:
         """Those with an annotation that was submitted and not skipped, with it, page by page."""
-        for raw in self._pages(ANNOTATED_A_PAGE, [HAS_ANNOTATION], fields="all", omit="predictions"):
-            annotation = training_annotation(raw["annotations"])
+        for raw, annotation in self._annotated():
             instances = None if annotation is None else instances_of(annotation, self.config, raw["id"])
             yield Task(raw["id"], self._image_url(raw), annotation, instances, _name(raw))
+
+    def annotations(self) -> Iterator[Mapping[str, Any]]:
+        """The one that trains of each task that has one, as Label Studio has it: no mask is decoded."""
+        return (annotation for _, annotation in self._annotated() if annotation is not None)
 
     def unannotated(self) -> Iterator[Task]:
         """The others, page by page."""
@@ -115,6 +119,15 @@ class LabelStudioProject:
         listed = self._pages(TASKS_A_PAGE, [HAS_SCORE], include="id,predictions_score")
         found = {raw["id"]: raw["predictions_score"] for raw in listed}
         return dict(sorted(found.items(), key=lambda pair: (pair[1], pair[0])))
+
+    def first_unlabelled(self, count: int) -> list[tuple[int, float]]:
+        """The `count` tasks without an annotation that have the lowest scores, with them, ties by id; a page of
+        TASKS_A_PAGE at most."""
+        order = ["tasks:predictions_score", "tasks:id"]
+        tasks = self._listed(
+            min(count, TASKS_A_PAGE), [HAS_SCORE, NO_ANNOTATION], order, include="id,predictions_score"
+        )
+        return [(raw["id"], raw["predictions_score"]) for raw in tasks[:count]]  # no page is empty
 
     def push(
         self,
@@ -328,6 +341,10 @@ class LabelStudioProject:
     def _image_url(self, raw: Mapping[str, Any]) -> str:
         return str(raw["data"].get(self.config.image_key) or "")
 
+    def _annotated(self) -> Iterator[tuple[dict[str, Any], Mapping[str, Any] | None]]:
+        for raw in self._pages(ANNOTATED_A_PAGE, [HAS_ANNOTATION], fields="all", omit="predictions"):
+            yield raw, training_annotation(raw["annotations"])
+
     def _pages(self, size: int, filters: Sequence[Mapping[str, Any]] = (), **chosen: str) -> Iterator[dict[str, Any]]:
         """The project's tasks in the order of their ids, a page in memory at a time.
 
@@ -340,21 +357,27 @@ class LabelStudioProject:
         last = 0
         while True:
             after = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": last}
-            query = {"filters": {"conjunction": "and", "items": [*filters, after]}, "ordering": ["tasks:id"]}
-            parameters = {
-                "project": self.project_id,
-                "page_size": size,
-                "query": json.dumps(query),
-                # Resolved, an object of a bucket has the address by which browsers know Label Studio
-                # (LABEL_STUDIO_HOST), which need not lead there from here; see backend.images.
-                "resolve_uri": "false",
-                **chosen,
-            }
-            tasks = call(self.client, "GET", "api/tasks/", params=parameters, timeout=300)["tasks"]
+            tasks = self._listed(size, [*filters, after], ["tasks:id"], **chosen)
             yield from tasks
             if len(tasks) < size:
                 return
             last = tasks[-1]["id"]
+
+    def _listed(
+        self, size: int, filters: Sequence[Mapping[str, Any]], ordering: Sequence[str], **chosen: str
+    ) -> list[dict[str, Any]]:
+        """The first `size` tasks in this order."""
+        query = {"filters": {"conjunction": "and", "items": filters}, "ordering": ordering}
+        parameters = {
+            "project": self.project_id,
+            "page_size": size,
+            "query": json.dumps(query),
+            # Resolved, an object of a bucket has the address by which browsers know Label Studio
+            # (LABEL_STUDIO_HOST), which need not lead there from here; see backend.images.
+            "resolve_uri": "false",
+            **chosen,
+        }
+        return call(self.client, "GET", "api/tasks/", params=parameters, timeout=300)["tasks"]
 
     def _import_predictions(self, entries: list[str], version: str) -> int:
         """Send predictions; how many of them. A task that is deleted meanwhile costs its own prediction only."""

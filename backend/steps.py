@@ -208,8 +208,7 @@ class CycleSteps:
             logger.warning("all annotations of project %d count as new: %s", project.project_id, error)
             seen = set()
         seen |= set(versions.dismissed())
-        trained = (task.annotation for task in project.annotated() if task.annotation is not None)
-        new = sum(state(annotation) not in seen for annotation in trained)
+        new = sum(state(annotation) not in seen for annotation in project.annotations())
         task_order.settle(project, versions, chosen.clusters)
         message = f"{new} of the {needed} new annotations that start a training."
         return {"due": 0 < needed <= new, "message": message}

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument(
         "--push-top", type=_count, metavar="N", help="from now on so many least sure tasks get their prediction; 0: all"
     )
-    parser.add_argument("--show", type=int, default=10, help="of the first tasks, so many (default: %(default)s)")
+    parser.add_argument("--show", type=_count, default=10, help="of the first tasks, so many (default: %(default)s)")
     arguments = parser.parse_args()
     place = Place.from_arguments(arguments)
     project = place.project(arguments.project)
@@ -53,8 +53,7 @@ def main() -> None:
         print(f"next task does not follow it: {order['why']}; scripts.connect sets it, too")
     else:
         print(f"next task: {order['next_task']}, {order['why']}")
-    labelled = project.annotated_task_ids()
-    scores = [(task, score) for task, score in project.scores().items() if task not in labelled][: arguments.show]
+    scores = project.first_unlabelled(arguments.show)
     tasks = f"{place.url.rstrip('/')}/projects/{project.project_id}/data?task="
     print(markdown([("score", "task"), *((f"{score:.3f}", f"{tasks}{task}") for task, score in scores)]))
 

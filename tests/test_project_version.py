@@ -39,13 +39,16 @@ def test_a_connected_project_follows_the_switch_and_serves_the_lowest_score_next
     project.switch(NEW)
     assert project_values(project)["model_version"] == project.connection()["title"] == NEW
     assert project.scores() == pytest.approx(new)
-    assert list(project.scores()) == sorted(new, key=new.get)
+    in_order = sorted(new, key=new.get)
+    assert list(project.scores()) == in_order and project.first_unlabelled(0) == []
     served = []
     while (task := project.next_task()) is not None:
+        left = [(one, pytest.approx(new[one])) for one in in_order if one not in served]
+        assert project.first_unlabelled(2) == left[:2] and project.first_unlabelled(5000) == left
         served.append(task)
         project.submit_annotation(task, [])
         assert len(served) <= len(tasks)
-    assert served == sorted(new, key=new.get)
+    assert served == in_order and project.first_unlabelled(2) == []
 
 
 def test_tasks_without_a_prediction_of_the_version_have_no_score(

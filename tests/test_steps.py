@@ -64,8 +64,8 @@ class Project:
     def tasks(self):
         return iter(self._tasks.values())
 
-    def annotated(self):
-        return (task for task in self._tasks.values() if task.annotation is not None)
+    def annotations(self):
+        return (task.annotation for task in self._tasks.values() if task.annotation is not None)
 
     def unannotated(self):
         return (task for task in self._tasks.values() if task.annotation is None)
