@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,9 +124,8 @@ def growth(arguments: argparse.Namespace) -> None:
     from scripts.speed.growth import tables
     from scripts.speed.scale import on_paper
 
-    found = measure(arguments.sizes, arguments.crowds)
-    if arguments.out:
-        write_json(arguments.out, found)
+    keep = partial(write_json, arguments.out) if arguments.out else lambda found: None
+    found = measure(arguments.sizes, arguments.crowds, keep)
     print(f"{tables(found)}\n\n{on_paper(found, arguments.images_per_second)}")
 
 
@@ -265,7 +265,7 @@ def _growth_command(commands: argparse._SubParsersAction) -> None:
     add("--sizes", type=_sizes, default=[100, 1000, 10000], help="pools (default: 100,1000,10000)")
     crowds = "tasks of a project in Label Studio alone, copied in its database (default: 10000,100000,300000: 6 GB)"
     add("--crowds", type=_sizes, default=[10_000, 100_000, 300_000], help=crowds)
-    add("--out", type=Path, help="what was found, as JSON")
+    add("--out", type=Path, help="what was found, as JSON, from the first row on")
     what = "of the network on your GPU, for the table on paper (default: %(default)s, assumed of one A100)"
     add("--images-per-second", type=_at_least_1, default=25, metavar="N", help=what)
 

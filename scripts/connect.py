@@ -113,7 +113,7 @@ def undo(project: LabelStudioProject, backend_url: str, say: Say) -> None:
 def _delete_webhooks(project: LabelStudioProject, backend_url: str, say: Say) -> None:
     for hook in webhooks_of(project.client, project.project_id, backend_url):
         call(project.client, "DELETE", f"api/webhooks/{hook['id']}/")
-        say("deleted a webhook to the backend")
+        say(f"deleted a webhook to {backend_url}")
 
 
 def _bring_back(project: LabelStudioProject, before: dict[str, Any], say: Say) -> None:
@@ -251,8 +251,7 @@ def _new_connection(project: LabelStudioProject, backend_url: str, before: dict[
 def _moved_connection(project: LabelStudioProject, row: dict[str, Any], backend_url: str, say: Say) -> dict[str, Any]:
     """A second one would leave the backend without knowing which is its own."""
     project.change_connection(row, url=backend_url, **access())
-    for hook in webhooks_of(project.client, project.project_id, row["url"]):
-        call(project.client, "DELETE", f"api/webhooks/{hook['id']}/")
+    _delete_webhooks(project, row["url"], say)
     say(f"moved the connection {row['title']!r} from {row['url']} to {backend_url}")
     return row | {"url": backend_url}
 

@@ -23,7 +23,7 @@ from scripts.backend_process import BackendProcess
 from scripts.command_line import CommandError, parser_of, run
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port, statuses
-from scripts.project_setup import import_addresses, label_config, new_connection, truth
+from scripts.project_setup import add_connection, import_addresses, label_config, new_project, truth
 from scripts.service import Service
 from scripts.smoke import add_smoke_argument
 from scripts.speed.served import served
@@ -250,16 +250,14 @@ def _web(backend: BackendProcess) -> dict[str, float]:
 
 def _project(client: Any, backend: BackendProcess, address: str, images: ImageSet, method: dict[str, Any]) -> There:
     """A connected project of images at `address`; the first LABELLED have their annotation."""
-    body = {"title": "load", "label_config": label_config(images.classes, "brush")}
-    project = LabelStudioProject(client, call(client, "POST", "api/projects", json=body)["id"])
+    project = new_project(client, "load", label_config(images.classes, "brush"))
     addresses = [f"{address}/{item.path.name}" for item in images.items]
     made = import_addresses(project, addresses)
     tasks = [{"id": task, "data": {"image": one}} for task, one in zip(made, addresses, strict=True)]
     there = There(project, images, backend, tasks)
     for index in range(LABELLED):
         there.annotate(index)
-    connection = new_connection(project.project_id, backend.url)
-    call(client, "POST", "api/ml", json=connection | {"extra_params": method})
+    add_connection(project, backend.url, method)
     return there
 
 

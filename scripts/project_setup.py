@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
 
@@ -12,6 +12,7 @@ from backend.connection import ProjectError, call
 from backend.label_config import LABEL_TAGS, LabelConfig
 from backend.project import IMPORT_SECONDS, LabelStudioProject
 from backend.regions import to_region
+from backend.task_order import UNCERTAINTY
 from scripts.service import credentials
 
 if TYPE_CHECKING:
@@ -38,31 +39,29 @@ def label_config(classes: Sequence[str], tag: str) -> str:
 
 def create_project(client: LabelStudio, title: str, classes: Sequence[str], plan: Plan) -> int:
     """Make a project in uncertainty order with the backend connected; its id. Nothing stays behind on an error."""
-    project = call(
-        client,
-        "POST",
-        "api/projects",
-        json={
-            "title": title[:50],
-            "label_config": label_config(classes, plan.label_tag),
-            "sampling": "Uncertainty sampling",
-            "show_collab_predictions": True,
-        },
-    )
+    values = {"sampling": UNCERTAINTY, "show_collab_predictions": True}
+    project = new_project(client, title[:50], label_config(classes, plan.label_tag), **values)
     try:
-        call(
-            client,
-            "POST",
-            "api/ml",
-            json=new_connection(project["id"], plan.backend_url)
-            # The script decides when to train, so annotation events do not; the score alone says what comes next,
-            # and every task has one; Algorithm 1 trains on every label.
-            | {"extra_params": plan.method | {"train_after": 0, "clusters": 0, "push_top": 0, "keep_aside": 0}},
-        )
+        # The script decides when to train, so annotation events do not; the score alone says what comes next, and every
+        # task has one; Algorithm 1 trains on every label.
+        loop = {"train_after": 0, "clusters": 0, "push_top": 0, "keep_aside": 0}
+        add_connection(project, plan.backend_url, plan.method | loop)
     except ProjectError:
-        call(client, "DELETE", f"api/projects/{project['id']}")
+        call(client, "DELETE", f"api/projects/{project.project_id}")
         raise
-    return project["id"]
+    return project.project_id
+
+
+def new_project(client: LabelStudio, title: str, config: str, **values: Any) -> LabelStudioProject:
+    """An empty project, which is not connected. config: see `label_config`; values: further ones of Label Studio's."""
+    body = {"title": title, "label_config": config, **values}
+    return LabelStudioProject(client, call(client, "POST", "api/projects", json=body)["id"])
+
+
+def add_connection(project: LabelStudioProject, backend_url: str, extra_params: Mapping[str, Any]) -> None:
+    """Connect the backend, which reads the project's settings in `extra_params`."""
+    body = new_connection(project.project_id, backend_url) | {"extra_params": dict(extra_params)}
+    call(project.client, "POST", "api/ml", json=body)
 
 
 def new_connection(project_id: int, backend_url: str) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from backend.connection import call
 from backend.label_config import LABEL_TAGS
 from backend.project import LabelStudioProject
 from backend.shown import Shown
+from backend.task_order import UNCERTAINTY
 from backend.versions import Versions
+from scripts import project_setup
 from scripts.backend_process import BackendProcess
 from scripts.project_setup import import_addresses, label_config, truth
 from tests.builders import prediction
@@ -44,12 +46,8 @@ QUICK = {"TSP_PRESET": "tiny", "TSP_IMAGE_SIZE": "64", "TSP_EPOCHS": "1", "TSP_B
 
 def new_project(client: LabelStudio, tag: str = "brush", classes: Sequence[str] = CLASSES) -> LabelStudioProject:
     """An empty project in uncertainty order; `tag` is one of LABEL_TAGS or a whole labeling configuration."""
-    values = {
-        "title": "a test's project",
-        "label_config": label_config(classes, tag) if tag in LABEL_TAGS else tag,
-        "sampling": "Uncertainty sampling",
-    }
-    return LabelStudioProject(client, call(client, "POST", "api/projects", json=values)["id"])
+    config = label_config(classes, tag) if tag in LABEL_TAGS else tag
+    return project_setup.new_project(client, "a test's project", config, sampling=UNCERTAINTY)
 
 
 def filled_project(client: LabelStudio, images: ImageSet, tag: str = "brush") -> tuple[LabelStudioProject, list[int]]:

@@ -138,7 +138,7 @@ def test_a_connection_by_another_name_of_this_machine_is_the_same_and_one_elsewh
     with pytest.raises(ProjectError):  # nobody answers there, so that it cannot be made like this
         call(project.client, "PATCH", f"api/ml/{project.connection()['id']}", json=nowhere)
     call(project.client, "DELETE", f"api/ml/{project.connection()['id']}")
-    assert command("--undo", "--backend-url", localhost) == ["deleted a webhook to the backend"]
+    assert command("--undo", "--backend-url", localhost) == [f"deleted a webhook to {localhost}"]
     assert state(project)[3:5] == (0, 0)
     row = connect_backend(project, silent_backend.url)
     assert f"moved the connection 'TSP' from {silent_backend.url} to {backend.url}" in command()

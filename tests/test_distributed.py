@@ -256,7 +256,8 @@ def test_the_processes_of_a_worker_that_is_killed_end(tmp_path: Path) -> None:
         until(lambda: not ranks(worker.pid), "its processes to end")
     finally:
         for process in ranks(worker.pid).values():
-            os.kill(process, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
 
 @pytest.mark.slow  # ten minutes

@@ -10,13 +10,13 @@ from label_studio_sdk import LabelStudio
 from backend.connection import call
 from backend.project import LabelStudioProject
 from backend.shown import Shown
-from backend.task_order import UNCERTAINTY
 from scripts.command_line import CommandError
 from scripts.label_studio import LabelStudioServer
-from scripts.project_setup import import_addresses, label_config
+from scripts.project_setup import import_addresses
 from scripts.speed.crowd import CLASSES, copy_tasks, real_prediction
 from scripts.speed.growth import JOBS, REAL, STAGES, WARM_UP, growth, tables
 from scripts.speed.scale import on_paper
+from tests.live import new_project
 
 
 def crowd_of(tasks: int, look: float, call_seconds: float | None = None) -> dict[str, Any]:
@@ -73,16 +73,15 @@ def test_one_crowd_alone_is_carried_on_in_proportion_and_a_look_does_not_get_qui
 
 
 def test_copied_tasks_are_tasks_with_predictions_of_their_own(label_studio: LabelStudioServer, client: LabelStudio):
-    def made(title: str) -> tuple[LabelStudioProject, list[int]]:
-        body = {"title": title, "label_config": label_config(CLASSES, "polygon"), "sampling": UNCERTAINTY}
-        project = LabelStudioProject(client, call(client, "POST", "api/projects", json=body)["id"])
+    def made() -> tuple[LabelStudioProject, list[int]]:
+        project = new_project(client, "polygon", CLASSES)
         tasks = import_addresses(project, [f"http://127.0.0.1/{number}.png" for number in range(3)])
         project.push(map(real_prediction, map(str, tasks)), "real", CLASSES, Shown(0.0, 0, 1.0))
         call(client, "PATCH", f"api/projects/{project.project_id}", json={"model_version": "real"})
         return project, tasks
 
-    project, tasks = made("copied")
-    other, others = made("left alone")
+    project, tasks = made()
+    other, others = made()
     for times in (4, 4, 5):  # the second time, all of them are there
         copy_tasks(label_studio.folder / "ls.sqlite3", project.project_id, 3, times)
         scores = LabelStudioProject(client, project.project_id).scores()

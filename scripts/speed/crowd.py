@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -20,31 +20,32 @@ from label_studio_sdk import LabelStudio
 from tqdm import tqdm
 
 from backend.connection import call
-from backend.project import LabelStudioProject
+from backend.project import IMPORT_SECONDS, RECOUNT_SECONDS, LabelStudioProject
 from backend.shown import Shown
 from backend.task_order import UNCERTAINTY, keep_view
 from scripts.command_line import CommandError
-from scripts.project_setup import import_addresses, label_config
+from scripts.project_setup import import_addresses, label_config, new_project
 from scripts.speed.opening import blobs
 from scripts.speed.timing import in_turns
 from tsp_model.predictions import Prediction
 
 IMPORTED = 1000  # tasks that are copied
 COUNTED = 100_000  # tasks of the largest project in which a push is waited for: minutes
+CALL_SECONDS = IMPORT_SECONDS + RECOUNT_SECONDS * COUNTED
 LOOKS = 5  # at next task and the first page of the Data Manager; the median counts
 MASKS, SIDE = 20, 512  # of a prediction as real projects have them: instances, and the image's side in pixels
 CLASSES = ("a", "b")
 VERSION = "real"
 
 
-def crowd(client: LabelStudio, database: Path, sizes: Sequence[int]) -> list[dict[str, Any]]:
+def crowd(client: LabelStudio, database: Path, sizes: Sequence[int]) -> Iterator[dict[str, Any]]:
     """A row for each size of project, smallest first.
 
     Args:
         client: of a server that keeps its data in the SQLite file `database`.
         sizes: tasks of the project, multiples of IMPORTED.
 
-    Returns:
+    Yields:
         Dicts of tasks; next_seconds and page_seconds (next task and the Data Manager's first page, the least sure
         first, each task with a prediction of MASKS polygons); call_seconds (of a call that pushes one prediction, after
         which Label Studio counts the whole project; None above COUNTED tasks).
@@ -53,18 +54,14 @@ def crowd(client: LabelStudio, database: Path, sizes: Sequence[int]) -> list[dic
         CommandError: a size that is no multiple.
     """
     require_copies(sizes)
-    config = label_config(CLASSES, "polygon")
-    body = {"title": "a crowd", "label_config": config, "sampling": UNCERTAINTY}
-    project = LabelStudioProject(client, call(client, "POST", "api/projects", json=body)["id"])
+    project = new_project(client, "a crowd", label_config(CLASSES, "polygon"), sampling=UNCERTAINTY)
     tasks = import_addresses(project, [f"http://127.0.0.1/{number}.png" for number in range(IMPORTED)])
     project.push(map(real_prediction, map(str, tasks)), VERSION, CLASSES, Shown(0.0, 0, 1.0))
     call(client, "PATCH", f"api/projects/{project.project_id}", json={"model_version": VERSION})
-    rows = []
     for size in tqdm(sorted(sizes), desc="crowds", leave=False):
         copy_tasks(database, project.project_id, IMPORTED, size // IMPORTED)
         counted = _push_one(client, project, tasks[0]) if size <= COUNTED else None
-        rows.append({"tasks": size, "call_seconds": counted} | _look_seconds(client, project))
-    return rows
+        yield {"tasks": size, "call_seconds": counted} | _look_seconds(client, project)
 
 
 def require_copies(sizes: Sequence[int]) -> None:
@@ -170,5 +167,5 @@ def _push_one(client: LabelStudio, project: LabelStudioProject, task: int) -> fl
     """Seconds of a call with one prediction."""
     body = [{"task": task, "model_version": "one more", "score": 0.5, "result": []}]
     began = time.perf_counter()
-    call(client, "POST", f"api/projects/{project.project_id}/import/predictions", json=body)
+    call(client, "POST", f"api/projects/{project.project_id}/import/predictions", json=body, timeout=CALL_SECONDS)
     return time.perf_counter() - began

@@ -19,7 +19,7 @@ from typing import Any
 from label_studio_sdk import LabelStudio
 from tqdm import tqdm
 
-from backend.connection import call, connect
+from backend.connection import connect
 from backend.project import LabelStudioProject
 from backend.shown import Shown
 from backend.task_order import UNCERTAINTY
@@ -27,7 +27,7 @@ from scripts.backend_process import BackendProcess
 from scripts.command_line import CommandError
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port, statuses
-from scripts.project_setup import import_addresses, label_config, new_connection, truth
+from scripts.project_setup import add_connection, import_addresses, label_config, new_project, truth
 from scripts.service import Service
 from scripts.speed.crowd import MASKS, crowd, real_prediction, require_copies
 from scripts.speed.served import served
@@ -44,8 +44,10 @@ STAGES = ("pull", "score", "push")
 JOBS = {"train": "a training", "nothing_new": "ranked again", "few_new": "ranked again, 1% new tasks"}
 
 
-def growth(sizes: Sequence[int], crowds: Sequence[int]) -> dict[str, list[dict[str, Any]]]:
-    """A row for each size, smallest first.
+def growth(
+    sizes: Sequence[int], crowds: Sequence[int], keep: Callable[[dict[str, Any]], None] = lambda found: None
+) -> dict[str, list[dict[str, Any]]]:
+    """A row for each size, smallest first. keep: given what was found so far, after each row.
 
     Returns:
         `crowds`: of `scripts.speed.crowd.crowd`. `pools`: dicts of images; for each of JOBS a dict of `seconds` and
@@ -66,13 +68,17 @@ def growth(sizes: Sequence[int], crowds: Sequence[int]) -> dict[str, list[dict[s
         images = load_coco(folder / "set", "train")
         with LabelStudioServer(folder / "label-studio") as server, served(folder / "set" / "images") as address:
             client = connect(server.url, server.api_key)
-            database, pools = server.folder / "ls.sqlite3", []
+            database, found = server.folder / "ls.sqlite3", {"pools": [], "crowds": []}
             for size in tqdm(sorted(sizes), desc="pools", leave=False):
                 where = (folder / str(size), free_port(), server.url, server.api_key)
                 environment = {"TORCH_THREADS": "1", "OMP_NUM_THREADS": "1", "TSP_IMAGE_HOSTS": "127.0.0.1"}
                 with BackendProcess(*where, **environment) as backend:
-                    pools.append(_Growing(client, backend, address, images, database).row(size))
-            return {"pools": pools, "crowds": crowd(client, database, crowds)}
+                    found["pools"].append(_Growing(client, backend, address, images, database).row(size))
+                keep(found)
+            for row in crowd(client, database, crowds):
+                found["crowds"].append(row)
+                keep(found)
+        return found
 
 
 class _Growing:
@@ -101,16 +107,14 @@ class _Growing:
     def _project(self, size: int) -> LabelStudioProject:
         """A connected project with `size` tasks, LABELLED of which have their annotation."""
         config = label_config(self._images.classes, "polygon")
-        body = {"title": f"a pool of {size}", "label_config": config, "sampling": UNCERTAINTY}
-        project = LabelStudioProject(self._client, call(self._client, "POST", "api/projects", json=body)["id"])
+        project = new_project(self._client, f"a pool of {size}", config, sampling=UNCERTAINTY)
         labelled = [item for item in self._images.items if item.instances][:LABELLED]
         # Those that train come first, so that every pool has them.
         items = [*labelled, *(item for item in self._images.items if item not in labelled)][:size]
         made = import_addresses(project, [f"{self._address}/{item.path.name}" for item in items])
         for task, item in zip(made, labelled, strict=False):
             project.submit_annotation(task, truth(item, self._images.classes, project.config))
-        connection = new_connection(project.project_id, self._backend.url)
-        call(self._client, "POST", "api/ml", json=connection | {"extra_params": METHOD})
+        add_connection(project, self._backend.url, METHOD)
         return project
 
     def _train(self, project: LabelStudioProject) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from typing import Any
 
 from label_studio_sdk import LabelStudio
 
-from backend.connection import call, connect
+from backend.connection import connect
 from backend.project import LabelStudioProject
 from scripts.backend_process import BackendProcess
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port
-from scripts.project_setup import import_images, label_config
+from scripts.project_setup import add_connection, import_images, label_config, new_project
 from tsp_model.data.coco import load_coco
 from tsp_model.data.image_set import ImageSet
 from tsp_model.data.synthetic import write_synthetic
@@ -36,11 +36,9 @@ class House:
     def project(self, extra_params: dict[str, Any]) -> tuple[LabelStudioProject, dict[str, int]]:
         """A project with every image, connected to the backend; the task of each image by its key."""
         classes = self.images.classes
-        body = {"title": "benchmark", "label_config": label_config(classes, "brush")}
-        project = LabelStudioProject(self.client, call(self.client, "POST", "api/projects", json=body)["id"])
+        project = new_project(self.client, "benchmark", label_config(classes, "brush"))
         tasks = import_images(project, self.images)  # before the backend is connected, which would score each import
-        connection = {"project": project.project_id, "url": self.backend.url, "title": "TSP", "is_interactive": False}
-        call(self.client, "POST", "api/ml", json=connection | {"extra_params": extra_params})
+        add_connection(project, self.backend.url, extra_params)
         return project, tasks
 
 

@@ -12,12 +12,11 @@ import numpy as np
 from PIL import Image
 
 from backend.connection import call, connect
-from backend.project import LabelStudioProject
 from backend.regions import to_region
 from backend.task_order import keep_view
 from scripts.browser import seen_once, signed_in
 from scripts.label_studio import LabelStudioServer
-from scripts.project_setup import label_config
+from scripts.project_setup import label_config, new_project
 from scripts.speed.timing import COST, Bench, Comparison
 from tsp_model.data import masks
 
@@ -44,8 +43,7 @@ def opening(bench: Bench) -> Iterator[Comparison]:
         contestants: dict[str, Callable[[], object]] = {}
         bytes_of: dict[str, int] = {}
         for kind in KINDS:
-            body = {"title": kind, "label_config": label_config(["object"], kind), "show_collab_predictions": True}
-            project = LabelStudioProject(client, call(client, "POST", "api/projects", json=body)["id"])
+            project = new_project(client, kind, label_config(["object"], kind), show_collab_predictions=True)
             (task,) = project.upload_images({"image.png": image}).values()
             result = [to_region("object", rle, project.config, f"{number:05d}") for number, rle in enumerate(rles)]
             bytes_of[kind] = len(json.dumps(result))
