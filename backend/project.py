@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from math import ceil
 from operator import attrgetter
 from pathlib import Path
@@ -28,6 +29,7 @@ from backend.versions import project_key
 from tsp_model.data import some
 from tsp_model.predictions import Prediction
 
+JSON = {"Content-Type": "application/json"}
 T = TypeVar("T")
 _s = attrgetter("image_score")
 
@@ -35,6 +37,7 @@ NAME = "name"  # of the image, in the data of a task that `upload_images` made
 TASKS_A_PAGE, ANNOTATED_A_PAGE = 1000, 100
 # Each import recounts the project, so few large calls win; Label Studio takes 250 MB at most, files included.
 CALLS, PREDICTIONS_A_CALL, BYTES_A_CALL = 20, 1000, 50_000_000
+COUNTED_A_CALL = 200  # tasks that Label Studio counts in the time of a call
 FILES_A_CALL = 50  # Django refuses more than 100 files in one form
 IMPORT_SECONDS, RECOUNT_SECONDS = 600.0, 0.005  # the latter for each task of the project
 HAS_ANNOTATION = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
@@ -139,7 +142,10 @@ class LabelStudioProject:
         score_of: Callable[[Prediction], float] = _s,
         report: Callable[[int, int], None] = lambda done, total: None,
     ) -> int:
-        """Predictions under `version`, in bulk; a task that has one of this version, or is gone, is left out.
+        """Predictions under `version`; a task that has one of this version, or is gone, is left out.
+
+        They go in bulk, but for a few in a large project: after each bulk import Label Studio counts every task of the
+        project again, after a prediction that is made alone its own task.
 
         Args:
             predictions: keys are task ids; taken one by one. classes: the model's, whose labels may differ from the
@@ -157,8 +163,15 @@ class LabelStudioProject:
         """
         waiting, sent = self._lacking(version), 0
         entries = self._entries(predictions, waiting, version, classes, shown, score_of)
-        for chunk in _chunks(entries, len, a_call or predictions_a_call(len(waiting))):
-            sent += self._import_predictions(chunk, version)
+        most = self.task_count // COUNTED_A_CALL if a_call is None else 0
+        few = list(islice(entries, most + 1))
+        if len(few) <= most:
+            for entry in few:
+                sent += self._send([entry], version, self._made_alone)
+                report(sent, len(few))
+            return sent
+        for chunk in _chunks(chain(few, entries), len, a_call or predictions_a_call(len(waiting))):
+            sent += self._send(chunk, version, self._imported)
             report(sent, len(waiting))
         return sent
 
@@ -379,10 +392,10 @@ class LabelStudioProject:
         }
         return call(self.client, "GET", "api/tasks/", params=parameters, timeout=300)["tasks"]
 
-    def _import_predictions(self, entries: list[str], version: str) -> int:
+    def _send(self, entries: list[str], version: str, send: Callable[[list[str]], int]) -> int:
         """Send predictions; how many of them. A task that is deleted meanwhile costs its own prediction only."""
         try:
-            created = self._imported(entries)
+            created = send(entries)
         except ProjectError as error:
             if error.status != 400:
                 raise
@@ -390,7 +403,7 @@ class LabelStudioProject:
             there = [entry for entry in entries if json.loads(entry)["task"] in still]
             if len(there) == len(entries):
                 raise
-            entries, created = there, self._imported(there) if there else 0
+            entries, created = there, send(there) if there else 0
         if created != len(entries):
             lacking = self._lacking(version)
             missing = [task for task in (json.loads(entry)["task"] for entry in entries) if task in lacking]
@@ -406,9 +419,14 @@ class LabelStudioProject:
             "POST",
             f"api/projects/{self.project_id}/import/predictions",
             content="[" + ",".join(entries) + "]",
-            headers={"Content-Type": "application/json"},
+            headers=JSON,
             timeout=IMPORT_SECONDS + RECOUNT_SECONDS * self.task_count,
         )["created"]
+
+    def _made_alone(self, entries: list[str]) -> int:
+        for entry in entries:
+            call(self.client, "POST", "api/predictions/", content=entry, headers=JSON)
+        return len(entries)
 
     def _lacking(self, version: str) -> set[int]:
         """Tasks without a prediction of `version`."""

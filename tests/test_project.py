@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jwt
 import numpy as np
@@ -242,16 +243,48 @@ def test_large_pushes_go_in_several_calls(
 ) -> None:
     project, tasks = filled_project(client, images.subset(images.keys[:5]))
     monkeypatch.setattr(module, "BYTES_A_CALL", bytes_a_call)
-    sent, original = [], LabelStudioProject._import_predictions
+    sent, original = [], LabelStudioProject._imported
 
-    def watched(self: LabelStudioProject, entries: list[str], version: str) -> int:
+    def watched(self: LabelStudioProject, entries: list[str]) -> int:
         sent.append(len(entries))
-        return original(self, entries, version)
+        return original(self, entries)
 
-    monkeypatch.setattr(LabelStudioProject, "_import_predictions", watched)
+    monkeypatch.setattr(LabelStudioProject, "_imported", watched)
     assert push(project, dict.fromkeys(tasks, 0.5), a_call=a_call) == 5
     assert sent == calls
     assert [len(predictions_of(project, task)) for task in tasks] == [1] * 5
+
+
+def test_a_few_for_a_large_project_are_made_alone_and_as_in_bulk(
+    client: LabelStudio, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, tasks = filled_project(client, images.subset(images.keys[:6]))
+    push(project, dict.fromkeys(tasks[:4], 0.25))
+    monkeypatch.setattr(module, "COUNTED_A_CALL", 3)
+    calls, original = [], module.call
+
+    def watched(client: LabelStudio, method: str, path: str, **values: Any) -> Any:
+        calls.extend([path.split("/")[1]] if method == "POST" else [])
+        return original(client, method, path, **values)
+
+    monkeypatch.setattr(module, "call", watched)
+    project = LabelStudioProject(client, project.project_id)  # knows of six tasks
+    told = []
+    few = [scored(task, 0.5) for task in tasks]
+    assert project.push(few, OLD, CLASSES, SHOWN, report=lambda *done: told.append(done)) == 2
+    assert calls == ["predictions"] * 2 and told == [(1, 2), (2, 2)]
+    assert project.push(few[:3], NEW, CLASSES, SHOWN) == 3 and calls[2:] == ["projects"], "more than two go in bulk"
+    alone, bulk = (predictions_of(project, tasks[at])[0] for at in (4, 3))
+    assert alone["score"] == 0.5 and alone["model_version"] == OLD
+    for one in (alone, bulk):
+        for region in one["result"]:
+            del region["id"]  # drawn by chance
+    own = {"id", "task", "score", "created_at", "created_ago", "updated_at"}
+    assert {name: alone[name] for name in alone.keys() - own} == {name: bulk[name] for name in bulk.keys() - own}
+    listed = call(client, "GET", "api/tasks/", params={"project": project.project_id, "fields": "all"})["tasks"]
+    assert {task["id"]: task["total_predictions"] for task in listed} == dict(
+        zip(tasks, (2, 2, 2, 1, 1, 1), strict=True)
+    )
 
 
 def test_a_version_is_forgotten_while_another_goes_on_ordering_the_tasks(
@@ -289,10 +322,13 @@ def test_what_was_deleted_since_it_was_scored_is_left_out(client: LabelStudio, i
     assert push(project, dict.fromkeys(tasks, 0.5)) == 2
 
 
+@pytest.mark.parametrize("counted", [1, 100])  # alone; in bulk
 def test_tasks_that_are_deleted_while_they_are_pushed_cost_their_own_prediction_only(
-    client: LabelStudio, images: ImageSet
+    client: LabelStudio, images: ImageSet, monkeypatch: pytest.MonkeyPatch, counted: int
 ) -> None:
     project, tasks = filled_project(client, images.subset(images.keys[:4]))
+    monkeypatch.setattr(module, "COUNTED_A_CALL", counted)
+    project = LabelStudioProject(client, project.project_id)
 
     def deleting(*gone: int) -> Iterator[Prediction]:
         for task in tasks:
