@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
 from math import ceil
 from operator import attrgetter
 from pathlib import Path
@@ -29,15 +28,14 @@ from backend.versions import project_key
 from tsp_model.data import some
 from tsp_model.predictions import Prediction
 
-JSON = {"Content-Type": "application/json"}
 T = TypeVar("T")
 _s = attrgetter("image_score")
 
 NAME = "name"  # of the image, in the data of a task that `upload_images` made
 TASKS_A_PAGE, ANNOTATED_A_PAGE = 1000, 100
-# Each import recounts the project, so few large calls win; Label Studio takes 250 MB at most, files included.
+# After each import Label Studio counts the whole project again, unless a flag of its own is set (backend/README.md), so
+# few large calls win; it takes 250 MB at most, files included.
 CALLS, PREDICTIONS_A_CALL, BYTES_A_CALL = 20, 1000, 50_000_000
-COUNTED_A_CALL = 200  # tasks that Label Studio counts in the time of a call
 FILES_A_CALL = 50  # Django refuses more than 100 files in one form
 IMPORT_SECONDS, RECOUNT_SECONDS = 600.0, 0.005  # the latter for each task of the project
 HAS_ANNOTATION = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
@@ -124,12 +122,9 @@ class LabelStudioProject:
         return dict(sorted(found.items(), key=lambda pair: (pair[1], pair[0])))
 
     def first_unlabelled(self, count: int) -> list[tuple[int, float]]:
-        """The `count` tasks without an annotation that have the lowest scores, with them, ties by id; a page of
-        TASKS_A_PAGE at most."""
-        order = ["tasks:predictions_score", "tasks:id"]
-        tasks = self._listed(
-            min(count, TASKS_A_PAGE), [HAS_SCORE, NO_ANNOTATION], order, include="id,predictions_score"
-        )
+        """The `count` tasks without an annotation that have the lowest scores, with them; TASKS_A_PAGE at most."""
+        order, chosen = ["tasks:predictions_score"], {"include": "id,predictions_score"}
+        tasks = self._listed(min(count, TASKS_A_PAGE), [HAS_SCORE, NO_ANNOTATION], order, **chosen)
         return [(raw["id"], raw["predictions_score"]) for raw in tasks[:count]]  # no page is empty
 
     def push(
@@ -142,10 +137,7 @@ class LabelStudioProject:
         score_of: Callable[[Prediction], float] = _s,
         report: Callable[[int, int], None] = lambda done, total: None,
     ) -> int:
-        """Predictions under `version`; a task that has one of this version, or is gone, is left out.
-
-        They go in bulk, but for a few in a large project: after each bulk import Label Studio counts every task of the
-        project again, after a prediction that is made alone its own task.
+        """Predictions under `version`, in bulk; a task that has one of this version, or is gone, is left out.
 
         Args:
             predictions: keys are task ids; taken one by one. classes: the model's, whose labels may differ from the
@@ -163,15 +155,8 @@ class LabelStudioProject:
         """
         waiting, sent = self._lacking(version), 0
         entries = self._entries(predictions, waiting, version, classes, shown, score_of)
-        most = self.task_count // COUNTED_A_CALL if a_call is None else 0
-        few = list(islice(entries, most + 1))
-        if len(few) <= most:
-            for entry in few:
-                sent += self._send([entry], version, self._made_alone)
-                report(sent, len(few))
-            return sent
-        for chunk in _chunks(chain(few, entries), len, a_call or predictions_a_call(len(waiting))):
-            sent += self._send(chunk, version, self._imported)
+        for chunk in _chunks(entries, len, a_call or predictions_a_call(len(waiting))):
+            sent += self._import_predictions(chunk, version)
             report(sent, len(waiting))
         return sent
 
@@ -392,18 +377,24 @@ class LabelStudioProject:
         }
         return call(self.client, "GET", "api/tasks/", params=parameters, timeout=300)["tasks"]
 
-    def _send(self, entries: list[str], version: str, send: Callable[[list[str]], int]) -> int:
+    def _import_predictions(self, entries: list[str], version: str) -> int:
         """Send predictions; how many of them. A task that is deleted meanwhile costs its own prediction only."""
         try:
-            created = send(entries)
+            created = self._imported(entries)
         except ProjectError as error:
             if error.status != 400:
                 raise
-            still = self._lacking(version)  # 400 is for all of them, where one task is not there
+            # One task is not there. Label Studio stored none of them, or with that flag those of the batches before,
+            # which it does not count: their column "total predictions" then stays as it was.
+            still = self._lacking(version)
             there = [entry for entry in entries if json.loads(entry)["task"] in still]
             if len(there) == len(entries):
                 raise
-            entries, created = there, send(there) if there else 0
+            if there:
+                self._imported(there)
+            stored = {raw["id"] for raw in self._pages(TASKS_A_PAGE, [_has_version(version)], include="id")}
+            entries = [entry for entry in entries if json.loads(entry)["task"] in stored]
+            created = len(entries)
         if created != len(entries):
             lacking = self._lacking(version)
             missing = [task for task in (json.loads(entry)["task"] for entry in entries) if task in lacking]
@@ -419,14 +410,9 @@ class LabelStudioProject:
             "POST",
             f"api/projects/{self.project_id}/import/predictions",
             content="[" + ",".join(entries) + "]",
-            headers=JSON,
+            headers={"Content-Type": "application/json"},
             timeout=IMPORT_SECONDS + RECOUNT_SECONDS * self.task_count,
         )["created"]
-
-    def _made_alone(self, entries: list[str]) -> int:
-        for entry in entries:
-            call(self.client, "POST", "api/predictions/", content=entry, headers=JSON)
-        return len(entries)
 
     def _lacking(self, version: str) -> set[int]:
         """Tasks without a prediction of `version`."""

@@ -171,7 +171,7 @@ class CycleSteps:
 
         def report(done: int, waiting: int) -> None:
             total = min(waiting, top or waiting)
-            left = round((time.monotonic() - began) / done * (total - done), 1)
+            left = round((time.monotonic() - began) / done * (total - done), 1) if done else None
             job.update({"done": done, "total": total, "eta_seconds": left})
 
         pushed = self._push(key, version, sent, report=report)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 
 from backend.progress import stages
+from backend.project import TASKS_A_PAGE
 from backend.task_order import in_force
 from scripts.command_line import parser_of, run
 from scripts.plan import Place, add_place_arguments, add_project_argument
@@ -34,7 +35,8 @@ def main() -> None:
     parser.add_argument(
         "--push-top", type=_count, metavar="N", help="from now on so many least sure tasks get their prediction; 0: all"
     )
-    parser.add_argument("--show", type=_count, default=10, help="of the first tasks, so many (default: %(default)s)")
+    shown = f"of the first tasks, so many, {TASKS_A_PAGE} at most (default: %(default)s)"
+    parser.add_argument("--show", type=_count, default=10, metavar="N", help=shown)
     arguments = parser.parse_args()
     place = Place.from_arguments(arguments)
     project = place.project(arguments.project)

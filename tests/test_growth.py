@@ -13,7 +13,7 @@ from backend.shown import Shown
 from scripts.command_line import CommandError
 from scripts.label_studio import LabelStudioServer
 from scripts.project_setup import import_addresses
-from scripts.speed.crowd import CLASSES, copy_tasks, real_prediction
+from scripts.speed.crowd import CLASSES, copy_tasks, real_prediction, unlock_tasks
 from scripts.speed.growth import JOBS, REAL, STAGES, WARM_UP, growth, tables
 from scripts.speed.scale import on_paper
 from tests.live import new_project
@@ -70,6 +70,8 @@ def test_one_crowd_alone_is_carried_on_in_proportion_and_a_look_does_not_get_qui
 
     assert next_task(crowd_of(10_000, 0.2, 1.0)) == "2.0"
     assert next_task(crowd_of(1000, 0.3, 0.1), crowd_of(10_000, 0.2, 1.0)) == "0.2"
+    crowds = crowd_of(200_000, 4.0, 0.1), crowd_of(300_000, 12.0, 1.0)
+    assert next_task(*crowds) == "2.0", "below both in proportion, not -4 on the line"
 
 
 def test_copied_tasks_are_tasks_with_predictions_of_their_own(label_studio: LabelStudioServer, client: LabelStudio):
@@ -87,6 +89,7 @@ def test_copied_tasks_are_tasks_with_predictions_of_their_own(label_studio: Labe
         scores = LabelStudioProject(client, project.project_id).scores()
         assert len(scores) == 3 * times and set(tasks) < scores.keys()
         assert len(set(scores.values())) == 3 * times - 2 and all(0 <= score <= 1 for score in scores.values())
+        unlock_tasks(label_studio.folder / "ls.sqlite3")
         assert project.next_task() == min(scores, key=scores.__getitem__)
     addresses = [task.image_url for task in project.tasks()]
     assert sorted(addresses) == sorted(5 * addresses[:3]) and len(set(addresses)) == 3

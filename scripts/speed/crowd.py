@@ -48,7 +48,7 @@ def crowd(client: LabelStudio, database: Path, sizes: Sequence[int]) -> Iterator
     Yields:
         Dicts of tasks; next_seconds and page_seconds (next task and the Data Manager's first page, the least sure
         first, each task with a prediction of MASKS polygons); call_seconds (of a call that pushes one prediction, after
-        which Label Studio counts the whole project; None above COUNTED tasks).
+        which Label Studio may count the whole project; None above COUNTED tasks).
 
     Raises:
         CommandError: a size that is no multiple.
@@ -61,7 +61,7 @@ def crowd(client: LabelStudio, database: Path, sizes: Sequence[int]) -> Iterator
     for size in tqdm(sorted(sizes), desc="crowds", leave=False):
         copy_tasks(database, project.project_id, IMPORTED, size // IMPORTED)
         counted = _push_one(client, project, tasks[0]) if size <= COUNTED else None
-        yield {"tasks": size, "call_seconds": counted} | _look_seconds(client, project)
+        yield {"tasks": size, "call_seconds": counted} | _look_seconds(client, project, database)
 
 
 def require_copies(sizes: Sequence[int]) -> None:
@@ -109,6 +109,7 @@ def copy_tasks(database: Path, project: int, count: int, times: int) -> None:
     one after the other: their ids follow each other.
     """
     with closing(sqlite3.connect(database, timeout=600)) as connection, connection:
+        connection.execute("BEGIN IMMEDIATE")  # the server makes no id between looking and writing
         (there,) = connection.execute("SELECT count(*) / ? FROM task WHERE project_id = ?", (count, project)).fetchone()
         task, prediction = (_Ids.of(connection, table, project, count) for table in ("task", "prediction"))
         span = {"copies": times - there, "count": count}
@@ -154,13 +155,21 @@ def _insert_copies(
     )
 
 
-def _look_seconds(client: LabelStudio, project: LabelStudioProject) -> dict[str, float]:
+def _look_seconds(client: LabelStudio, project: LabelStudioProject, database: Path) -> dict[str, float]:
     page = {"project": project.project_id, "view": keep_view(project), "page": 1, "page_size": 30}
     looks = {
         "next_seconds": project.next_task,
         "page_seconds": lambda: call(client, "GET", "api/tasks/", params=page),
     }
-    return {name: statistics.median(seconds) for name, seconds in in_turns(looks, LOOKS).items()}
+    unlock_tasks(database)
+    found = in_turns(looks, LOOKS, step=lambda: unlock_tasks(database))
+    return {name: statistics.median(seconds) for name, seconds in found.items()}
+
+
+def unlock_tasks(database: Path) -> None:
+    """Let the next task be looked for: whoever has one gets it again."""
+    with closing(sqlite3.connect(database, timeout=600)) as connection, connection:
+        connection.execute("DELETE FROM tasks_tasklock")
 
 
 def _push_one(client: LabelStudio, project: LabelStudioProject, task: int) -> float:

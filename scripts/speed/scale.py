@@ -86,11 +86,13 @@ def _push_seconds(found: Mapping[str, Sequence[Mapping[str, Any]]], size: int, s
 
 
 def _carried_on(crowds: Sequence[Mapping[str, Any]], key: str, size: int) -> float:
-    """What `key` would be with `size` tasks, on the line through the two largest crowds, which does not fall; with one
-    crowd, in proportion."""
+    """What `key` would be with `size` tasks, on the line through the two largest crowds, which does not fall; in
+    proportion with one crowd, and below the smaller."""
     last = crowds[-1]
     if len(crowds) == 1:
         return last[key] * size / last["tasks"]
+    if size < crowds[-2]["tasks"]:
+        return crowds[-2][key] * size / crowds[-2]["tasks"]
     before = crowds[-2]
     slope = max(0.0, (last[key] - before[key]) / (last["tasks"] - before["tasks"]))
     return last[key] + slope * (size - last["tasks"])
