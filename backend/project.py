@@ -393,8 +393,9 @@ class LabelStudioProject:
             if there:
                 self._imported(there)
             stored = {raw["id"] for raw in self._pages(TASKS_A_PAGE, [_has_version(version)], include="id")}
-            entries = [entry for entry in entries if json.loads(entry)["task"] in stored]
-            created = len(entries)
+            kept = stored | self._lacking(version)
+            entries = [entry for entry in entries if json.loads(entry)["task"] in kept]
+            created = sum(json.loads(entry)["task"] in stored for entry in entries)
         if created != len(entries):
             lacking = self._lacking(version)
             missing = [task for task in (json.loads(entry)["task"] for entry in entries) if task in lacking]

@@ -243,6 +243,8 @@ def _new_connection(project: LabelStudioProject, backend_url: str, before: dict[
         half = our_connection(project, backend_url)
         if half is not None:
             call(project.client, "DELETE", f"api/ml/{half['id']}")
+            # Seen once on a busy server: the connection was gone, and its title stayed as the project's version.
+            _bring_back(project, {"model_version": before["model_version"]}, say)
         raise
     say(f"connected the backend at {backend_url}, titled TSP")
     return row

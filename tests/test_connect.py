@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -323,8 +325,14 @@ def test_a_backend_that_has_just_started_is_given_time(
     assert project.connections() == []
 
 
+@pytest.mark.parametrize("title_stays", [False, True])
 def test_a_refused_address_leaves_nothing_behind(
-    project: LabelStudioProject, backend: BackendProcess, command: Any, monkeypatch: pytest.MonkeyPatch
+    project: LabelStudioProject,
+    backend: BackendProcess,
+    command: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    label_studio: LabelStudioServer,
+    title_stays: bool,
 ) -> None:
     before = state(project)
     original = connect.call
@@ -334,6 +342,10 @@ def test_a_refused_address_leaves_nothing_behind(
         made = original(client, method, path, **more)
         if (method, path) == ("POST", "api/ml"):
             raise ProjectError("Label Studio refuses addresses of private networks: start it with", 403)
+        if method == "DELETE" and title_stays:
+            with closing(sqlite3.connect(label_studio.folder / "ls.sqlite3", timeout=60)) as database, database:
+                values = ("TSP", project.project_id)
+                database.execute("UPDATE project SET model_version = ? WHERE id = ?", values)
         return made
 
     monkeypatch.setattr(connect, "call", half_refused)

@@ -374,15 +374,22 @@ def test_a_prediction_that_does_not_fit_is_refused_before_it_is_sent(
     assert not predictions_of(project, tasks[0])
 
 
+@pytest.mark.parametrize("gone", [[], [3]])  # also where the call is repeated, because a task was deleted meanwhile
 def test_what_the_server_drops_in_silence_is_noticed_and_made_good_by_a_repetition(
-    client: LabelStudio, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+    client: LabelStudio, images: ImageSet, monkeypatch: pytest.MonkeyPatch, gone: list[int]
 ) -> None:
-    project, tasks = filled_project(client, images.subset(images.keys[:3]))
+    project, tasks = filled_project(client, images.subset(images.keys[: 3 + len(gone)]))
+
+    def found() -> Iterator[Prediction]:
+        yield from (scored(task, 0.5) for task in tasks)
+        for index in gone:
+            call(client, "DELETE", f"api/tasks/{tasks.pop(index)}/")
+
     with monkeypatch.context() as bypassed:
         misdirected(bypassed, tasks[1])
         bypassed.setattr(LabelInterface, "validate_prediction", lambda *_, **__: [])
         with pytest.raises(ProjectError, match=f"stored 2 of 3 predictions; those of tasks {tasks[1]} did not"):
-            push(project, dict.fromkeys(tasks, 0.5))
+            project.push(found(), OLD, CLASSES, SHOWN)
     assert push(project, dict.fromkeys(tasks, 0.5)) == 1
     assert [len(predictions_of(project, task)) for task in tasks] == [1, 1, 1]
 
