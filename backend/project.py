@@ -105,7 +105,7 @@ class LabelStudioProject:
 
     def annotated_task_ids(self) -> set[int]:
         """Tasks with an annotation that was submitted and not skipped."""
-        return {raw["id"] for raw in self._pages(TASKS_A_PAGE, [HAS_ANNOTATION], include="id")}
+        return self._ids(HAS_ANNOTATION)
 
     def task_ids_by_name(self) -> dict[str, int]:
         """The task of each image that `upload_images` imported, by its name."""
@@ -386,16 +386,15 @@ class LabelStudioProject:
                 raise
             # One task is not there. Label Studio stored none of them, or with that flag those of the batches before,
             # which it does not count: their column "total predictions" then stays as it was.
-            still = self._lacking(version)
-            there = [entry for entry in entries if json.loads(entry)["task"] in still]
-            if len(there) == len(entries):
+            entry_of = {json.loads(entry)["task"]: entry for entry in entries}
+            still = entry_of.keys() & self._lacking(version)
+            if len(still) == len(entry_of):
                 raise
-            if there:
-                self._imported(there)
-            stored = {raw["id"] for raw in self._pages(TASKS_A_PAGE, [_has_version(version)], include="id")}
-            kept = stored | self._lacking(version)
-            entries = [entry for entry in entries if json.loads(entry)["task"] in kept]
-            created = sum(json.loads(entry)["task"] in stored for entry in entries)
+            if still:
+                self._imported([entry for task, entry in entry_of.items() if task in still])
+            stored = entry_of.keys() & self._ids(_has_version(version))
+            left = stored | self._lacking(version)
+            entries, created = [entry for task, entry in entry_of.items() if task in left], len(stored)
         if created != len(entries):
             lacking = self._lacking(version)
             missing = [task for task in (json.loads(entry)["task"] for entry in entries) if task in lacking]
@@ -417,7 +416,11 @@ class LabelStudioProject:
 
     def _lacking(self, version: str) -> set[int]:
         """Tasks without a prediction of `version`."""
-        return {raw["id"] for raw in self._pages(TASKS_A_PAGE, [_lacks_version(version)], include="id")}
+        return self._ids(_lacks_version(version))
+
+    def _ids(self, wanted: Mapping[str, Any]) -> set[int]:
+        """The tasks that a filter lets through."""
+        return {raw["id"] for raw in self._pages(TASKS_A_PAGE, [wanted], include="id")}
 
 
 def predictions_a_call(predictions: int, least: int = PREDICTIONS_A_CALL) -> int:

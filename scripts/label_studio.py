@@ -46,7 +46,8 @@ class LabelStudioServer:
     """A server on 127.0.0.1 that keeps its data in `folder`; used before, it goes on with its data and login.
 
     Use it as a context manager, or call `start` and `stop`. It also ends when this process does, however that
-    ends. Attributes: `url`, `email`, `password`, `api_key` (a legacy token, 40 hex digits), `log` (a file).
+    ends. Attributes: `url`, `email`, `password`, `api_key` (a legacy token, 40 hex digits), `log` and `database`
+    (files).
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class LabelStudioServer:
         self.folder = folder.absolute()
         self.port = port
         self.log = self.folder / "label-studio.log"
+        self.database = self.folder / "ls.sqlite3"
         self.url = self.email = self.password = self.api_key = ""
         self._more = environment
         self._say = say or (lambda line: print(line, file=sys.stderr, flush=True))
@@ -85,12 +87,11 @@ class LabelStudioServer:
         require_free_port(port, HOST)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._log_in_as()
-        database = self.folder / "ls.sqlite3"
-        if not database.exists() and empty_database(command).exists():
-            _copy_whole(empty_database(command), database)
+        if not self.database.exists() and empty_database(command).exists():
+            _copy_whole(empty_database(command), self.database)
         self.url = f"http://{HOST}:{port}"
         arguments = ["start", "--no-browser", "--internal-host", HOST, "--port", str(port)]
-        self._child = Child([command, *arguments], self._environment(database), self.log)
+        self._child = Child([command, *arguments], self._environment(self.database), self.log)
         try:
             self._wait()
             self._check_token()

@@ -343,7 +343,7 @@ def test_a_refused_address_leaves_nothing_behind(
         if (method, path) == ("POST", "api/ml"):
             raise ProjectError("Label Studio refuses addresses of private networks: start it with", 403)
         if method == "DELETE" and title_stays:
-            with closing(sqlite3.connect(label_studio.folder / "ls.sqlite3", timeout=60)) as database, database:
+            with closing(sqlite3.connect(label_studio.database, timeout=60)) as database, database:
                 values = ("TSP", project.project_id)
                 database.execute("UPDATE project SET model_version = ? WHERE id = ?", values)
         return made

@@ -85,11 +85,11 @@ def test_copied_tasks_are_tasks_with_predictions_of_their_own(label_studio: Labe
     project, tasks = made()
     other, others = made()
     for times in (4, 4, 5):  # the second time, all of them are there
-        copy_tasks(label_studio.folder / "ls.sqlite3", project.project_id, 3, times)
+        copy_tasks(label_studio.database, project.project_id, 3, times)
         scores = LabelStudioProject(client, project.project_id).scores()
         assert len(scores) == 3 * times and set(tasks) < scores.keys()
         assert len(set(scores.values())) == 3 * times - 2 and all(0 <= score <= 1 for score in scores.values())
-        unlock_tasks(label_studio.folder / "ls.sqlite3")
+        unlock_tasks(label_studio.database)
         assert project.next_task() == min(scores, key=scores.__getitem__)
     addresses = [task.image_url for task in project.tasks()]
     assert sorted(addresses) == sorted(5 * addresses[:3]) and len(set(addresses)) == 3

@@ -31,7 +31,7 @@ def test_a_wrong_token_is_refused(label_studio: LabelStudioServer) -> None:
 
 
 def test_its_files_lie_in_its_folder_and_the_login_is_private(label_studio: LabelStudioServer) -> None:
-    assert (label_studio.folder / "ls.sqlite3").is_file()
+    assert label_studio.database.parent == label_studio.folder and label_studio.database.is_file()
     assert (label_studio.folder / "login.json").stat().st_mode & 0o077 == 0
     log = label_studio.log.read_text()
     assert label_studio.password not in log

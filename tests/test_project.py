@@ -293,7 +293,7 @@ def test_a_server_told_to_count_little_is_pushed_to_as_well(tmp_path: Path) -> N
         client = connect(server.url, server.api_key)
         project = new_project(client)
         tasks = import_addresses(project, [f"http://127.0.0.1/{number}.png" for number in range(502)])
-        with closing(sqlite3.connect(server.folder / "ls.sqlite3", timeout=60)) as database, database:
+        with closing(sqlite3.connect(server.database, timeout=60)) as database, database:
             database.execute("UPDATE task SET total_predictions = 7 WHERE id = ?", (tasks[0],))
 
         def listed() -> dict[int, dict[str, Any]]:

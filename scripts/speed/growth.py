@@ -68,14 +68,14 @@ def growth(
         images = load_coco(folder / "set", "train")
         with LabelStudioServer(folder / "label-studio") as server, served(folder / "set" / "images") as address:
             client = connect(server.url, server.api_key)
-            database, found = server.folder / "ls.sqlite3", {"pools": [], "crowds": []}
+            found: dict[str, list[dict[str, Any]]] = {"pools": [], "crowds": []}
             for size in tqdm(sorted(sizes), desc="pools", leave=False):
                 where = (folder / str(size), free_port(), server.url, server.api_key)
                 environment = {"TORCH_THREADS": "1", "OMP_NUM_THREADS": "1", "TSP_IMAGE_HOSTS": "127.0.0.1"}
                 with BackendProcess(*where, **environment) as backend:
-                    found["pools"].append(_Growing(client, backend, address, images, database).row(size))
+                    found["pools"].append(_Growing(client, backend, address, images, server.database).row(size))
                 keep(found)
-            for row in crowd(client, database, crowds):
+            for row in crowd(client, server.database, crowds):
                 found["crowds"].append(row)
                 keep(found)
         return found

@@ -2,8 +2,8 @@
 
 Everything is taken to grow as the pool does, from the largest pool that was measured. What a look at the Data Manager
 or at next task costs lies on the line through the two largest crowds, since a part of it is the same for every one; and
-so does a call that pushes, since Label Studio counts the whole project again after each. The network's share is that of
-a GPU whose rate is given.
+so does a call that pushes, since Label Studio may count the whole project again after each. The network's share is that
+of a GPU whose rate is given.
 """
 
 from __future__ import annotations
@@ -88,11 +88,8 @@ def _push_seconds(found: Mapping[str, Sequence[Mapping[str, Any]]], size: int, s
 def _carried_on(crowds: Sequence[Mapping[str, Any]], key: str, size: int) -> float:
     """What `key` would be with `size` tasks, on the line through the two largest crowds, which does not fall; in
     proportion with one crowd, and below the smaller."""
-    last = crowds[-1]
-    if len(crowds) == 1:
-        return last[key] * size / last["tasks"]
-    if size < crowds[-2]["tasks"]:
-        return crowds[-2][key] * size / crowds[-2]["tasks"]
-    before = crowds[-2]
+    before, last = crowds[-2:][0], crowds[-1]
+    if before is last or size < before["tasks"]:
+        return before[key] * size / before["tasks"]
     slope = max(0.0, (last[key] - before[key]) / (last["tasks"] - before["tasks"]))
     return last[key] + slope * (size - last["tasks"])
