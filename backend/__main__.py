@@ -242,11 +242,12 @@ def _worker(service: ServiceSettings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))  # not more with each start anew
-    from backend.jobs import Jobs, start_worker
+    from backend.jobs import Jobs
     from backend.ranks import unusable
     from backend.steps import CycleSteps
     from backend.stranded import Stranded
     from backend.watch import Watch
+    from backend.workflows import start_worker
     from tsp_model.execution import device_name
 
     if reason := unusable(service):

@@ -49,6 +49,7 @@ def create_app(service: ServiceSettings | None = None, jobs: Jobs | None = None)
     _add_limit(app)
     _add_errors(app)
     _add_model_routes(app, service, jobs)
+    _add_version_routes(app, service, jobs)
     _add_job_routes(app, service, jobs)
     return app
 
@@ -169,6 +170,8 @@ def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
         results = backend.predict(tasks, context=params.get("context") if isinstance(params, dict) else None)
         return jsonify({"results": results, "model_version": versions.active() or UNTRAINED})
 
+
+def _add_version_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
     @app.route("/versions", methods=["POST"])
     def activate_version() -> tuple[Response, int]:
         body = _body()

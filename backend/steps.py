@@ -53,7 +53,7 @@ class JobError(ExplainedError, RuntimeError):
 
 
 class CycleSteps:
-    """The steps of backend.jobs.Steps, for every project of one Label Studio."""
+    """The steps of backend.workflows.Steps, for every project of one Label Studio."""
 
     def __init__(self, service: ServiceSettings) -> None:
         self._service = service

@@ -14,9 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from backend.jobs import Jobs, running_here, take_over
+from backend.jobs import Jobs
 from backend.presence import BEAT_SECONDS, Alone, Shared
 from backend.ranks import end_ranks
+from backend.workflows import running_here, take_over
 
 logger = logging.getLogger(__name__)
 

@@ -24,9 +24,10 @@ WORKER = """
 import errno, os, sys, threading, time
 from pathlib import Path
 from backend.connection import UnansweredError
-from backend.jobs import Jobs, start_worker
+from backend.jobs import Jobs
 from backend.presence import Alone, Shared
 from backend.stranded import Stranded
+from backend.workflows import start_worker
 
 folder, url = Path(sys.argv[1]), sys.argv[2]
 

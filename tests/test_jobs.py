@@ -8,8 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from backend import jobs as backend_jobs
-from backend import progress
+from backend import progress, workflows
 from backend.connection import ProjectError, UnansweredError
 from tests.job_bench import KEY, TRAINING, opened
 
@@ -184,7 +183,7 @@ def test_a_step_waits_for_room_on_the_disk(bench):
     ],
 )
 def test_what_may_pass_and_what_is_worth_a_day(error, passes, away):
-    assert (backend_jobs._may_pass(error), backend_jobs._away(error)) == (passes, away)
+    assert (workflows._may_pass(error), workflows._away(error)) == (passes, away)
 
 
 def test_a_clock_that_was_set_back_loses_no_request(bench):
