@@ -45,8 +45,8 @@ def compared(
         images: with labels, in the new version's classes.
         in_new_classes: makes a prediction of the old version read in these.
     """
-    old = (in_new_classes(one) for one in score_pool(before, images, progress, execution=execution))
-    new = score_pool(after, images, progress, execution=execution)
+    old = (in_new_classes(one) for one in score_pool(before, images, progress, execution=execution, signals=False))
+    new = score_pool(after, images, progress, execution=execution, signals=False)
     checked = [[check(item, one) for item, one in zip(images.items, found, strict=True)] for found in (old, new)]
     return compare(*checked, len(images.classes))
 

@@ -207,7 +207,7 @@ class Experiment:
         folder, kept = self._active_folder(), self.out / f"M{k}"
         card = self.versions.card(folder.name)
         evaluated = time.monotonic()
-        write_predictions(kept / TEST_PREDICTIONS, score_pool(folder, self.test_set))
+        write_predictions(kept / TEST_PREDICTIONS, score_pool(folder, self.test_set, signals=False))
         precision = average_precision(self.test_set, PredictionFile(kept / TEST_PREDICTIONS))
         name_of = {str(task): name for name, task in self.task_of.items()}
         pseudo = read_predictions(folder / PSEUDO_LABELS)

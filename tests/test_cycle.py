@@ -262,6 +262,13 @@ def test_what_is_left_out_changes_no_score(first, discs, tmp_path):
         assert entry.scores == every[key].above(middle).scores
 
 
+def test_who_does_not_rank_has_the_same_predictions_without_the_signals(first, discs, tmp_path):
+    folder = copied(first[0], tmp_path, strategy="core_set")
+    ranked, plain = (list(score_pool(folder, discs, signals=signals)) for signals in (True, False))
+    assert all(one.signals for one in ranked)
+    assert plain == [replace(one, signals={}) for one in ranked]
+
+
 def test_predictions_are_completed_and_made_anew_only_for_who_looks_at_more(first, discs, tmp_path):
     folder = copied(first[0], tmp_path)
     half = discs.subset(discs.keys[:5])

@@ -142,6 +142,7 @@ def score_pool(
     above: float = 0.0,
     execution: Execution | None = None,
     features: bool = False,
+    signals: bool = True,
 ) -> Iterator[Prediction]:
     """Every image of the pool as `folder`'s model sees it, in order, as a stream; labels are not looked at.
 
@@ -151,6 +152,8 @@ def score_pool(
     Args:
         above: only detections with a class score above this are wanted.
         execution: see checkpoints.load. features: see acquisition.observing.
+        signals: False where nobody ranks by these predictions: the strategy then notes nothing, such as ten passes with
+            dropout.
     """
     model, card = checkpoints.load(folder, execution)
     settings = Settings.from_dict(card["settings"])
@@ -159,7 +162,7 @@ def score_pool(
     def compressed(found: tuple[str, dict[str, Any]]) -> Prediction:
         return Prediction.from_detections(*found, settings, above)
 
-    observe = observing(settings, features)
+    observe = observing(settings, features) if signals else None
     with ahead(read_image, (item.path for item in pool.items), 2 * BATCH_SIZE) as images:
         found = zip(pool.keys, predict(model, images, paste=False, above=above, observe=observe), strict=True)
         with ahead(compressed, found, BATCH_SIZE) as predictions:

@@ -80,7 +80,7 @@ class CellRun:
         if k < self.cycles:
             complete_predictions(folder, pool, looked_at(self.settings), progress)
         scored = time.monotonic()
-        write_predictions(folder / TEST_PREDICTIONS, score_pool(folder, self.test_set, progress))
+        write_predictions(folder / TEST_PREDICTIONS, score_pool(folder, self.test_set, progress, signals=False))
         quality = average_precision(self.test_set, PredictionFile(folder / TEST_PREDICTIONS))
         pseudo = read_predictions(folder / PSEUDO_LABELS)
         precision = pseudo_label_precision(self.train_set, pseudo)["precision"]
