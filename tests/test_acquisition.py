@@ -173,6 +173,8 @@ def test_scoring_notes_what_a_strategy_reads_and_changes_nothing_else():
     assert len(once[0]["signals"]["features"]) == 64
     with pytest.raises(SettingsError, match="set dropout"):
         Settings(strategy="mc_dropout")
+    with pytest.raises(SettingsError, match="raise batch_size"):
+        Settings(strategy="learning_loss", batch_size=1)
 
 
 def test_random_depends_on_the_seed_only():
@@ -186,6 +188,16 @@ def test_ties_fall_by_key_and_seed_whatever_the_order():
     assert pick(dict.fromkeys(reversed(keys), 0.5), 5, seed=1) == first
     assert pick(dict.fromkeys(keys, 0.5), 5, seed=2) != first
     assert pick(dict.fromkeys(keys, 0.5) | {"image-7": 0.4}, 1, seed=1) == ["image-7"]
+
+
+@pytest.mark.parametrize("signals", [{}, {"features": [0.5, float("nan")]}, {"predicted_loss": float("inf")}])
+def test_a_network_that_says_no_number_is_refused_with_the_image(signals):
+    found = detections([[0.0, 0.0, 4.0, 4.0]], [LN2]) | {"labels": torch.tensor([1])}
+    found |= {name: torch.tensor([0.5]) for name in ("scores", "box_scores", "mask_scores")}
+    found |= {"max_class_score": 0.5 if signals else float("nan"), "signals": signals}
+    name = next(iter(signals), "max_class_score")
+    with pytest.raises(ValueError, match=f"image scan-7.png is not finite \\({name}.*train it again"):
+        Prediction.from_detections("scan-7.png", found, Settings())
 
 
 def test_a_score_that_is_no_number_is_refused():

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,9 +21,10 @@ from scripts.grid.claims import claimed
 from scripts.grid.runner import run_grid
 from scripts.grid.spec import read_grid
 from tsp_model import checkpoints
-from tsp_model.cycle import train_cycle
+from tsp_model.cycle import TRAINING_STATE, train_cycle
 from tsp_model.data.image_set import ImageSet
 from tsp_model.settings import Settings
+from tsp_model.training import NonFiniteLossError
 
 SMALL = """
 data = "synthetic"
@@ -73,6 +78,10 @@ def test_cells_are_strategies_with_and_without_ssl_then_variants_seed_by_seed(tm
         ('["tsp_diverse"]', '["tps"]', "tps"),
         ("seeds = [0]", "seeds = [0, 0]", "is there twice"),
         ("[settings]", "[settings", "cannot be read"),
+        ("ssl = [true]", "ssl = true", "ssl=True; give"),
+        ("ssl = [true]", 'ssl = ["no"]', "ssl=\\['no'\\]; give"),
+        ("full_data = false", "variants = 3", "variants=3 is no table"),
+        ("[settings]", '[variants.small]\npreset = "tiny"\n[settings]', "small.* unknown key preset"),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -89,6 +98,20 @@ def test_a_file_that_is_not_there_is_told_where_examples_are(tmp_path: Path) -> 
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "scripts" / "experiments").glob("*.toml")), ids=lambda p: p.stem)
 def test_the_ready_files_can_be_read(file: Path) -> None:
     assert len(read_grid(file).cells) >= 15
+
+
+@pytest.mark.parametrize(("name", "image_size"), [("paper-ct", 512), ("paper-oct", 1024)])
+def test_the_papers_files_hold_its_settings(name: str, image_size: int) -> None:
+    grid = read_grid(REPOSITORY / "scripts" / "experiments" / f"{name}.toml")
+    assert (grid.cycles, grid.per_cycle, len({cell.settings.seed for cell in grid.cells})) == (6, 500, 3)
+    method = next(cell.settings for cell in grid.cells if cell.name == "tsp + SSL")
+    thresholds = (method.pseudo_class_threshold, method.pseudo_box_threshold, method.pseudo_mask_threshold)
+    assert (thresholds, method.beta, method.image_size) == ((0.9, 0.9, 0.8), 0.01, image_size)
+    assert (method.backbone, method.warm_start, method.score_parts) == ("resnet50", False, "cbm")
+    assert (method.optimizer, method.learning_rate, method.momentum, method.weight_decay) == ("sgd", 1e-3, 0.9, 1e-4)
+    assert (method.epochs, tuple(method.milestones)) == (50, (45, 49))
+    assert {cell.settings.beta for cell in grid.cells} == {0.01, 0.05, 0.09}
+    assert {cell.settings.score_parts for cell in grid.cells} == {"cbm", "cm", "cb", "c"}
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +144,64 @@ def test_results_of_other_settings_are_refused_by_name(finished: tuple[Path, Pat
     _, out, _ = finished
     with pytest.raises(CommandError, match="another beta, epochs"):
         run_grid(write(tmp_path, **{"epochs = 1": "epochs = 2\nbeta = 0.05"}), out)
+
+
+def test_a_setting_that_an_old_cell_lacks_had_its_default(
+    finished: tuple[Path, Path, list[dict]], tmp_path: Path
+) -> None:
+    _, out, rows = finished
+    shutil.copytree(out, tmp_path / "out")
+    identity = tmp_path / "out" / "tsp_diverse___SSL" / "seed0" / "cell.json"
+    known = json.loads(identity.read_text())
+    del known["beta"]
+    identity.write_text(json.dumps(known))
+    assert run_grid(write(tmp_path), tmp_path / "out") == rows
+    with pytest.raises(CommandError, match="another beta"):
+        run_grid(write(tmp_path, **{"epochs = 1": "epochs = 1\nbeta = 0.05"}), tmp_path / "out")
+
+
+def test_more_cycles_may_be_asked_for_later(finished: tuple[Path, Path, list[dict]], tmp_path: Path) -> None:
+    _, out, rows = finished
+    shutil.copytree(out, tmp_path / "out")
+    more = run_grid(write(tmp_path, **{"cycles = 2": "cycles = 3"}), tmp_path / "out")
+    assert more[:2] == rows
+    assert [row["labels"] for row in more] == [3, 6, 9]
+
+
+def test_a_cell_that_cannot_go_on_does_not_hold_up_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = grid_cell.train_cycle
+
+    def diverges(labelled: ImageSet, pool: ImageSet, before: object, settings: Settings, *others: object) -> object:
+        if settings.strategy == "tsp":
+            raise NonFiniteLossError("the loss is not finite on images a, b")
+        return train(labelled, pool, before, settings, *others)
+
+    monkeypatch.setattr(grid_cell, "train_cycle", diverges)
+    file = write(tmp_path, **{'["tsp_diverse"]': '["tsp", "random"]'})
+    with pytest.raises(CommandError, match="1 of 2 cells cannot go on; .* tsp___SSL/seed0: the loss is not finite"):
+        run_grid(file, tmp_path / "out")
+    assert "images a, b" in capsys.readouterr().err
+    rows = [(tmp_path / "out" / name / "seed0" / "results.jsonl") for name in ("tsp___SSL", "random___SSL")]
+    assert [len(path.read_text().splitlines()) for path in rows] == [1, 2]
+
+
+def test_a_grid_killed_in_its_training_ends_as_an_unbroken_one(
+    finished: tuple[Path, Path, list[dict]], tmp_path: Path
+) -> None:
+    out, epochs = tmp_path / "out", {"epochs = 1": "epochs = 8"}
+    file = write(tmp_path, **epochs)
+    command = [sys.executable, "-m", "scripts.benchmark", "run", str(file), "--out", str(out)]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(out.glob(f"first_models/*/{TRAINING_STATE}")):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not list(out.glob("**/results.jsonl"))
+    unbroken = run_grid(file, tmp_path / "unbroken")
+    assert [{**row, "seconds": 0} for row in run_grid(file, out)] == [{**row, "seconds": 0} for row in unbroken]
 
 
 def test_a_killed_cell_goes_on_and_ends_as_an_unbroken_one(

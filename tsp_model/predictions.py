@@ -7,6 +7,7 @@ One prediction pass serves ranking, pseudo labels, pre-annotations and evaluatio
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -14,10 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsp_model.data import DataError, masks
+from tsp_model.errors import ExplainedError
 from tsp_model.files import write_atomically
 
 if TYPE_CHECKING:
     from tsp_model.settings import Settings
+
+
+class NonFinitePredictionError(ExplainedError, ValueError):
+    """The network said something about an image that is no number; the message names both."""
 
 
 @dataclass
@@ -63,6 +69,8 @@ class Prediction:
 
         Masks are cut at ``settings.mask_threshold``; S counts detections whose class score is above
         ``settings.ranking_score_threshold`` only (which ones count is part of the method).
+
+        Raises NonFinitePredictionError: a score, a box or a signal is NaN or infinite.
         """
         from tsp_model.paste import codes
         from tsp_model.scores import empty_image_score, image_score, instance_scores
@@ -72,7 +80,7 @@ class Prediction:
         merged = instance_scores(*triplet, settings.score_parts)
         counted = merged[detections["scores"] > settings.ranking_score_threshold]
         max_class_score = float(detections["max_class_score"])
-        return cls(
+        prediction = cls(
             key=key,
             height=height,
             width=width,
@@ -89,6 +97,8 @@ class Prediction:
             kept_above=above,
             signals=dict(detections.get("signals", {})),
         )
+        _refuse_non_finite(prediction)
+        return prediction
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -254,6 +264,27 @@ def _lines(path: Path | str) -> Iterator[tuple[int, int, Prediction]]:
 def _line(prediction: Prediction) -> bytes:
     # dumps, not dump: only the former has the fast encoder.
     return (json.dumps(prediction.to_dict(), separators=(",", ":"), allow_nan=False) + "\n").encode()
+
+
+def _refuse_non_finite(prediction: Prediction) -> None:
+    """Here, where the image is known: a NaN is above no threshold and would pass for an image without detections, or
+    for one that is far from all others."""
+    numbers = vars(prediction) | prediction.signals
+    wrong = [name for name, value in numbers.items() if not all(map(math.isfinite, _numbers(value)))]
+    if wrong:
+        raise NonFinitePredictionError(
+            f"what the network says about image {prediction.key} is not finite ({', '.join(wrong)}); train it again, "
+            "with a lower learning_rate if that repeats itself."
+        )
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """Those in a number or in lists of numbers, however deep."""
+    if isinstance(value, list):
+        for one in value:
+            yield from _numbers(one)
+    elif isinstance(value, float):
+        yield value
 
 
 def _broken(path: Path | str, line: int, reason: str) -> DataError:

@@ -167,6 +167,8 @@ class Settings:
                 raise SettingsError(f"{name}={value} is out of range; use a value from {low} to {high}.")
         if self.strategy == "mc_dropout" and self.dropout == 0:
             raise SettingsError("strategy=mc_dropout has nothing to drop with dropout=0; set dropout, such as 0.25.")
+        if self.strategy == "learning_loss" and self.batch_size == 1:
+            raise SettingsError("strategy=learning_loss compares the images of a step; raise batch_size to 2 or more.")
         if self.ranking_score_threshold < self.score_threshold:
             raise SettingsError(
                 f"ranking_score_threshold={self.ranking_score_threshold} is below score_threshold="

@@ -28,6 +28,7 @@ from tsp_model.data.image_set import ImageSet
 from tsp_model.evaluation import average_precision, pseudo_label_precision
 from tsp_model.files import write_json
 from tsp_model.predictions import PredictionFile, read_predictions, write_predictions
+from tsp_model.settings import Settings
 from tsp_model.training import Progress
 
 IDENTITY, RESULTS, PICKED = "cell.json", "results.jsonl", "picked.json"
@@ -65,6 +66,8 @@ class CellRun:
 
     def _cycle(self, k: int, progress: Progress) -> None:
         start = time.monotonic()
+        if k > 1:  # it was the last cycle once, if more were asked for later
+            complete_predictions(self._version(k - 1), self._split()[1], looked_at(self.settings), progress)
         picked = self._pick(k)
         labelled, pool = self._split()
         before = PredictionFile(self._version(k - 1) / PREDICTIONS) if k > 1 else None
@@ -132,8 +135,8 @@ class CellRun:
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(path, identity)
-        known = json.loads(path.read_text())
-        changed = sorted(name for name in identity if known.get(name, identity[name]) != identity[name])
+        known = Settings().to_dict() | json.loads(path.read_text())  # settings that are new since had their defaults
+        changed = sorted(name for name in identity if known.get(name) != identity[name])
         if changed:
             raise CommandError(
                 f"{self.folder} holds results with another {', '.join(changed)}; choose another --out, or repeat the "

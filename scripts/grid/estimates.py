@@ -162,6 +162,8 @@ def rows_of_cell(cell: Path, images: ImageSet, methods: Sequence[str]) -> Iterat
         pool = [seen[key] for key in rest.keys]
         known = Known(pool, checked[k - 1], checked[: k - 1], before, objects, identity["seed"])
         truth = average_precision(rest, {one.key: one for one in pool})["mask_ap50"]
+        if truth is None:  # a pool without an object has no AP50
+            continue
         for method in methods:
             try:
                 estimate = METHODS[method](known)
@@ -173,7 +175,7 @@ def rows_of_cell(cell: Path, images: ImageSet, methods: Sequence[str]) -> Iterat
                 "labels": results[k - 1]["labels"],
                 "method": method,
                 **{"low": None, "high": None} | estimate,
-                "truth": truth or 0.0,
+                "truth": truth,
                 "test_ap50": results[k - 1]["mask_ap50"],
             }
 

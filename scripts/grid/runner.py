@@ -19,6 +19,10 @@ from scripts.plan import STATE, Place
 from tsp_model.training import NonFiniteLossError
 
 
+class CellError(CommandError):
+    """A cell that cannot go on; the others can."""
+
+
 def run_grid(file: Path, out: Path, place: Place | None = None, smoke: bool = False) -> list[dict[str, Any]]:
     """All rows of the grid that are there in the end.
 
@@ -29,7 +33,8 @@ def run_grid(file: Path, out: Path, place: Place | None = None, smoke: bool = Fa
     share a grid and its folder. Cells in memory and through a server are not mixed in one folder.
 
     Raises:
-        CommandError: the file is wrong, the data is too small, a cell holds other results, or a cell cannot go on.
+        CommandError: the file is wrong, the data is too small, or a cell holds other results; at the end, if there was
+            a cell that could not go on.
         The errors of scripts.command_line: Label Studio or the backend cannot be used.
     """
     grid = read_grid(file, smoke)
@@ -38,6 +43,7 @@ def run_grid(file: Path, out: Path, place: Place | None = None, smoke: bool = Fa
     size = grid.cells[0].settings.image_size
     train, test = load_sets(grid.data, grid.train_images, grid.test_images, out, size, seed=0)
     rows: list[dict[str, Any]] = []
+    failed: list[CellError] = []
     cycles = sum(1 if cell.full_data else grid.cycles for cell in grid.cells)
     with tqdm(total=cycles, desc=file.stem, unit="cycle", dynamic_ncols=True) as bar:
         for cell in grid.cells:
@@ -47,7 +53,13 @@ def run_grid(file: Path, out: Path, place: Place | None = None, smoke: bool = Fa
                     print(f"{cell.folder} is run by another process", file=sys.stderr)
                     continue
                 one = (grid, cell, train, test, folder)
-                rows += _run(_through_server(place)(*one) if place else CellRun(*one), cell, bar)
+                try:
+                    rows += _run(_through_server(place)(*one) if place else CellRun(*one), cell, bar)
+                except CellError as error:
+                    print(error, file=sys.stderr)
+                    failed.append(error)
+    if failed:
+        raise CommandError(f"{len(failed)} of {len(grid.cells)} cells cannot go on; the first of them is {failed[0]}")
     return rows
 
 
@@ -84,6 +96,6 @@ def _run(run: CellRun, cell: Cell, bar: tqdm) -> list[dict[str, Any]]:
     try:
         rows = run.run(show)
     except (NonFiniteLossError, ValueError) as error:
-        raise CommandError(f"{cell.folder}: {error}") from error
+        raise CellError(f"{cell.folder}: {error}") from error
     bar.update(len(rows) - done)
     return rows

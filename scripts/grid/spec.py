@@ -131,6 +131,9 @@ def _check(path: Path, values: Mapping[str, Any]) -> None:
     for name in ("cycles", "per_cycle", "train_images", "test_images"):
         if name in values and (type(values[name]) is not int or values[name] < 1):
             raise CommandError(f"{path}: {name}={values[name]!r} is no whole number above 0.")
+    ssl = values.get("ssl", [True])
+    if not isinstance(ssl, list) or not ssl or any(type(value) is not bool for value in ssl):
+        raise CommandError(f"{path}: ssl={ssl!r}; give [false], [true] or [false, true].")
     if type(values.get("full_data", True)) is not bool:
         raise CommandError(f"{path}: full_data={values['full_data']!r}; give true or false.")
     wrong = [name for name in values["strategies"] if name not in STRATEGY_NAMES]
@@ -138,13 +141,24 @@ def _check(path: Path, values: Mapping[str, Any]) -> None:
         raise CommandError(f"{path}: strategies={wrong or []}; known: {', '.join(STRATEGY_NAMES)}.")
     if not values["seeds"] or any(type(seed) is not int for seed in values["seeds"]):
         raise CommandError(f"{path}: seeds={values['seeds']}; give whole numbers.")
-    for title, table in (("settings", values.get("settings", {})), *values.get("variants", {}).items()):
-        known = {*FIELD_NAMES, "preset"} - (set(OF_A_CELL) if title == "settings" else {"seed"})
+    variants = values.get("variants", {})
+    _check_tables(path, {"settings": values.get("settings", {}), "variants": variants})
+    _check_tables(path, variants)
+    _check_keys(path, "settings", values.get("settings", {}), {*FIELD_NAMES, "preset"} - set(OF_A_CELL))
+    for title, table in variants.items():
+        _check_keys(path, title, table, set(FIELD_NAMES) - {"seed"})
+
+
+def _check_tables(path: Path, tables: Mapping[str, Any]) -> None:
+    for title, table in tables.items():
         if not isinstance(table, dict):
             raise CommandError(f"{path}: {title}={table!r} is no table of settings.")
-        if unknown := sorted(set(table) - known):
-            remedy = meant(unknown, sorted(known))
-            raise CommandError(f"{path}: [{title}] has the unknown key {', '.join(unknown)}; {remedy}")
+
+
+def _check_keys(path: Path, title: str, table: Mapping[str, Any], known: set[str]) -> None:
+    if unknown := sorted(set(table) - known):
+        remedy = meant(unknown, sorted(known))
+        raise CommandError(f"{path}: [{title}] has the unknown key {', '.join(unknown)}; {remedy}")
 
 
 def _cells(values: Mapping[str, Any]) -> list[Cell]:

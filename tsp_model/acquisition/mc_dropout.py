@@ -30,7 +30,11 @@ IN_MEAN_MASK = 0.25  # share of the masks that must hold a pixel for the mean ma
 
 
 def observer(settings: Settings) -> Observe:
-    """The certainty of each image; None where no pass found anything. Passes share backbone and proposals."""
+    """The certainty of each image; None where no pass found anything. Passes share backbone and proposals.
+
+    What is dropped follows from the seed and the images that are seen together: a scoring that was killed and goes on
+    puts others together, and may find other certainties than an unbroken one.
+    """
 
     def observe(model: TSPMaskRCNN, proposed: Proposed) -> list[dict[str, Any]]:
         devices = [proposed.proposals[0].device] if proposed.proposals[0].is_cuda else []
