@@ -12,11 +12,10 @@ from matplotlib import rc_context
 from tqdm import tqdm
 
 from scripts.command_line import parser_of, run
-from scripts.grid.spec import read_grid
 from scripts.reporting import words
 from scripts.reporting.ablations import ablations
 from scripts.reporting.calibration import heads
-from scripts.reporting.conditions import conditions, times
+from scripts.reporting.conditions import conditions
 from scripts.reporting.context import Context, find_data
 from scripts.reporting.labels_saved import labels_saved
 from scripts.reporting.learning_curves import learning_curves
@@ -26,6 +25,7 @@ from scripts.reporting.pictures import pictures
 from scripts.reporting.plots import STYLE
 from scripts.reporting.pool_estimate import pool_estimate
 from scripts.reporting.pseudo import pseudo
+from scripts.reporting.times import times
 from tsp_model.files import write_text
 
 # In the order of the page; a section more is a function more.
@@ -93,7 +93,7 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = _arguments()
-    grid = read_results(arguments.results, read_grid(arguments.grid) if arguments.grid else None)
+    grid = read_results(arguments.results, arguments.grid)
     train, test, without_data = find_data(grid, arguments.data)
     context = Context(
         grid=grid,

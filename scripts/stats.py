@@ -53,6 +53,11 @@ class PairedDifference:
         """Whether the interval leaves zero out; never for one pair."""
         return self.half_width is not None and abs(self.mean) > self.half_width
 
+    def times(self, factor: float) -> PairedDifference:
+        """The same in another unit: minutes instead of images, or with its sign turned."""
+        half_width = None if self.half_width is None else self.half_width * abs(factor)
+        return PairedDifference(self.mean * factor, half_width, self.pairs)
+
 
 def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> PairedDifference | None:
     """Ours less theirs, over the keys (seeds) that both have; None where there is none."""

@@ -20,6 +20,7 @@ from scripts import report as report_module
 from scripts.command_line import CommandError
 from scripts.reporting.context import find_data
 from scripts.reporting.lines import read_results
+from scripts.reporting.page import Table
 from scripts.reporting.plots import spread
 from tests.builders import SIZE
 from tests.grid_cells import context_of, found_squares, rle, write_cell, write_grid
@@ -195,6 +196,16 @@ def test_a_grid_of_variants_alone_is_reported_without_the_curves_of_strategies(t
     page = (context.out / "report.html").read_text(encoding="utf-8")
     assert "no plain TSP cells" in page and "Left out: the curves of the strategies" in page
     assert "beta 0.05" in page and "epochs 7" in page
+
+
+def test_long_words_and_lists_are_broken_into_lines_and_numbers_are_not() -> None:
+    words, listed, number = (
+        "reached by none of the seeds",
+        "10 (-7 to 27); 39 (-29 to 108)",
+        "+0.014 (-0.003 to +0.031)",
+    )
+    html = Table("", ["a", "b", "c"], [[words, listed, number]]).to_html()
+    assert f'<td class="words">{words}</td><td class="words">{listed}</td><td>{number}</td>' in html
 
 
 @pytest.mark.parametrize("value", ["-1", "nan", "much"])

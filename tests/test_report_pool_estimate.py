@@ -17,7 +17,8 @@ from tsp_model.predictions import Prediction, write_predictions
 
 SQUARE = (8, 8, 20)
 TRAIN = squares_set(*[[SQUARE]] * POOL)
-EMPTY = squares_set(*[[]] * POOL)
+PICKED = 30  # images, of a cell with three cycles
+EMPTY_PICKS = squares_set(*[[]] * PICKED, *[[SQUARE]] * (POOL - PICKED))
 
 
 def found(key: str) -> Prediction:
@@ -132,7 +133,7 @@ def test_a_cell_without_its_predictions_is_named_and_the_rest_is_there(misled: P
 
 
 def test_pools_with_too_little_to_learn_from_are_counted(misled: Path) -> None:
-    section = pool_estimate(context_of(misled, train=EMPTY))
+    section = pool_estimate(context_of(misled, train=EMPTY_PICKS))
     assert said(section) == (
         "the estimate of 4 pools; fewer than 5 images or 5 objects were labelled last, too little to learn from."
     )

@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from scripts.reporting import plots
-from scripts.reporting.conditions import times
 from scripts.reporting.labels_saved import labels_saved
 from scripts.reporting.learning_curves import learning_curves
 from scripts.reporting.lines import GridResults, read_results
@@ -20,6 +19,7 @@ from scripts.reporting.page import Figure
 from scripts.reporting.plots import End, draw_learning_curve, name_ends, panels
 from scripts.reporting.pseudo import pseudo
 from scripts.reporting.shared_seeds import SharedSeeds
+from scripts.reporting.times import times
 from tests.grid_cells import context_of, row_of, said, table_of, write_cell
 
 
@@ -119,7 +119,7 @@ def test_means_of_tables_are_over_the_same_seeds_and_differences_paired(cut_shor
     # Areas of seed 0: 0.4 and (0.35 + 0.6) / 2; with seed 1 theirs would be 0.678.
     assert row_of(table, "random")[1:3] == ["1 of 2", "0.400"]
     assert row_of(table, "TSP + SSL")[1:4] == ["2", "0.475", "+0.075 (one pair)"]
-    assert row_of(table, "TSP + SSL")[4] == "0.700"
+    assert row_of(table, "TSP + SSL")[4:6] == ["0.500", "0.700"]
     assert table.caption.endswith("Means are over seed 0, so that all are over the same.")
 
 
@@ -129,7 +129,7 @@ def test_labels_are_counted_in_the_seeds_that_all_have(cut_short: Path) -> None:
     assert "all 100 labels: 0.500 (1 of 2 seeds)" in table.caption
     # 80% are 0.4: after 20 labels of random, 10 + 10 * 2 / 3 of TSP + SSL; in seed 1 it begins above.
     assert row_of(table, "random (1 of 2 seeds)")[1] == "20"
-    assert row_of(table, "TSP + SSL")[1:3] == ["17", "3, 13, $28"]
+    assert row_of(table, "TSP + SSL")[1:3] == ["17", "3; 13; $28; one seed, no interval"]
     assert row_of(table, "TSP (0 of 2 seeds)")[1] == "unfinished"
 
 
@@ -140,10 +140,13 @@ def test_a_difference_names_its_seeds_where_it_has_not_all(cut_short: Path, monk
     assert named == ["TSP + SSL (1 of 2 seeds)"]
 
 
-def test_time_against_random_is_of_the_seeds_that_both_have(cut_short: Path) -> None:
-    path = cut_short / "tsp_+_SSL" / "seed1" / "results.jsonl"
-    path.write_text(path.read_text().replace('"train": 60.0', '"train": 600.0'))
-    assert row_of(table_of(times(context_of(cut_short))), "TSP + SSL")[-1] == "1.00x"
+def test_times_are_of_the_seeds_that_all_have(cut_short: Path) -> None:
+    path = cut_short / "tsp___SSL" / "seed1" / "results.jsonl"
+    path.write_text(path.read_text().replace('"train": 60.0', '"train": 600.0').replace("80.0", "800.0"))
+    table = table_of(times(context_of(cut_short)))
+    assert table.caption.startswith("Seconds of a cycle, seed 0.")
+    assert row_of(table, "TSP + SSL")[1:3] == ["2", "60.0"] and row_of(table, "TSP + SSL")[-1] == "1.00x"
+    assert row_of(table, "TSP")[1:] == ["0", "-", "0", "-", "-", "-"]
 
 
 # Pseudo labels

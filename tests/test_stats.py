@@ -58,6 +58,14 @@ def test_a_paired_difference_by_hand() -> None:
     assert paired_difference({0: 0.5}, {1: 0.4}) is None
 
 
+def test_a_difference_in_another_unit_keeps_its_interval_in_order() -> None:
+    # Differences 1 and 3: mean 2, half of the interval 12.7062.
+    found = paired_difference({0: 5, 1: 7}, {0: 4, 1: 4}).times(-4)
+    assert (found.mean, found.pairs) == (-8, 2)
+    assert found.interval == pytest.approx((-8 - 4 * 12.7062, -8 + 4 * 12.7062), rel=1e-5)
+    assert paired_difference({0: 5}, {0: 4}).times(-4).interval is None
+
+
 @pytest.mark.parametrize(
     ("degrees", "quantile"), [(1, 12.7062), (2, 4.30265), (3, 3.18245), (4, 2.77645), (9, 2.26216), (30, 2.04227)]
 )

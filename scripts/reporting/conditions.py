@@ -1,46 +1,17 @@
-"""What it took, and what it was made with: times, settings, and every cell that is not there whole."""
+"""What it was made with: data, machines, settings, and every cell that is not there whole."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from scripts.reporting import words
 from scripts.reporting.context import Context
 from scripts.reporting.lines import OF_A_LINE, GridResults, Line
 from scripts.reporting.page import Part, Section, Table, Text
-from scripts.stats import Spread
-
-
-def times(context: Context) -> Section:
-    """Seconds of training and scoring of a cell, by strategy."""
-    grid = context.grid
-    base = _seconds(grid, grid.random, "train") if grid.random else {}
-    rows = []
-    for line in (*grid.lines, *([grid.ceiling] if grid.ceiling else [])):
-        train, score = (_seconds(grid, line, what) for what in ("train", "score"))
-        both = train.keys() & base.keys()
-        ratio = sum(train[seed] for seed in both) / sum(base[seed] for seed in both) if both else None
-        row = [line.title if line is not grid.ceiling else "all labels at once"]
-        row += [str(len(train)), *(words.spread(Spread.of(list(seconds.values())), 0) for seconds in (train, score))]
-        rows.append([*row, words.NONE if ratio is None else f"{ratio:.2f}x"])
-    table = Table(
-        "Seconds of a finished cell, all cycles together: mean and deviation over seeds. The paper: 5.2 h of training "
-        "with pseudo labels, 4.8 h without (1.08x). Against random: over the seeds that both have finished.",
-        ["", "seeds", "training s", "scoring the pool s", "training, against random"],
-        rows,
-    )
-    note = Text(
-        "Wall clock. Cells that shared the machine with other work took longer, and of a cell that was stopped and "
-        "went on only the last process's part of a cycle counts."
-    )
-    return Section("Time", [table, note])
-
-
-def _seconds(grid: GridResults, line: Line, what: str) -> dict[int, float]:
-    """By seed."""
-    runs = grid.finished(line) if line is not grid.ceiling else {s: run for s, run in line.runs.items() if run.rows}
-    return {seed: sum(row["seconds"][what] for row in run.rows) for seed, run in runs.items()}
+from scripts.reporting.runs import Run
 
 
 def conditions(context: Context) -> Section:
@@ -53,6 +24,12 @@ def conditions(context: Context) -> Section:
     else:
         known = "of the grid's file" if grid.planned else "that was begun, in every seed"
         parts.append(Text(f"No cell is left out: each {known} is finished."))
+    if grid.strangers:
+        text = "Cells that the grid's file does not have; the figures show them all the same"
+        parts.append(Table(text, ["cell"], [[name] for name in grid.strangers], words=True))
+    if grid.longer:
+        text = f"Cells with more cycles than the grid's file has; all that comes after cycle {grid.cycles} is left out"
+        parts.append(Table(text, ["cell"], [[name] for name in grid.longer], words=True))
     deviating = [line for line in grid.lines if line.differences or line.settings.strategy == "mc_dropout"]
     if deviating:
         rows = [[line.title, _told(line, grid)] for line in deviating]
@@ -69,11 +46,20 @@ def _told(line: Line, grid: GridResults) -> str:
     return ", ".join(f"{name} {ours[name]} (others {common[name]})" for name in sorted(own)) or "none"
 
 
+def _machines(runs: Sequence[Run]) -> list[str]:
+    """Each machine with the number of cells that it worked on; its name alone, where there is no other."""
+    of_cells = Counter(name for run in runs for name in {row["machine"] for row in run.rows if "machine" in row})
+    if len(of_cells) < 2:
+        return list(of_cells) or ["not recorded"]
+    return [f"{name}: {words.many(count, 'cell')}" for name, count in sorted(of_cells.items())]
+
+
 def _about(context: Context) -> Table:
     grid = context.grid
-    cells = sum(len(line.runs) for line in grid.lines) + (len(grid.ceiling.runs) if grid.ceiling else 0)
-    runs = [run for line in grid.lines for run in line.runs.values()]
-    machines = sorted({row["machine"] for run in runs for row in run.rows if "machine" in row})
+    runs = [run for line in (*grid.lines, *([grid.ceiling] if grid.ceiling else [])) for run in line.runs.values()]
+    there = f"{len(runs)} there"
+    if grid.planned:
+        there = f"{len(runs) - len(grid.strangers)} there of {grid.planned} planned"
     values: dict[str, Any] = {
         "data": grid.identity["data"],
         "images": f"{grid.identity['train_images']} in the pool, {grid.identity['test_images']} to evaluate on",
@@ -81,10 +67,11 @@ def _about(context: Context) -> Table:
         + ("" if grid.planned else ", as the cell with the most has them; --grid tells what was planned"),
         "seeds": ", ".join(map(str, grid.seeds)),
         "network": f"{grid.common.backbone}, weights {grid.common.weights}, {grid.common.image_size} pixels",
-        "machine": "; ".join(machines) or "not recorded",
-        "cells": f"{cells} there" + (f" of {grid.planned} planned" if grid.planned else ""),
+        "cells": there,
         "results": str(grid.folder),
     }
     if context.train is not None:
         values["classes"] = ", ".join(context.train.classes)
-    return Table("What was run", ["", ""], [[name, str(value)] for name, value in values.items()], words=True)
+    rows = [[name, str(value)] for name, value in values.items()]
+    rows += [["machine", one] for one in _machines(runs)]
+    return Table("What was run", ["", ""], rows, words=True)

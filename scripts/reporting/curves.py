@@ -9,7 +9,7 @@ import numpy as np
 
 from scripts.reporting.lines import GridResults, Line
 from scripts.reporting.runs import Run
-from scripts.stats import Spread
+from scripts.stats import PairedDifference, Spread, paired_difference
 
 
 def labels_to_reach(labels: Sequence[int], ap50: Sequence[float], target: float) -> float | None:
@@ -47,19 +47,24 @@ def finals(grid: GridResults, line: Line) -> dict[int, float]:
     return {seed: run.ap50[-1] for seed, run in grid.finished(line).items()}
 
 
+def gains(grid: GridResults, line: Line) -> dict[int, float]:
+    """AP50 after the last cycle less that of the first model, of the finished runs, by seed."""
+    return {seed: run.ap50[-1] - run.ap50[0] for seed, run in grid.finished(line).items()}
+
+
 @dataclass(frozen=True)
 class Reached:
     """Labels at which a line reaches a quality.
 
     Attributes:
         labels: over the seeds that do. tried: how many seeds were asked for and are finished.
-        saved: against random, of the same seed, over the seeds of which that can be said; at_least: one of random's
-            seeds never gets there, and is counted with all the labels that it had.
+        saved: random's labels less the line's, paired by seed, over the seeds of which that can be said; at_least: one
+            of random's seeds never gets there, and is counted with all the labels that it had.
     """
 
     labels: Spread | None
     tried: int
-    saved: Spread | None
+    saved: PairedDifference | None
     at_least: bool
 
     @property
@@ -76,14 +81,13 @@ def reached(grid: GridResults, line: Line, target: float, seeds: Collection[int]
     runs = {seed: run for seed, run in grid.finished(line).items() if seeds is None or seed in seeds}
     needed = {seed: labels_to_reach(run.labels, run.ap50, target) for seed, run in runs.items()}
     there = {seed: count for seed, count in needed.items() if count is not None}
-    saved, at_least = [], False
-    if grid.random is not None:
-        against = grid.finished(grid.random)
-        for seed in sorted(there.keys() & against.keys()):
-            theirs = labels_to_reach(against[seed].labels, against[seed].ap50, target)
-            at_least |= theirs is None
-            saved.append((theirs if theirs is not None else against[seed].labels[-1]) - there[seed])
-    return Reached(Spread.of(list(there.values())), len(runs), Spread.of(saved), at_least)
+    against = grid.finished(grid.random) if grid.random is not None else {}
+    theirs, at_least = {}, False
+    for seed in there.keys() & against.keys():
+        count = labels_to_reach(against[seed].labels, against[seed].ap50, target)
+        at_least |= count is None
+        theirs[seed] = against[seed].labels[-1] if count is None else count
+    return Reached(Spread.of(list(there.values())), len(runs), paired_difference(theirs, there), at_least)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from scripts.reporting.curves import Overtaking, Reached, areas, finals, overtak
 from scripts.reporting.lines import GridResults, Line
 from scripts.reporting.page import Absent, Part, Section, Sentences, Table, Text
 from scripts.reporting.shared_seeds import SharedSeeds
-from scripts.stats import Spread, paired_difference
+from scripts.stats import PairedDifference, Spread, paired_difference
 
 SHARES = (0.8, 0.9, 0.95)  # of the full-data AP50
 
@@ -34,11 +34,13 @@ def _sentences(context: Context) -> list[str]:
     said = []
     if not grid.finished(method):
         said.append(f"{method.title} has not finished a single seed; numbers below are of the cells that have.")
+    shared = SharedSeeds.of(grid, grid.strategies)
     if random is not None:
-        said += [_on_overtaking(method, overtaking(grid, method, random), grid), _on_area(grid, method, random)]
+        found = overtaking(grid, method, random, shared.seeds)
+        said += [_on_overtaking(method, found, grid), _on_area(grid, method, random)]
     for part in SHARES[1:2] if grid.ceiling_ap50 is not None else ():
-        said.append(_on_saving(context, method, part))
-    last = Spread.of(list(finals(grid, method).values()))
+        said.append(_on_saving(context, method, part, shared))
+    last = Spread.of([value for seed, value in finals(grid, method).items() if seed in shared.seeds])
     if last is not None and grid.ceiling_ap50 is not None:
         said.append(
             f"After {grid.budget} of {grid.identity['train_images']} labels {method.title} stands at an AP50 "
@@ -73,8 +75,8 @@ def _on_area(grid: GridResults, method: Line, random: Line) -> str:
     certain = (
         "one seed, so that nothing is said about chance"
         if low_high is None
-        else f"95% interval {low_high[0]:+.3f} to {low_high[1]:+.3f}, "
-        f"{'clear of zero' if found.clear_of_zero else 'not clear of zero'}, {words.many(found.pairs, 'seed')}"
+        else f"95% interval {low_high[0]:+.3f} to {low_high[1]:+.3f}, {words.clearness(found)}, "
+        f"{words.many(found.pairs, 'seed')}"
     )
     return (
         f"Mean AP50 along the way (area under the learning curve): {method.title} {found.mean:+.3f} against random "
@@ -82,8 +84,8 @@ def _on_area(grid: GridResults, method: Line, random: Line) -> str:
     )
 
 
-def _on_saving(context: Context, method: Line, part: float) -> str:
-    found = reached(context.grid, method, part * (context.grid.ceiling_ap50 or 0))
+def _on_saving(context: Context, method: Line, part: float, shared: SharedSeeds) -> str:
+    found = reached(context.grid, method, part * (context.grid.ceiling_ap50 or 0), shared.seeds)
     what = f"{words.share(part)} of the full-data AP50"
     if not found.tried:
         return ""
@@ -94,21 +96,29 @@ def _on_saving(context: Context, method: Line, part: float) -> str:
     reaches = f"{method.title} reaches {what} with {found.labels.mean:.0f} labels"
     if found.saved is None:
         return f"{reaches}."
-    images = abs(found.saved.mean)
-    verb, bound = ("saves", " at least") if found.saved.mean >= 0 else ("costs", " at most")
+    saves = found.saved.mean >= 0
+    verb, bound = ("saves", " at least") if saves else ("costs", " at most")
+    images, minutes, dollars = _in_units(context, found.saved if saves else found.saved.times(-1))
+    certain = (
+        "one seed, so that nothing is said about chance"
+        if found.saved.interval is None
+        else f"95% intervals over {words.many(found.saved.pairs, 'seed')}, {words.clearness(found.saved)}"
+    )
     return (
-        f"{reaches}; against random that {verb}{bound * found.at_least} {words.many(round(images), 'image')}, "
-        f"{images * context.minutes_per_image:,.0f} minutes and {words.money(images * context.cost_per_image)}."
+        f"{reaches}; against random that {verb}{bound * found.at_least} {images} images, {minutes} minutes and "
+        f"{dollars} ({certain})."
     )
 
 
 def _how(context: Context) -> str:
     return (
         f"AP50 is of masks (mAP at IoU 0.5) on {context.grid.identity['test_images']} test images. Labels are counted "
-        "per seed on straight lines between cycles, at the first crossing, then averaged over the finished seeds; a "
-        "curve that starts above counts its first cycle. Savings are paired by seed; ≥ where random never gets there "
-        f"and all its labels are counted. An image takes an expert {context.minutes_per_image:g} minutes and "
-        f"{words.money(context.cost_per_image)} (--minutes-per-image, --cost-per-image)."
+        "per seed on straight lines between cycles, at the first crossing, then averaged over the seeds that all have "
+        "finished; a curve that starts above counts its first cycle. Savings are paired by seed, in brackets their 95% "
+        "interval (Student's t). Where random never gets there, all its labels are counted: the saving is at least (≥) "
+        "that, and the interval is one of such lower bounds. An image takes an expert "
+        f"{context.minutes_per_image:g} minutes and {words.money(context.cost_per_image)} (--minutes-per-image, "
+        "--cost-per-image)."
     )
 
 
@@ -117,7 +127,7 @@ def _table(context: Context) -> Table:
     head, ceiling = ["strategy"], grid.ceiling_ap50
     for part in SHARES if ceiling is not None else ():
         head.append(f"labels to {words.share(part)} ({part * ceiling:.3f})")
-        head += ["saved: images, min, $"] * (grid.random is not None)
+        head += ["saved: images; min; $"] * (grid.random is not None)
     if grid.random is not None:
         head += ["labels to random's final AP50", "of random's labels"]
     shared, rows = SharedSeeds.of(grid, grid.strategies), []
@@ -151,12 +161,21 @@ def _labels(found: Reached | Overtaking) -> str:
 
 
 def _saved(context: Context, found: Reached) -> str:
-    """Such as "≥ 43, 172, $366"."""
-    if found.saved is None or not found.by_all or found.labels is None:
+    """Such as "≥ 43 (-2 to 88); 172 (-8 to 352); $366 (-$17 to $748); not clear of zero"."""
+    if found.saved is None or not found.by_all:
         return words.NONE
-    images = found.saved.mean
-    pairs = "" if found.saved.count == found.labels.count else f" ({words.many(found.saved.count, 'pair')})"
+    said = [f"{'≥ ' * found.at_least}{'; '.join(_in_units(context, found.saved))}"]
+    if found.saved.interval is None:
+        said.append("one seed, no interval")
+    elif not found.saved.clear_of_zero:
+        said.append(words.clearness(found.saved))
+    return "; ".join(said)
+
+
+def _in_units(context: Context, images: PairedDifference) -> tuple[str, str, str]:
+    """A difference in images as images, minutes and dollars, each with its interval where there is one."""
     return (
-        f"{'≥ ' * found.at_least}{images:.0f}, {images * context.minutes_per_image:,.0f}, "
-        f"{words.money(images * context.cost_per_image)}{pairs}"
+        words.interval(images, words.whole),
+        words.interval(images.times(context.minutes_per_image), words.whole),
+        words.interval(images.times(context.cost_per_image), words.money),
     )

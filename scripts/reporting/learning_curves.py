@@ -6,15 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 
 from scripts.reporting import plots, words
 from scripts.reporting.context import Context
-from scripts.reporting.curves import areas, finals
-from scripts.reporting.lines import GridResults, Line
+from scripts.reporting.curves import areas, finals, gains
+from scripts.reporting.lines import TITLES, GridResults, Line
 from scripts.reporting.page import Absent, Figure, Part, Section, Table, Text
 from scripts.reporting.shared_seeds import SharedSeeds
+from scripts.reporting.with_and_without import with_and_without
 from scripts.stats import PairedDifference, Spread, paired_difference
 
 Score = Callable[[GridResults, Line], Mapping[int, float]]
 INTERVALS = "Differences are paired by seed; in brackets their 95% interval."
 BARS = "Point: the mean over seeds; bar: its 95% interval."
+# Strategies that need something in the network which the others' has not.
+OWN_NETWORK = {"learning_loss": "a loss head", "mc_dropout": "dropout"}
 CAUTION = (
     "A difference is taken between cells of the same seed, over the seeds that both have finished; its interval is "
     "Student's t, as wide as few seeds ask for. Where many are compared, one in twenty intervals misses its true "
@@ -31,14 +34,28 @@ def learning_curves(context: Context) -> Section:
         grid.strategies,
         grid.random,
         "Area under the learning curve (mean AP50 over the range of labels) and AP50 after the last cycle: mean and "
-        f"deviation over seeds. {INTERVALS}",
+        f"deviation over seeds. Gain: last AP50 less that of the first model, M_1. {INTERVALS}",
     )
-    parts.append(table)
+    first_models, both = _on_first_models(grid), with_and_without(grid)
+    parts += [table, *([Text(first_models)] if first_models else []), both]
     if grid.random is None:
         parts.append(Absent("differences to random; the grid has no random cells without pseudo labels."))
     else:
         parts += _differences(context, grid.random)
-    return Section("Learning curves (Fig. 2)", parts, [table])
+    return Section("Learning curves (Fig. 2)", parts, [table, *([both] if isinstance(both, Table) else [])])
+
+
+def _on_first_models(grid: GridResults) -> str:
+    """That some strategies begin with another model, where the grid has such; else nothing."""
+    own = [strategy for strategy in OWN_NETWORK if any(line.settings.strategy == strategy for line in grid.strategies)]
+    if not own:
+        return ""
+    told = " and ".join(f"{TITLES[strategy]} (with {OWN_NETWORK[strategy]})" for strategy in own)
+    train = "trains" if len(own) == 1 else "train"
+    return (
+        f"{told[0].upper()}{told[1:]} {train} another network than the other strategies. The first model, M_1, is "
+        "another one there, and its AP50 differs before anything was picked: compare the gain since M_1, too."
+    )
 
 
 def _curves(context: Context) -> list[Part]:
@@ -71,10 +88,16 @@ def _curves(context: Context) -> list[Part]:
         f"AP50 of masks over labelled images: {shared.in_words('mean and one standard deviation')}. "
         "Dotted: trained on every label. Dashed in the right panel: random without pseudo labels, for comparison. "
         f"Where a panel has more than {plots.MOST_BANDS} curves, the deviation is a bar, set a little aside so that "
-        "the bars can be told apart.",
+        f"the bars can be told apart.{_on_models(grid)}",
         "Learning curves of every strategy, without pseudo labels on the left and with them on the right",
     )
     return [figure, *shared.left_out()]
+
+
+def _on_models(grid: GridResults) -> str:
+    """What a caption says of how models begin, after a space."""
+    warm = "The first model is trained from the initial weights; each further cycle goes on from the model before."
+    return "".join(f" {said}" for said in (warm * grid.common.warm_start, _on_first_models(grid)) if said)
 
 
 def _differences(context: Context, random: Line) -> list[Part]:
@@ -108,24 +131,23 @@ def intervals(
 def comparison(
     grid: GridResults, lines: Sequence[Line], against: Line | None, caption: str, settings: bool = False
 ) -> Table:
-    """Area and last AP50 of each line, their deviation over the seeds that all have, and the paired difference to one.
+    """Area, gain and last AP50 of each line, over the seeds that all have, and the paired difference to one.
 
     Args:
         settings: with the settings that a line differs in.
     """
-    head = ["", *["differs in"] * settings, "seeds", "area", "last AP50 (masks)", "last AP50 (boxes)"]
-    if against is not None:
-        head[-2:-2] = [f"area, difference to {against.title}"]
-        head[-1:-1] = [f"last, difference to {against.title}"]
+    to_one = [f"difference to {against.title}"] if against is not None else []
+    head = ["", *["differs in"] * settings, "seeds", "area", *(f"area, {one}" for one in to_one), "gain since M_1"]
+    head += ["last AP50 (masks)", *(f"last, {one}" for one in to_one), "last AP50 (boxes)"]
     shared = SharedSeeds.of(grid, lines)
     rows = []
     for line in lines:
         finished = grid.finished(line)
         row = [line.title, *[_differing(line)] * settings, _seeds(len(finished), len(grid.seeds))]
-        for score in (areas, finals):
+        for score in (areas, gains, finals):
             ours = score(grid, line)
             row.append(words.spread(Spread.of([ours[seed] for seed in shared.seeds if seed in ours])))
-            if against is not None:
+            if against is not None and score is not gains:
                 found = paired_difference(ours, score(grid, against)) if line is not against else None
                 row.append(words.difference(found))
         boxes = [finished[seed].rows[-1]["box_ap50"] for seed in shared.seeds if seed in finished]

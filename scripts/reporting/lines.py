@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from scripts.command_line import CommandError
-from scripts.grid.spec import Grid
 from scripts.reporting import words
-from scripts.reporting.runs import Run, read_runs, unfinished_folders
+from scripts.reporting.planned import cut, longer, planned, strangers, unfinished
+from scripts.reporting.runs import Run, read_runs
 from tsp_model.settings import Settings
 
 TITLES = {
@@ -71,6 +71,7 @@ class GridResults:
     lines: strategies, then variants, each without and with pseudo labels. ceiling: all labels at once, if it was run.
     unfinished: every cell that is not there whole, in words.
     planned: cells of the grid's file, if that was given.
+    strangers, longer: runs that the file does not have, and runs that were cut to its cycles, in words.
     """
 
     folder: Path
@@ -81,6 +82,8 @@ class GridResults:
     ceiling: Line | None
     unfinished: tuple[str, ...]
     planned: int | None = None
+    strangers: tuple[str, ...] = ()
+    longer: tuple[str, ...] = ()
 
     @property
     def seeds(self) -> list[int]:
@@ -143,18 +146,20 @@ class GridResults:
         return {seed: run for seed, run in line.runs.items() if len(run.rows) >= self.cycles}
 
 
-def read_results(out: Path, grid: Grid | None = None) -> GridResults:
+def read_results(out: Path, file: Path | None = None) -> GridResults:
     """The results in a grid's folder.
 
     Args:
-        grid: what was planned, so that cells which were never begun are named, too.
+        file: the grid's, so that cells which were never begun are named, too. What goes beyond its cycles is left out.
 
     Raises:
-        CommandError: see runs.read_runs; or nothing there has finished a cycle.
+        CommandError: see runs.read_runs and planned.planned; or nothing there has finished a cycle.
     """
-    runs = read_runs(out)
+    whole = read_runs(out)
+    grid = planned(file, whole) if file else None
+    cycles = grid.cycles if grid else max((len(run.rows) for run in whole if not run.full_data), default=0)
+    runs = [cut(run, cycles) for run in whole]
     cycled = [run for run in runs if not run.full_data]
-    cycles = grid.cycles if grid else max((len(run.rows) for run in cycled), default=0)
     if not any(run.rows for run in cycled):
         raise CommandError(f"{out}: no cell has finished a cycle yet; let python -m scripts.benchmark run go on.")
     by_name: dict[str, list[Run]] = {}
@@ -170,8 +175,10 @@ def read_results(out: Path, grid: Grid | None = None) -> GridResults:
         cycles=cycles,
         lines=tuple(sorted(lines, key=_order)),
         ceiling=full[0] if full else None,
-        unfinished=tuple(_unfinished(runs, cycles, grid, out)),
+        unfinished=tuple(unfinished(runs, cycles, grid, out)),
         planned=len(grid.cells) if grid else None,
+        strangers=tuple(strangers(whole, grid)) if grid else (),
+        longer=tuple(longer(whole, cycles)),
     )
 
 
@@ -204,23 +211,3 @@ def _common(runs: Sequence[Run]) -> Settings:
 def _order(line: Line) -> tuple[Any, ...]:
     place = list(TITLES).index(line.settings.strategy)
     return bool(line.differences), line.settings.ssl, place, line.name
-
-
-def _unfinished(runs: Sequence[Run], cycles: int, grid: Grid | None, out: Path) -> list[str]:
-    there = {(run.name, run.seed): run for run in runs}
-    if grid:
-        expected = [(cell.name, cell.settings.seed) for cell in grid.cells]
-    else:
-        seeds = sorted({run.seed for run in runs})
-        expected = [(name, seed) for name in dict.fromkeys(run.name for run in runs) for seed in seeds]
-    found = []
-    for name, seed in expected:
-        run = there.get((name, seed))
-        whole = 1 if run and run.full_data else cycles
-        if run is None:
-            found.append(f"{name}, seed {seed}: not begun")
-        elif len(run.rows) < whole:
-            found.append(f"{name}, seed {seed}: {len(run.rows)} of {whole} cycles")
-    known = {f"{run.folder.parent.name}/{run.folder.name}" for run in runs}
-    begun = [] if grid else [name for name in unfinished_folders(out) if name not in known]
-    return found + [f"{name}: begun, nothing written yet" for name in begun]

@@ -19,6 +19,7 @@ COLOURS = np.array(
     [(0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (240, 228, 66)],
     dtype=np.uint8,
 )  # Okabe and Ito
+SHADES = 10  # of red, green and blue each, in further colours
 WHITE = (255, 255, 255)
 LABEL = 9  # half the side of a number's box, pixels
 
@@ -63,7 +64,11 @@ def draw_shapes(
     """
     drawn = pixels.copy()
     windows = [_window(shape, drawn.shape[:2]) for shape in shapes]
-    colours = [COLOURS[(place if by_object else shape.label - 1) % len(COLOURS)] for place, shape in enumerate(shapes)]
+    if by_object:
+        colours = [COLOURS[place % len(COLOURS)] for place in range(len(shapes))]
+    else:
+        of_classes = palette(max((shape.label for shape in shapes), default=0))
+        colours = [of_classes[shape.label - 1] for shape in shapes]
     thickness = 2 if len(shapes) <= FEW else 1
     for window, colour in zip(windows, colours, strict=True):
         inside = window > 0
@@ -79,6 +84,29 @@ def draw_shapes(
             shapes[place].number = number
             _write_number(drawn, windows[place], number, colours[place], taken)
     return drawn
+
+
+def palette(count: int) -> np.ndarray:
+    """So many colours, no two alike, uint8 [count, 3]; the first ones are the same for every count.
+
+    After COLOURS comes whatever of SHADES^3 colours is farthest from all before it, as the eye sees it (CIE L*a*b*).
+    """
+    if count <= len(COLOURS):
+        return COLOURS[:count]
+    steps = np.linspace(0, 255, SHADES).astype(np.uint8)
+    candidates = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
+    seen = _lab(candidates)
+    distances = np.linalg.norm(seen[:, None] - _lab(COLOURS), axis=2).min(axis=1)
+    further: list[int] = []
+    while len(COLOURS) + len(further) < count:
+        further.append(int(distances.argmax()))
+        distances = np.minimum(distances, np.linalg.norm(seen - seen[further[-1]], axis=1))
+    return np.concatenate([COLOURS, candidates[further]])
+
+
+def _lab(colours: np.ndarray) -> np.ndarray:
+    """uint8 RGB [N, 3] as L*a*b*, float32 [N, 3]."""
+    return cv2.cvtColor(colours[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
 
 
 def _drawn_size(height: int, width: int) -> tuple[int, int]:

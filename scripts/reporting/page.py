@@ -14,7 +14,7 @@ from PIL import Image
 from scripts.table import markdown
 
 CSS_DPI = 96  # pixels of a page in an inch
-LONG = 24  # letters of words that may be broken into lines; numbers stay together
+LONG = 24  # letters of words, or of a list, that may be broken into lines; a number stays together
 STYLE = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
@@ -175,4 +175,4 @@ def _row(tag: str, cells: Sequence[str]) -> str:
 
 
 def _kind(cell: str) -> str:
-    return ' class="words"' if len(cell) > LONG and cell[0].isalpha() else ""
+    return ' class="words"' if len(cell) > LONG and (cell[0].isalpha() or "; " in cell) else ""

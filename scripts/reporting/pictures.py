@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from scripts.reporting import plots, words
 from scripts.reporting.context import Context
 from scripts.reporting.lines import Line
-from scripts.reporting.overlay import CAPTIONED, COLOURS, Shape, draw_shapes, read_pixels
+from scripts.reporting.overlay import CAPTIONED, Shape, draw_shapes, palette, read_pixels
 from scripts.reporting.page import Absent, Figure, Part, Section
 from scripts.reporting.runs import Run
 from tsp_model.data import DataError
@@ -93,7 +93,7 @@ def _draw_over_cycles(context: Context, test: ImageSet, items: Sequence[Item], s
             _show(panel, draw_shapes(image, of_panel, by_object), title if row is rows[0] else "")
         row[0].set_ylabel(one.line.title, fontsize=9, color=plots.text_colour(plots.look(one.line)[0]))
     if not by_object:
-        colours = [COLOURS[label % len(COLOURS)] / 255 for label in range(len(test.classes))]
+        colours = palette(len(test.classes)) / 255
         handles = [Patch(color=colour, label=name) for colour, name in zip(colours, test.classes, strict=True)]
         canvas.legend(handles=handles, loc="upper left", ncols=len(handles), frameon=False, borderaxespad=0.2)
     plots.save(canvas, context.out / OVER_CYCLES)
@@ -106,23 +106,24 @@ def _hard_and_easy(context: Context, test: ImageSet, method: Line) -> Part:
     cycle, above = len(run.rows), grid.common.ranking_score_threshold
     predictions = PredictionFile(run.test_predictions(cycle))
     found = {key: prediction.above(above) for key, prediction in predictions.items()}
-    ordered = sorted((key for key in found if len(found[key])), key=lambda key: (found[key].image_score, key))
-    if not ordered:
+    hardest, easiest = hardest_and_easiest(found)
+    if not hardest:
         return Absent(f"Fig. 3(b); {method.title} found nothing in the test images with a class score above {above:g}.")
-    each = min(EACH, max(1, len(ordered) // 2))
-    hardest, easiest = ordered[:each], ordered[: -each - 1 : -1] if len(ordered) > 1 else []
     items = {item.key: item for item in test.items}
     groups = [("hard", hardest), ("easy", easiest)][: 2 if easiest else 1]
     pixels = {key: read_pixels(items[key].path) for key in (*hardest, *easiest)}
     most = min(max(len(found[key]) for key in pixels), CAPTIONED + 1)
     height = LARGE_TILE * _tallest(list(pixels.values()))
-    canvas, rows = plots.tiles(len(groups), each, LARGE_TILE, height, [0.3] * len(groups), below=0.1 + 0.145 * most)
+    canvas, rows = plots.tiles(
+        len(groups), len(hardest), LARGE_TILE, height, [0.3] * len(groups), below=0.1 + 0.145 * most
+    )
     for row, (kind, keys) in zip(rows, groups, strict=True):
         for panel, key in zip(row, keys, strict=True):
             shapes = _shapes(found[key], above)
             drawn = draw_shapes(pixels[key], shapes, by_object=True, outlines=_truth(items[key]), numbered=True)
             _show(panel, drawn, f"{kind}: S = {found[key].image_score:.3f}")
-            _write_captions(panel, found[key], shapes, test.classes)
+            said = "\n".join(captions(found[key], shapes, test.classes))
+            panel.set_xlabel(said, fontsize=7.5, loc="left", linespacing=1.35, color=plots.BLACK, labelpad=4)
     return Figure(
         plots.save(canvas, context.out / "fig3b_hard_and_easy.png"),
         f"The hardest test images (lowest S, above) and the easiest (highest S) to {method.title}, seed {seed}, cycle "
@@ -132,8 +133,23 @@ def _hard_and_easy(context: Context, test: ImageSet, method: Line) -> Part:
     )
 
 
-def _write_captions(panel: Axes, prediction: Prediction, shapes: Sequence[Shape], classes: Sequence[str]) -> None:
-    """The numbered instances and their three scores, under the picture."""
+def hardest_and_easiest(found: Mapping[str, Prediction]) -> tuple[list[str], list[str]]:
+    """Keys of the images with the lowest S, the lowest first, and with the highest, the highest first; none in both.
+
+    Args:
+        found: by image; those without a detection do not take part.
+    """
+    ordered = sorted((key for key in found if len(found[key])), key=lambda key: (found[key].image_score, key))
+    each = min(EACH, max(1, len(ordered) // 2))
+    return ordered[:each], ordered[: -each - 1 : -1] if len(ordered) > 1 else []
+
+
+def captions(prediction: Prediction, shapes: Sequence[Shape], classes: Sequence[str]) -> list[str]:
+    """The numbered instances in their order, each as "number  class: c, b, m", and how many more there are.
+
+    Args:
+        shapes: of the prediction, as overlay.draw_shapes has numbered them.
+    """
     numbered = sorted((shape for shape in shapes if shape.number), key=lambda shape: shape.number)
     said = []
     for shape in numbered:
@@ -143,7 +159,7 @@ def _write_captions(panel: Axes, prediction: Prediction, shapes: Sequence[Shape]
     more = len(shapes) - len(numbered)
     if more:
         said.append(f"and {words.many(more, 'smaller instance')}")
-    panel.set_xlabel("\n".join(said), fontsize=7.5, loc="left", linespacing=1.35, color=plots.BLACK, labelpad=4)
+    return said
 
 
 def _seed(lines: Sequence[Line]) -> int | None:

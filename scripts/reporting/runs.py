@@ -21,7 +21,7 @@ NEEDED = (
     "cycle", "strategy", "ssl", "seed", "data", "labels", "objects", "picked_empty_share", "pseudo_images",
     "pseudo_objects", "cell", "pseudo_precision", "semi_gradient_share", "mask_ap50", "box_ap50", "seconds",
 )  # fmt: skip
-SECONDS = ("train", "score")
+SECONDS = ("train", "score", "evaluate", "cycle")
 
 
 @dataclass(frozen=True)

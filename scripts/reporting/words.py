@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from scripts.stats import PairedDifference, Spread
 
@@ -36,6 +37,22 @@ def difference(value: PairedDifference | None, digits: int = 3) -> str:
         return f"{value.mean:+.{digits}f} (one pair)"
     low, high = value.interval
     return f"{value.mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+
+
+def whole(value: float) -> str:
+    """Such as 1,020; never -0."""
+    return f"{round(value):,}"
+
+
+def interval(value: PairedDifference, show: Callable[[float], str]) -> str:
+    """Such as 10 (-7 to 27), each number as `show` writes it; the first alone where there is one pair."""
+    ends = "" if value.interval is None else f" ({' to '.join(show(end) for end in value.interval)})"
+    return f"{show(value.mean)}{ends}"
+
+
+def clearness(value: PairedDifference) -> str:
+    """Whether a difference may be chance; only of one that has an interval."""
+    return "clear of zero" if value.clear_of_zero else "not clear of zero"
 
 
 def money(value: float) -> str:
