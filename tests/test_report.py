@@ -146,6 +146,24 @@ def test_what_pseudo_labels_and_diversity_add_is_paired_by_seed(tmp_path: Path) 
     assert row_of(table, "diverse TSP less TSP")[1:] == ["1", "+0.100 (one pair)", "+0.200 (one pair)"]
 
 
+def test_the_method_is_compared_with_random_of_the_same_variant(tmp_path: Path) -> None:
+    for name, last, own in (
+        ("tsp + SSL", 0.5, {}),
+        ("random", 0.4, {"strategy": "random"}),
+        ("entropy", 0.4, {"strategy": "entropy"}),
+        ("from initial weights", 0.35, {"ssl": True, "learning_rate": 0.5}),
+        ("random, from initial weights", 0.25, {"strategy": "random", "learning_rate": 0.5}),
+    ):
+        write_cell(tmp_path, name, 0, [0.15, last], **own)
+    context = context_of(tmp_path)
+    table = learning_curves(context).printed[1]
+    assert [row[0] for row in table.rows] == ["from initial weights less random, from initial weights"]
+    assert table.rows[0][1:] == ["1", "+0.050 (one pair)", "+0.100 (one pair)"]
+    own = ablations(context).printed[-1]
+    assert row_of(own, "from initial weights")[1] == "learning_rate 0.5"
+    assert row_of(own, "random, from initial weights")[1] == "strategy random, ssl False, learning_rate 0.5"
+
+
 def test_without_pairs_it_is_said_and_no_table_is_printed(tmp_path: Path) -> None:
     write_cell(tmp_path, "tsp", 0, [0.2, 0.4])
     write_cell(tmp_path, "tsp + SSL", 1, [0.2, 0.4])

@@ -134,7 +134,7 @@ def _add_own(context: Context, section: Section) -> None:
     if rows:
         canvas, (axes,) = plots.panels(1, width=7.5, height=1.1 + 0.3 * len(rows))
         plots.draw_intervals(axes, [(name, plots.BLUE, difference) for name, _, difference in rows])
-        axes.set_xlabel(f"area under the learning curve, difference to {against.title} (AP50)")
+        axes.set_xlabel(f"area, difference to {against.title} (AP50)")
         path = plots.save(canvas, context.out / "fig4_own_ablations.png")
         caption = f"What each variant gains on {against.title} of the same seed over the whole curve. {BARS}"
         section.parts.append(Figure(path, caption, "Difference of each variant's area to the method's, with intervals"))

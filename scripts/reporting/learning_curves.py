@@ -134,7 +134,7 @@ def comparison(
     """Area, gain and last AP50 of each line, over the seeds that all have, and the paired difference to one.
 
     Args:
-        settings: with the settings that a line differs in.
+        settings: with the settings that a line differs in, from the common ones and from the cell of `against`.
     """
     to_one = [f"difference to {against.title}"] if against is not None else []
     head = ["", *["differs in"] * settings, "seeds", "area", *(f"area, {one}" for one in to_one), "gain since M_1"]
@@ -143,7 +143,7 @@ def comparison(
     rows = []
     for line in lines:
         finished = grid.finished(line)
-        row = [line.title, *[_differing(line)] * settings, _seeds(len(finished), len(grid.seeds))]
+        row = [line.title, *[_differing(line, against)] * settings, _seeds(len(finished), len(grid.seeds))]
         for score in (areas, gains, finals):
             ours = score(grid, line)
             row.append(words.spread(Spread.of([ours[seed] for seed in shared.seeds if seed in ours])))
@@ -159,5 +159,7 @@ def _seeds(finished: int, asked: int) -> str:
     return str(finished) if finished == asked else f"{finished} of {asked}"
 
 
-def _differing(line: Line) -> str:
-    return ", ".join(f"{name} {value}" for name, value in line.differences.items()) or "nothing"
+def _differing(line: Line, against: Line | None) -> str:
+    of_cell = {name: getattr(line.settings, name) for name in ("strategy", "ssl")}
+    other = {name: value for name, value in of_cell.items() if against and value != getattr(against.settings, name)}
+    return ", ".join(f"{name} {value}" for name, value in {**other, **line.differences}.items()) or "nothing"
