@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +61,16 @@ class CellRun:
 
     def run(self, progress: Progress = lambda event: None) -> list[dict[str, Any]]:
         """The cycles that are left; all rows. progress: see training.train, with the cycle in "cycle"."""
-        for k in range(len(self.rows) + 1, self.cycles + 1):
-            self._cycle(k, lambda event, k=k: progress({**event, "cycle": k}))
+        done = len(self.rows)
+        if 0 < done < self.cycles:  # it was the last cycle once, and scored no pool, if more were asked for later
+            told = partial(_in_cycle, progress, done)
+            complete_predictions(self._version(done), self._split()[1], looked_at(self.settings), told)
+        for k in range(done + 1, self.cycles + 1):
+            self._cycle(k, partial(_in_cycle, progress, k))
         return self.rows
 
     def _cycle(self, k: int, progress: Progress) -> None:
         start = time.monotonic()
-        if k > 1:  # it was the last cycle once, if more were asked for later
-            complete_predictions(self._version(k - 1), self._split()[1], looked_at(self.settings), progress)
         picked = self._pick(k)
         labelled, pool = self._split()
         before = PredictionFile(self._version(k - 1) / PREDICTIONS) if k > 1 else None
@@ -142,3 +145,7 @@ class CellRun:
                 f"{self.folder} holds results with another {', '.join(changed)}; choose another --out, or repeat the "
                 "old file to go on."
             )
+
+
+def _in_cycle(progress: Progress, k: int, event: dict[str, Any]) -> None:
+    progress({**event, "cycle": k})

@@ -102,8 +102,8 @@ def read_grid(path: Path, smoke: bool = False) -> Grid:
         raise CommandError(f"there is no file {path}; scripts/experiments/ has examples.") from None
     except (OSError, ValueError) as error:
         raise CommandError(f"{path} cannot be read ({error}); correct it.") from None
-    _check(path, values)
     values = OPTIONAL | values
+    _check(path, values)
     if smoke:
         values |= {"seeds": values["seeds"][:1], "strategies": values["strategies"][:2], "variants": {}}
         values |= {"settings": values["settings"] | SMOKE_METHOD, **SMOKE_RUN}
@@ -129,22 +129,21 @@ def _check(path: Path, values: Mapping[str, Any]) -> None:
         if not isinstance(values[name], kind) or isinstance(values[name], bool):
             raise CommandError(f"{path}: {name}={values[name]!r} is no {kind.__name__}.")
     for name in ("cycles", "per_cycle", "train_images", "test_images"):
-        if name in values and (type(values[name]) is not int or values[name] < 1):
+        if values[name] is not None and (type(values[name]) is not int or values[name] < 1):
             raise CommandError(f"{path}: {name}={values[name]!r} is no whole number above 0.")
-    ssl = values.get("ssl", [True])
+    ssl, variants = values["ssl"], values["variants"]
     if not isinstance(ssl, list) or not ssl or any(type(value) is not bool for value in ssl):
         raise CommandError(f"{path}: ssl={ssl!r}; give [false], [true] or [false, true].")
-    if type(values.get("full_data", True)) is not bool:
+    if type(values["full_data"]) is not bool:
         raise CommandError(f"{path}: full_data={values['full_data']!r}; give true or false.")
     wrong = [name for name in values["strategies"] if name not in STRATEGY_NAMES]
     if wrong or not values["strategies"]:
         raise CommandError(f"{path}: strategies={wrong or []}; known: {', '.join(STRATEGY_NAMES)}.")
     if not values["seeds"] or any(type(seed) is not int for seed in values["seeds"]):
         raise CommandError(f"{path}: seeds={values['seeds']}; give whole numbers.")
-    variants = values.get("variants", {})
-    _check_tables(path, {"settings": values.get("settings", {}), "variants": variants})
+    _check_tables(path, {"settings": values["settings"], "variants": variants})
     _check_tables(path, variants)
-    _check_keys(path, "settings", values.get("settings", {}), {*FIELD_NAMES, "preset"} - set(OF_A_CELL))
+    _check_keys(path, "settings", values["settings"], {*FIELD_NAMES, "preset"} - set(OF_A_CELL))
     for title, table in variants.items():
         _check_keys(path, title, table, set(FIELD_NAMES) - {"seed"})
 
