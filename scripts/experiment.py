@@ -21,12 +21,13 @@ from scripts.command_line import CommandError
 from scripts.data_sets import load_sets
 from scripts.plan import STATE, Plan, State
 from scripts.project_setup import create_project, import_images, truth
-from scripts.results import TEST_PREDICTIONS, read_rows, result_row, write_rows
+from scripts.quality import quality_on_test
+from scripts.results import read_rows, result_row, write_rows
 from scripts.service import Service
-from tsp_model.cycle import PREDICTIONS, PSEUDO_LABELS, pick_images, rank_pool, score_pool
+from tsp_model.cycle import PREDICTIONS, PSEUDO_LABELS, pick_images, rank_pool
 from tsp_model.data.image_set import ImageSet
-from tsp_model.evaluation import average_precision, pseudo_label_precision
-from tsp_model.predictions import PredictionFile, iterate_predictions, read_predictions, write_predictions
+from tsp_model.evaluation import pseudo_label_precision
+from tsp_model.predictions import iterate_predictions, read_predictions, write_predictions
 from tsp_model.ranking import Ranking
 from tsp_model.settings import Settings
 
@@ -207,17 +208,16 @@ class Experiment:
         folder, kept = self._active_folder(), self.out / f"M{k}"
         card = self.versions.card(folder.name)
         evaluated = time.monotonic()
-        write_predictions(kept / TEST_PREDICTIONS, score_pool(folder, self.test_set, signals=False))
-        precision = average_precision(self.test_set, PredictionFile(kept / TEST_PREDICTIONS))
+        quality = quality_on_test(folder, self.test_set, kept)
         name_of = {str(task): name for name, task in self.task_of.items()}
         pseudo = read_predictions(folder / PSEUDO_LABELS)
         pseudo = {name_of[key]: replace(found, key=name_of[key]) for key, found in pseudo.items()}
         write_predictions(kept / PSEUDO_LABELS, pseudo.values())
         end = time.monotonic()
         seconds = {"label": label_seconds, **job["seconds"], "evaluate": end - evaluated, "cycle": end - start}
-        right = pseudo_label_precision(self.train_set, pseudo)["precision"]
+        precision = pseudo_label_precision(self.train_set, pseudo)["precision"]
         images = self.train_set.subset(picked).items
-        row = result_row(self.plan.data, k, images, card, precision, right, folder.name, seconds)
+        row = result_row(self.plan.data, k, images, card, quality, precision, folder.name, seconds)
         row |= {"cell": self.plan.cell} if self.plan.cell else {}
         write_rows(self._results, [*self.rows(), row])
         for warning in card["warnings"]:

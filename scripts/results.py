@@ -11,8 +11,6 @@ from scripts.command_line import CommandError
 from tsp_model.data.image_set import Item
 from tsp_model.files import write_text
 
-TEST_PREDICTIONS = "test_predictions.jsonl"  # of a version; every detection that AP50 sees
-
 
 def result_row(
     data: str,

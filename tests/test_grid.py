@@ -212,7 +212,7 @@ def test_a_killed_cell_goes_on_and_ends_as_an_unbroken_one(
     finished: tuple[Path, Path, list[dict]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, _, rows = finished
-    evaluate, calls = grid_cell.average_precision, []
+    evaluate, calls = grid_cell.quality_on_test, []
 
     def dies_once(*arguments: object) -> object:
         calls.append(1)
@@ -220,7 +220,7 @@ def test_a_killed_cell_goes_on_and_ends_as_an_unbroken_one(
             raise KeyboardInterrupt
         return evaluate(*arguments)
 
-    monkeypatch.setattr(grid_cell, "average_precision", dies_once)
+    monkeypatch.setattr(grid_cell, "quality_on_test", dies_once)
     with pytest.raises(KeyboardInterrupt):
         run_grid(file, tmp_path / "out")
     again = run_grid(file, tmp_path / "out")

@@ -14,7 +14,8 @@ from typing import Any
 from scripts.command_line import CommandError
 from scripts.grid import first
 from scripts.grid.spec import Cell, Grid
-from scripts.results import TEST_PREDICTIONS, read_rows, result_row, write_rows
+from scripts.quality import quality_on_test
+from scripts.results import read_rows, result_row, write_rows
 from tsp_model import checkpoints
 from tsp_model.cycle import (
     PREDICTIONS,
@@ -22,13 +23,12 @@ from tsp_model.cycle import (
     complete_predictions,
     looked_at,
     pick_images,
-    score_pool,
     train_cycle,
 )
 from tsp_model.data.image_set import ImageSet
-from tsp_model.evaluation import average_precision, pseudo_label_precision
+from tsp_model.evaluation import pseudo_label_precision
 from tsp_model.files import write_json
-from tsp_model.predictions import PredictionFile, read_predictions, write_predictions
+from tsp_model.predictions import PredictionFile, read_predictions
 from tsp_model.settings import Settings
 from tsp_model.training import Progress
 
@@ -86,8 +86,7 @@ class CellRun:
         if k < self.cycles:
             complete_predictions(folder, pool, looked_at(self.settings), progress)
         scored = time.monotonic()
-        write_predictions(folder / TEST_PREDICTIONS, score_pool(folder, self.test_set, progress, signals=False))
-        quality = average_precision(self.test_set, PredictionFile(folder / TEST_PREDICTIONS))
+        quality = quality_on_test(folder, self.test_set, folder, progress)
         pseudo = read_predictions(folder / PSEUDO_LABELS)
         precision = pseudo_label_precision(self.train_set, pseudo)["precision"]
         end = time.monotonic()
@@ -127,13 +126,7 @@ class CellRun:
 
     def _check_identity(self) -> None:
         """Results made with other settings are not mixed in."""
-        identity = {
-            "data": self.grid.data,
-            "per_cycle": self.per_cycle,
-            "train_images": len(self.train_set),
-            "test_images": len(self.test_set),
-            **self.settings.to_dict(),
-        }
+        identity = self.grid.identity(self.cell, len(self.train_set), len(self.test_set))
         path = self.folder / IDENTITY
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)

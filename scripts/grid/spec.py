@@ -89,6 +89,20 @@ class Grid:
     test_images: int | None
     cells: tuple[Cell, ...]
 
+    def identity(self, cell: Cell, train_images: int, test_images: int) -> dict[str, Any]:
+        """All that a cell's results depend on, but for the number of cycles: more may be asked for later.
+
+        Args:
+            train_images, test_images: so many are in the pool and in the test split.
+        """
+        return {
+            "data": self.data,
+            "per_cycle": train_images if cell.full_data else self.per_cycle,
+            "train_images": train_images,
+            "test_images": test_images,
+            **cell.settings.to_dict(),
+        }
+
 
 def read_grid(path: Path, smoke: bool = False) -> Grid:
     """The grid of a file. Raises CommandError, one line, for what is missing, unknown or wrong.

@@ -71,13 +71,10 @@ def _on_area(grid: GridResults, method: Line, random: Line) -> str:
     found = paired_difference(ours, theirs)
     if found is None:
         return ""
-    low_high = found.interval
-    certain = (
-        "one seed, so that nothing is said about chance"
-        if low_high is None
-        else f"95% interval {low_high[0]:+.3f} to {low_high[1]:+.3f}, {words.clearness(found)}, "
-        f"{words.many(found.pairs, 'seed')}"
-    )
+    certain = words.clearness(found)
+    if found.interval is not None:
+        low, high = found.interval
+        certain = f"95% interval {low:+.3f} to {high:+.3f}, {certain}, {words.many(found.pairs, 'seed')}"
     return (
         f"Mean AP50 along the way (area under the learning curve): {method.title} {found.mean:+.3f} against random "
         f"({certain})."
@@ -99,11 +96,9 @@ def _on_saving(context: Context, method: Line, part: float, shared: SharedSeeds)
     saves = found.saved.mean >= 0
     verb, bound = ("saves", " at least") if saves else ("costs", " at most")
     images, minutes, dollars = _in_units(context, found.saved if saves else found.saved.times(-1))
-    certain = (
-        "one seed, so that nothing is said about chance"
-        if found.saved.interval is None
-        else f"95% intervals over {words.many(found.saved.pairs, 'seed')}, {words.clearness(found.saved)}"
-    )
+    certain = words.clearness(found.saved)
+    if found.saved.interval is not None:
+        certain = f"95% intervals over {words.many(found.saved.pairs, 'seed')}, {certain}"
     return (
         f"{reaches}; against random that {verb}{bound * found.at_least} {images} images, {minutes} minutes and "
         f"{dollars} ({certain})."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -86,6 +87,7 @@ def draw_shapes(
     return drawn
 
 
+@cache
 def palette(count: int) -> np.ndarray:
     """So many colours, no two alike, uint8 [count, 3]; the first ones are the same for every count.
 

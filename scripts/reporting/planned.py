@@ -83,8 +83,7 @@ def _wrong(runs: Sequence[Run], grid: Grid) -> list[tuple[Run, list[str]]]:
 
 
 def _differing(run: Run, cell: Cell, grid: Grid) -> list[str]:
-    per_cycle = run.identity["train_images"] if cell.full_data else grid.per_cycle
     sizes = {name: getattr(grid, name) for name in SIZES if getattr(grid, name) is not None}
-    asked = {"data": grid.data, "per_cycle": per_cycle, **sizes, **cell.settings.to_dict()}
+    asked = grid.identity(cell, run.identity["train_images"], run.identity["test_images"]) | sizes
     known = {**run.identity, **run.settings.to_dict()}
     return [f"{name} {known[name]!r}, in the file {value!r}" for name, value in asked.items() if known[name] != value]

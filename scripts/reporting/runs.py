@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from scripts.command_line import CommandError
-from scripts.grid.cell import IDENTITY, PICKED, RESULTS, TEST_PREDICTIONS
+from scripts.grid.cell import IDENTITY, PICKED, RESULTS
 from scripts.grid.claims import LOCK
+from scripts.quality import TEST_PREDICTIONS
 from scripts.results import read_rows
 from tsp_model.cycle import PSEUDO_LABELS
 from tsp_model.settings import Settings, SettingsError

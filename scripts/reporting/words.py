@@ -51,7 +51,9 @@ def interval(value: PairedDifference, show: Callable[[float], str]) -> str:
 
 
 def clearness(value: PairedDifference) -> str:
-    """Whether a difference may be chance; only of one that has an interval."""
+    """Whether a difference may be chance."""
+    if value.interval is None:
+        return "one seed, so that nothing is said about chance"
     return "clear of zero" if value.clear_of_zero else "not clear of zero"
 
 
