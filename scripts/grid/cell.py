@@ -45,14 +45,15 @@ class CellRun:
     def __init__(self, grid: Grid, cell: Cell, train: ImageSet, test: ImageSet, folder: Path) -> None:
         self.grid, self.cell, self.settings = grid, cell, cell.settings
         self.train_set, self.test_set, self.folder = train, test, folder
-        self.cycles, self.per_cycle = (1, len(train)) if cell.full_data else (grid.cycles, grid.per_cycle)
+        identity = grid.identity(cell, len(train), len(test))
+        self.cycles, self.per_cycle = 1 if cell.full_data else grid.cycles, identity["per_cycle"]
         needed = self.cycles * self.per_cycle
         if needed > len(train):
             raise CommandError(
                 f"{self.cycles} cycles of {self.per_cycle} labels need {needed} images, {grid.data} has {len(train)}; "
                 "lower cycles or per_cycle."
             )
-        self._check_identity()
+        self._check_identity(identity)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -124,9 +125,8 @@ class CellRun:
     def _version(self, k: int) -> Path:
         return self.folder / f"M{k}"
 
-    def _check_identity(self) -> None:
+    def _check_identity(self, identity: dict[str, Any]) -> None:
         """Results made with other settings are not mixed in."""
-        identity = self.grid.identity(self.cell, len(self.train_set), len(self.test_set))
         path = self.folder / IDENTITY
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
