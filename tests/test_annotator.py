@@ -36,6 +36,7 @@ from tsp_model.data.synthetic import write_synthetic
 
 SCREENSHOTS = Path(__file__).resolve().parent.parent / "runs" / "screenshots"
 OPACITY = {"brush": 0.6, "polygon": 0.2}  # of a region over the image, in Label Studio's editor
+INSIDE = 1.5  # pixels of the image to what is not a part, or the editor's smoothing and outlines decide what is seen
 SHADES = 8  # of 255, by which a colour less its grey may differ; what is scaled and smoothed is grey
 LABELLED = 6
 
@@ -209,17 +210,18 @@ def drawn_as(
     path: Path, result: list[dict[str, Any]], classes: Sequence[str], opacity: float
 ) -> Callable[[np.ndarray], bool]:
     """Whether the editor's pixels show each mask of a grey image where it lies, in its label's colour, and no colour
-    elsewhere: looked at far inside of each mask's own part, and of what no mask covers."""
+    elsewhere: looked at far inside of what no mask covers, and of each mask's own part that has an inside."""
     height, width = np.asarray(Image.open(path).convert("L")).shape
     stack = [(label, masks.decode([rle])[0].astype(bool)) for label, rle in to_instances(result)]
     covered = sum(mask.astype(int) for _, mask in stack)
-    wanted = {deepest(covered == 0): np.zeros(3)}
+    bare, _ = deepest(covered == 0)
+    wanted = {bare: np.zeros(3)}
     for label, mask in stack:
         colour = COLOURS[classes.index(label)]
-        own = mask & (covered == 1)
-        if own.any():
-            wanted[deepest(own)] = opacity * np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
-    assert len(wanted) > 1, "no mask has a pixel of its own"
+        spot, depth = deepest(mask & (covered == 1))
+        if depth >= INSIDE:
+            wanted[spot] = opacity * np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    assert len(wanted) > 1, "no mask has a part of its own"
 
     def true(seen: np.ndarray) -> bool:
         scale = np.array(seen.shape[:2]) / (height, width)
@@ -234,10 +236,10 @@ def chroma(colours: np.ndarray) -> np.ndarray:
     return colours - colours.mean(axis=1, keepdims=True)
 
 
-def deepest(inside: np.ndarray) -> tuple[int, int]:
-    """The pixel that is farthest from what is not inside."""
+def deepest(inside: np.ndarray) -> tuple[tuple[int, int], float]:
+    """The pixel that is farthest from what is not inside, and how far, in pixels; 0 where nothing is inside."""
     distances = cv2.distanceTransform(np.pad(inside, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
-    return np.unravel_index(distances.argmax(), distances.shape)
+    return np.unravel_index(distances.argmax(), distances.shape), float(distances.max())
 
 
 def prediction_of(project: Any, task: int, version: str) -> list[dict[str, Any]]:
