@@ -21,10 +21,10 @@ def load_sets(
     Args:
         data: a COCO folder, an OCT folder (see load_oct), or "synthetic", which is written to `out` with images of
             `size` pixels made from `seed`. What a folder holds decides how it is read.
-        train_images, test_images: how many; None: all, of the built-in set 120 and 60.
+        train_images, test_images: so many, the first ones; None: all, of the built-in set 120 and 60.
 
     Raises:
-        CommandError, DataError: one line with cause and remedy.
+        CommandError, DataError: one line with cause and remedy; also where there are fewer images than asked for.
     """
     folder = Path(data)
     if data == "synthetic":
@@ -35,8 +35,10 @@ def load_sets(
     train_set, test_set = load(folder, "train"), load(folder, "test")
     if train_set.classes != test_set.classes:
         raise CommandError(f"{folder}: train.json and test.json have different categories; make them the same.")
-    return _first(train_set, train_images), _first(test_set, test_images)
+    return _first(train_set, train_images, f"{folder}/train"), _first(test_set, test_images, f"{folder}/test")
 
 
-def _first(images: ImageSet, count: int | None) -> ImageSet:
+def _first(images: ImageSet, count: int | None, name: str) -> ImageSet:
+    if count is not None and count > len(images):
+        raise CommandError(f"{name} has {len(images)} images, {count} are asked for; ask for no more than there are.")
     return images if count is None else images.subset(images.keys[:count])

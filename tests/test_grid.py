@@ -284,3 +284,12 @@ def test_too_few_images_is_one_line(tmp_path: Path) -> None:
     train, test = load_sets("synthetic", 10, 3, tmp_path, 64, seed=0)
     with pytest.raises(CommandError, match="need 12 images, synthetic has 10"):
         CellRun(grid, grid.cells[0], train, test, tmp_path / "cell")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"), [((11, 3), "train has 10 images, 11 are"), ((10, 4), "test has 3 images, 4 are")]
+)
+def test_more_images_than_there_are_is_one_line(tmp_path: Path, sizes: tuple[int, int], said: str) -> None:
+    load_sets("synthetic", 10, 3, tmp_path, 64, seed=0)
+    with pytest.raises(CommandError, match=said):
+        load_sets(str(tmp_path / "synthetic"), *sizes, tmp_path, 64, seed=0)

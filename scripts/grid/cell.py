@@ -46,7 +46,7 @@ class CellRun:
         self.grid, self.cell, self.settings = grid, cell, cell.settings
         self.train_set, self.test_set, self.folder = train, test, folder
         identity = grid.identity(cell, len(train), len(test))
-        self.cycles, self.per_cycle = 1 if cell.full_data else grid.cycles, identity["per_cycle"]
+        self.cycles, self.per_cycle = grid.cycles_of(cell), identity["per_cycle"]
         needed = self.cycles * self.per_cycle
         if needed > len(train):
             raise CommandError(

@@ -44,7 +44,7 @@ def run_grid(file: Path, out: Path, place: Place | None = None, smoke: bool = Fa
     train, test = load_sets(grid.data, grid.train_images, grid.test_images, out, size, seed=0)
     rows: list[dict[str, Any]] = []
     failed: list[CellError] = []
-    cycles = sum(1 if cell.full_data else grid.cycles for cell in grid.cells)
+    cycles = sum(map(grid.cycles_of, grid.cells))
     with tqdm(total=cycles, desc=file.stem, unit="cycle", dynamic_ncols=True) as bar:
         for cell in grid.cells:
             folder = out / cell.folder

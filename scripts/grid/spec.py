@@ -89,6 +89,10 @@ class Grid:
     test_images: int | None
     cells: tuple[Cell, ...]
 
+    def cycles_of(self, cell: Cell) -> int:
+        """How many a finished cell has."""
+        return 1 if cell.full_data else self.cycles
+
     def identity(self, cell: Cell, train_images: int, test_images: int) -> dict[str, Any]:
         """All that a cell's results depend on, but for the number of cycles: more may be asked for later.
 
