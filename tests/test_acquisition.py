@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import prediction
-from tsp_model.acquisition import STRATEGIES, core_set, mc_dropout, pick
+from tsp_model.acquisition import STRATEGIES, NonFiniteScoreError, core_set, mc_dropout, pick
 from tsp_model.inference import predict
 from tsp_model.network import tsp_mask_rcnn
 from tsp_model.predictions import Prediction
@@ -46,6 +46,26 @@ def order(strategy: str, pool=POOL, labelled=()) -> list[str]:
 
 def test_tsp_asks_for_the_torn_image_first_and_the_sure_ones_last():
     assert order("tsp") == ["torn", "middling", "sure", "empty"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ("cbm", ["mask", "box", "class"]),
+        ("cm", ["mask", "class", "box"]),
+        ("cb", ["box", "class", "mask"]),
+        ("c", ["class", "box", "mask"]),
+    ],
+)
+def test_tsp_by_parts_looks_at_no_other_score(parts, expected):
+    # (c, b, m); each image is torn in what it is named after, S in c, cb, cm, cbm falls with the lowest that counts
+    scores = {"class": (0.6, 0.95, 0.95), "box": (0.92, 0.3, 0.95), "mask": (0.95, 0.95, 0.1)}
+    pool = []
+    for name, triplet in scores.items():
+        found = detections([[0.0, 0.0, 4.0, 4.0]], [LN2]) | {"labels": torch.tensor([1]), "max_class_score": triplet[0]}
+        found |= dict(zip(("scores", "box_scores", "mask_scores"), torch.tensor(triplet)[:, None], strict=True))
+        pool.append(Prediction.from_detections(name, found, Settings(score_parts=parts)))
+    assert order("tsp", pool) == expected
 
 
 def test_entropy_asks_for_the_undecided_class_first():
@@ -201,5 +221,5 @@ def test_a_network_that_says_no_number_is_refused_with_the_image(signals):
 
 
 def test_a_score_that_is_no_number_is_refused():
-    with pytest.raises(ValueError, match="bad"):
+    with pytest.raises(NonFiniteScoreError, match="bad"):
         pick({"good": 0.1, "bad": float("nan")}, 1, seed=0)

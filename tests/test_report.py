@@ -265,7 +265,9 @@ def test_ablations_are_told_by_settings_and_not_by_names(tmp_path: Path) -> None
         write_cell(tmp_path, "beta 0.05", seed, [0.2, 0.5, 0.6], ssl=True, score_parts="c")
         write_cell(tmp_path, "both", seed, [0.2, 0.5, 0.6], ssl=True, score_parts="c", beta=0.05)
         write_cell(tmp_path, "from before", seed, [0.2, 0.5, 0.7], ssl=True, warm_start=True)
-    section = ablations(context_of(tmp_path))
+    context = context_of(tmp_path)
+    section = ablations(context)
+    assert (context.out / "fig4_ablations.png").exists()
     first, second, own = (table_of(section, place) for place in range(3))
     assert "2: β" in first.caption and [row[0] for row in first.rows] == ["TSP + SSL", "heavy"]
     assert "scores" in second.caption and [row[0] for row in second.rows] == ["beta 0.05", "TSP + SSL"][::-1]

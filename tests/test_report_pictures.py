@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
@@ -21,6 +22,52 @@ from tests.builders import SIZE
 from tests.grid_cells import context_of, found_squares, rle, squares_set, table_of, write_cell
 from tsp_model.data.image_set import ImageSet
 from tsp_model.predictions import Prediction, write_predictions
+
+# Fig. 3(a)
+
+
+def test_a_row_is_a_run_and_a_column_a_cycle(tmp_path: Path, drawn: dict[str, Canvas]) -> None:
+    items = [*squares_set([], *[[(2, 2, 8)]] * 3, folder=write_blank(tmp_path, 4)).items]
+    for place, (name, strategy) in enumerate((("entropy", "entropy"), ("tsp + SSL", "tsp"))):
+        cell = write_cell(tmp_path / "out", name, 0, [0.2, 0.4], strategy=strategy)
+        for cycle in (1, 2):
+            (cell / f"M{cycle}").mkdir()
+            # each model finds a square of its own, and another that is too weak to count
+            squares, scores = [(12 + 20 * cycle, 4 + 30 * place, 12), (2, 50, 8)], [0.9, 0.2]
+            found = [found_squares(item.key, squares, scores, 0.8, 0.7) for item in items]
+            write_predictions(cell / f"M{cycle}" / "test_predictions.jsonl", found)
+    pictures(context_of(tmp_path / "out", test=ImageSet(items, ["rod", "cone"])))
+    tiles = np.array(drawn["fig3a_over_the_cycles.png"].axes).reshape(6, 3)
+    assert [tile.get_title() for tile in tiles[0]] == ["ground truth", "10 labels", "20 labels"]
+    assert [row[0].get_ylabel() for row in tiles] == ["class entropy", "TSP + SSL"] * 3
+    assert [coloured(row[0]) for row in tiles] == [(2, 2, 10, 10)] * 6, "only images with an object are shown"
+    for row, of_run in enumerate(tiles[:, 1:]):
+        top = 4 + 30 * (row % 2)
+        lefts = (12 + 20 * cycle for cycle in (1, 2))
+        assert [coloured(tile) for tile in of_run] == [(left, top, left + 12, top + 12) for left in lefts]
+
+
+def coloured(tile: Axes) -> tuple[int, ...]:
+    """The box around all that is not grey in the picture of a grey image: left, top, right, bottom in its pixels."""
+    pixels = np.asarray(tile.images[0].get_array()).astype(int)
+    rows, columns = np.nonzero(np.ptp(pixels, axis=2))
+    edges = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+    return tuple((edges / (len(pixels) / SIZE)).round().astype(int).tolist())
+
+
+def write_blank(folder: Path, count: int) -> Path:
+    for number in range(count):
+        Image.fromarray(np.full((SIZE, SIZE), 90, np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Canvas]:
+    """What would be saved, by name."""
+    found: dict[str, Canvas] = {}
+    monkeypatch.setattr(plots, "save", lambda canvas, path: found.setdefault(path.name, canvas) and path)
+    return found
+
 
 # Fig. 3(b)
 
@@ -70,12 +117,8 @@ def test_of_more_than_eight_instances_the_smallest_are_only_counted() -> None:
     assert [shape.number for shape in shapes] == [0, 0, 8, 7, 6, 5, 4, 3, 2, 1]
 
 
-def test_each_picture_has_its_own_score_and_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: dict[str, Canvas] = {}
-    monkeypatch.setattr(plots, "save", lambda canvas, path: drawn.setdefault(path.name, canvas) and path)
-    for number in range(3):
-        Image.fromarray(np.full((SIZE, SIZE), 90, np.uint8)).save(tmp_path / f"{number}.png")
-    items = squares_set([(4, 4, 10)], [(4, 4, 10)], [(4, 4, 10)], folder=tmp_path).items
+def test_each_picture_has_its_own_score_and_captions(tmp_path: Path, drawn: dict[str, Canvas]) -> None:
+    items = squares_set(*[[(4, 4, 10)]] * 3, folder=write_blank(tmp_path, 3)).items
     cell = write_cell(tmp_path / "out", "tsp", 0, [0.2])
     (cell / "M1").mkdir()
     found = [told_apart("0.png", 0.75), scored("1.png", 0.25), scored("2.png", 0.5)]

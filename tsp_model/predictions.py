@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsp_model.data import DataError, masks
-from tsp_model.errors import ExplainedError
+from tsp_model.errors import NonFiniteError
 from tsp_model.files import write_atomically
 
 if TYPE_CHECKING:
     from tsp_model.settings import Settings
 
 
-class NonFinitePredictionError(ExplainedError, ValueError):
+class NonFinitePredictionError(NonFiniteError, ValueError):
     """The network said something about an image that is no number; the message names both."""
 
 

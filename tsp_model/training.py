@@ -18,7 +18,7 @@ from tsp_model import distributed
 from tsp_model.ahead import ahead
 from tsp_model.data.augmentation import augment
 from tsp_model.data.image_set import ImageSet
-from tsp_model.errors import ExplainedError
+from tsp_model.errors import NonFiniteError
 from tsp_model.files import write_atomically
 from tsp_model.inference import to_input
 from tsp_model.losses import semi_supervised_loss, supervised_loss, total_loss
@@ -40,7 +40,7 @@ RANKS_APART = 7_919_000_003  # between the seeds of two ranks: no epoch of one i
 AHEAD = 2  # steps whose images are read before their turn
 
 
-class NonFiniteLossError(ExplainedError, RuntimeError):
+class NonFiniteLossError(NonFiniteError, RuntimeError):
     """The loss is no number any more; the message names the images of the step and the terms."""
 
 

@@ -16,7 +16,8 @@ from scripts.grid.cell import PICKED, CellRun
 from scripts.grid.claims import claimed
 from scripts.grid.spec import Cell, read_grid
 from scripts.plan import STATE, Place
-from tsp_model.training import NonFiniteLossError
+from tsp_model.data import DataError
+from tsp_model.errors import NonFiniteError
 
 
 class CellError(CommandError):
@@ -95,7 +96,7 @@ def _run(run: CellRun, cell: Cell, bar: tqdm) -> list[dict[str, Any]]:
 
     try:
         rows = run.run(show)
-    except (NonFiniteLossError, ValueError) as error:
+    except (NonFiniteError, DataError) as error:
         raise CellError(f"{cell.folder}: {error}") from error
     bar.update(len(rows) - done)
     return rows

@@ -17,12 +17,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tsp_model.acquisition import core_set, diverse, entropy, learning_loss, mc_dropout, random, tsp
+from tsp_model.errors import NonFiniteError
 from tsp_model.inference import Observe
 from tsp_model.network import Proposed, TSPMaskRCNN
 from tsp_model.predictions import Prediction
 from tsp_model.settings import STRATEGY_NAMES, Settings
 
 Rank = Callable[[Sequence[Prediction], Sequence[Prediction], np.random.Generator], np.ndarray]
+
+
+class NonFiniteScoreError(NonFiniteError, ValueError):
+    """A strategy's score of an image is no number."""
 
 
 class Strategy(NamedTuple):
@@ -108,11 +113,11 @@ def scored(
 def pick(scores: Mapping[str, float], budget: int, seed: int) -> list[str]:
     """The keys of the `budget` lowest scores, lowest first; ties in an order that depends on key and seed alone.
 
-    Raises ValueError if a score is not finite.
+    Raises NonFiniteScoreError.
     """
     wrong = [key for key, score in scores.items() if not np.isfinite(score)]
     if wrong:
-        raise ValueError(f"the score of {wrong[0]} is not finite; its strategy is broken.")
+        raise NonFiniteScoreError(f"the score of {wrong[0]} is not finite; its strategy is broken.")
     return sorted(scores, key=lambda key: (scores[key], _hash(key, seed)))[:budget]
 
 
