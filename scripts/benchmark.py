@@ -142,12 +142,12 @@ def grid(arguments: argparse.Namespace) -> None:
 
 def estimate(arguments: argparse.Namespace) -> None:
     """The estimate of the pool's AP50 beside the truth, in the cells of a grid that ran."""
-    from scripts.grid.estimates import METHODS, estimate_rows, summary, tables
+    from scripts.grid.estimates import METHODS, by_picks, estimate_rows, tables
 
     rows = estimate_rows(arguments.folder, list(METHODS))
     if not rows:
         raise CommandError(f"{arguments.folder} has no cell with two finished cycles yet; run more of the grid.")
-    write_json(arguments.out or arguments.folder / "estimates.json", {"summary": summary(rows), "pools": rows})
+    write_json(arguments.out or arguments.folder / "estimates.json", {"summary": by_picks(rows), "pools": rows})
     print(tables(rows))
 
 

@@ -21,6 +21,7 @@ from scripts.reporting.labels_saved import labels_saved
 from scripts.reporting.learning_curves import learning_curves
 from scripts.reporting.lines import read_results
 from scripts.reporting.page import Section, page
+from scripts.reporting.picks import picks
 from scripts.reporting.pictures import pictures
 from scripts.reporting.plots import STYLE
 from scripts.reporting.pool_estimate import pool_estimate
@@ -34,6 +35,7 @@ SECTIONS: tuple[Callable[[Context], Section], ...] = (
     learning_curves,
     ablations,
     pictures,
+    picks,
     pseudo,
     heads,
     pool_estimate,

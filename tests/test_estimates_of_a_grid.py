@@ -13,7 +13,7 @@ from scripts import benchmark
 from scripts.command_line import CommandError
 from scripts.data_sets import load_sets
 from scripts.grid.cell import IDENTITY, PICKED, RESULTS
-from scripts.grid.estimates import METHODS, OURS, estimate_rows, summary, tables
+from scripts.grid.estimates import METHODS, OURS, by_picks, estimate_rows, summary, tables
 from scripts.results import write_rows
 from tests.builders import truth_told
 from tsp_model.cycle import PREDICTIONS
@@ -29,7 +29,7 @@ def write_cell(grid: Path, name: str, found_by_first: bool) -> Path:
     images, _ = load_sets("synthetic", *COUNTS, grid, SIZE, seed=0)
     cell = grid / name / "seed4"
     identity = {"data": "synthetic", "train_images": 40, "test_images": 2, "image_size": SIZE, "seed": 4}
-    write_json(cell / IDENTITY, identity)
+    write_json(cell / IDENTITY, identity | {"strategy": name})
     picked = {str(k): images.keys[8 * k - 8 : 8 * k] for k in (1, 2, 3)}
     write_json(cell / PICKED, picked)
     told = truth_told(images, SIZE)
@@ -95,6 +95,7 @@ def test_a_cell_that_still_runs_gives_what_it_has(grid: Path, tmp_path: Path) ->
 def test_methods_are_judged() -> None:
     def row(cell: str, cycle: int, estimate: float, truth: float) -> dict:
         known = {"cell": cell, "cycle": cycle, "labels": 8, "method": OURS, "test_ap50": 0.5}
+        known |= {"seed": 0, "by_chance": False, "remains": cell}
         return known | {"estimate": estimate, "low": estimate - 0.15, "high": estimate + 0.15, "truth": truth}
 
     rows = [row("a", 1, 0.1, 0.2), row("a", 2, 0.4, 0.3), row("a", 3, 0.6, 0.4), row("b", 1, 0.5, 0.5)]
@@ -119,9 +120,19 @@ def test_the_command_writes_all_methods(grid: Path, tmp_path: Path, monkeypatch,
     benchmark.main()
     printed = capsys.readouterr().out
     written = json.loads(out.read_text())
-    assert {line["method"] for line in written["summary"]} == set(METHODS)
+    of_chance, of_a_strategy = (written["summary"][kind] for kind in ("chance", "a strategy"))
+    assert {line["method"] for line in of_chance} == {line["method"] for line in of_a_strategy} == set(METHODS)
+    assert [line["pools"] for line in of_chance] == [line["pools"] for line in of_a_strategy]
     assert len(written["pools"]) == 3 * 4 + 3 * 2
     assert all(name in printed for name in METHODS)
+
+
+def test_a_pool_that_cells_share_is_judged_once(tmp_path: Path) -> None:
+    for name in ("random", "tsp", "entropy"):
+        write_cell(tmp_path, name, found_by_first=name != "entropy")
+    # M_1 is not the same in both strategies' cells, M_2 is.
+    pools = {kind: [line["pools"] for line in lines] for kind, lines in by_picks(estimate_rows(tmp_path)).items()}
+    assert pools == {"chance": [2], "a strategy": [3]}
 
 
 def test_a_folder_without_cells_is_one_line(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ def test_cells_are_strategies_with_and_without_ssl_then_variants_seed_by_seed(tm
         ("ssl = [true]", "ssl = true", "ssl=True; give"),
         ("ssl = [true]", 'ssl = ["no"]', "ssl=\\['no'\\]; give"),
         ("full_data = false", "variants = 3", "variants=3 is no table"),
+        ("[settings]", '[variants.".."]\nbeta = 0.1\n[settings]', "'\\.\\.' needs a name"),
         ("[settings]", '[variants.small]\npreset = "tiny"\n[settings]', "small.* unknown key preset"),
     ],
 )

@@ -82,11 +82,10 @@ def test_many_pools_in_which_it_holds_are_said_with_its_width(tmp_path: Path) ->
 def test_the_numbers_are_of_estimate_and_truth(misled: Path) -> None:
     section = pool_estimate(context_of(misled, train=TRAIN))
     (table,) = section.printed
-    pools, error, bias, alone, _, holds, _ = row_of(table, "TSP")[1:]
-    # The truth is 1, AP50 of the picks alone 0.
-    assert (pools, alone, holds) == ("2", "1.000", "0 of 2 (0%)")
+    pools, of_picks, of_rest, error, bias, alone, _, holds, _ = row_of(table, "TSP")[1:]
+    assert (pools, of_picks, of_rest, alone, holds) == ("2", "0.000", "1.000", "1.000", "0 of 2 (0%)")
     assert float(error) == -float(bias) > 0.3
-    assert row_of(table, "random")[4] == "0.000"
+    assert row_of(table, "random")[2:4] == ["1.000", "1.000"] and row_of(table, "random")[6] == "0.000"
     every = table_of(section, 1).rows
     assert [list(row[:4]) for row in every] == [
         ["random", "0", "1", "10"],

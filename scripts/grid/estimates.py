@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +140,9 @@ def rows_of_cell(cell: Path, images: ImageSet, methods: Sequence[str]) -> Iterat
         cell: its folder. images: the grid's pool. methods: of METHODS.
 
     Returns:
-        Rows of cell (name and seed), cycle (k), labels (that M_k was trained on), method, estimate, low, high (None
-        where a method has no interval), truth (AP50 of the same detections) and test_ap50 (M_k's, of the test split).
+        Rows of cell (name and seed), seed, by_chance (whether its picks are), cycle (k), labels (that M_k was trained
+        on), remains (which images, hashed), method, estimate, low, high (None where a method has no interval), truth
+        (AP50 of the same detections) and test_ap50 (M_k's, of the test split).
 
     Raises:
         DataError: a cycle's predictions are not there, or are of images of another size.
@@ -171,8 +173,11 @@ def rows_of_cell(cell: Path, images: ImageSet, methods: Sequence[str]) -> Iterat
                 continue
             yield {
                 "cell": f"{results[0]['cell']}, seed {identity['seed']}",
+                "seed": identity["seed"],
+                "by_chance": identity["strategy"] == "random",
                 "cycle": k,
                 "labels": results[k - 1]["labels"],
+                "remains": blake2b("\n".join(rest.keys).encode(), digest_size=8).hexdigest(),
                 "method": method,
                 **{"low": None, "high": None} | estimate,
                 "truth": truth,
@@ -186,13 +191,19 @@ def _objects(images: ImageSet) -> np.ndarray:
     return np.bincount(np.array(labels, dtype=int), minlength=len(images.classes) + 1)[1:]
 
 
-def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def once(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows without copies: cells that begin with the same model and pick the same share a pool."""
+    told = ("seed", "cycle", "remains", "method", "estimate", "low", "high", "truth")
+    return list({tuple(row[name] for name in told): row for row in reversed(rows)}.values())[::-1]
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """By method: pools, mean absolute error, bias (estimate - truth), rank correlation over a cell's cycles (Spearman,
     mean of the cells), share of truths inside the interval and its mean width (None without one)."""
     return [_judged(method, [row for row in rows if row["method"] == method]) for method in _in_order(rows, "method")]
 
 
-def _judged(method: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _judged(method: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     errors = np.array([row["estimate"] - row["truth"] for row in rows])
     ranged = [row for row in rows if row["low"] is not None]
     cells = [[row for row in rows if row["cell"] == cell] for cell in _in_order(rows, "cell")]
@@ -217,12 +228,20 @@ def _spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     return spearman(np.array(first), np.array(second))
 
 
-def _in_order(rows: Sequence[dict[str, Any]], name: str) -> list[Any]:
+def _in_order(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
     return list(dict.fromkeys(row[name] for row in rows))
 
 
-def tables(rows: Sequence[dict[str, Any]]) -> str:
-    """Two Markdown tables: the calibrated estimate by cell and cycle, and all methods; and what has no estimate."""
+def by_picks(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """`summary` of the cells that pick by chance, and of those that do not, each pool once."""
+    kinds = {"chance": True, "a strategy": False}
+    chosen = {name: once([row for row in rows if row["by_chance"] is kind]) for name, kind in kinds.items()}
+    return {name: summary(of_kind) for name, of_kind in chosen.items() if of_kind}
+
+
+def tables(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Two Markdown tables: the calibrated estimate by cell and cycle, and all methods by how the labels were picked,
+    each pool once; and what has no estimate."""
     titles = ["cell", "cycle", "labels", "estimate", f"{LEVEL:.0%} interval", "truth", "error", "inside", "test AP50"]
     cells = [titles]
     for row in (row for row in rows if row["method"] == OURS):
@@ -231,13 +250,14 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
         error = f"{row['estimate'] - row['truth']:+.3f}"
         known = [row["cell"], str(row["cycle"]), str(row["labels"]), f"{row['estimate']:.3f}", interval]
         cells.append([*known, f"{row['truth']:.3f}", error, inside, f"{row['test_ap50']:.3f}"])
-    judged = [["method", "pools", "mean error", "bias", "rank correlation", "coverage", "width", "mean error to test"]]
+    head = ["method", "pools", "mean error", "bias", "rank correlation", "coverage", "width", "mean error to test"]
+    judged = [["picks", *head]]
     forms = ("{}", "{}", "{:.3f}", "{:+.3f}", "{:.2f}", "{:.0%}", "{:.3f}", "{:.3f}")
-    methods = summary(rows)
-    for line in methods:
-        values = zip(forms, line.values(), strict=True)
-        judged.append(["-" if value is None else form.format(value) for form, value in values])
-    pools = max(line["pools"] for line in methods)
+    for kind, methods in by_picks(rows).items():
+        for line in methods:
+            values = zip(forms, line.values(), strict=True)
+            judged.append([kind, *("-" if value is None else form.format(value) for form, value in values)])
+    pools = len({(row["cell"], row["cycle"]) for row in rows})
     left_out = pools - (len(cells) - 1)
     missing = f"\n\n{left_out} of {pools} pools have no estimate: {TOO_LITTLE}." if left_out else ""
     return f"{markdown(cells)}\n\n{markdown(judged)}{missing}"

@@ -163,6 +163,8 @@ def _check(path: Path, values: Mapping[str, Any]) -> None:
     _check_tables(path, variants)
     _check_keys(path, "settings", values["settings"], {*FIELD_NAMES, "preset"} - set(OF_A_CELL))
     for title, table in variants.items():
+        if not title[:1].isalnum():  # a folder is called after it
+            raise CommandError(f"{path}: the variant {title!r} needs a name that begins with a letter or a digit.")
         _check_keys(path, title, table, set(FIELD_NAMES) - {"seed"})
 
 

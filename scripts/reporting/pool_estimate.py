@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
-from scripts.grid.estimates import ON_THE_PICKS, OURS, TOO_LITTLE, rows_of_cell, summary
+from scripts.grid.estimates import ON_THE_PICKS, OURS, TOO_LITTLE, once, rows_of_cell, summary
 from scripts.reporting import plots, words
 from scripts.reporting.context import Context
 from scripts.reporting.lines import Line
@@ -54,13 +54,9 @@ class Group:
 
     @staticmethod
     def of(name: str, cells: Sequence[Estimated]) -> Group:
-        once: dict[tuple[Any, ...], tuple[Row, Row]] = {}
-        for cell in cells:
-            for row, picks in zip(cell.rows, cell.on_the_picks, strict=True):
-                labelled = frozenset(cell.line.runs[cell.seed].picked_until(row["cycle"] + 1))
-                told = (row[key] for key in ("cycle", "estimate", "low", "high", "truth"))
-                once.setdefault((cell.seed, labelled, *told), (row, picks))
-        return Group(name, [row for row, _ in once.values()], [picks for _, picks in once.values()])
+        rows = [row for cell in cells for row in cell.rows]
+        on_the_picks = [row for cell in cells for row in cell.on_the_picks]
+        return Group(name, once(rows), once(on_the_picks))
 
     @property
     def held(self) -> int:
@@ -246,6 +242,8 @@ def _table(cells: Sequence[Estimated]) -> Table:
             [
                 group.name,
                 str(of["pools"]),
+                words.number(_mean(group.on_the_picks, "estimate")),
+                words.number(_mean(group.rows, "truth")),
                 words.number(of["mean_absolute_error"]),
                 f"{of['bias']:+.3f}",
                 words.number(alone["mean_absolute_error"]),
@@ -257,8 +255,8 @@ def _table(cells: Sequence[Estimated]) -> Table:
     return Table(
         "The estimate of the pool's AP50 against the truth. Bias: mean of estimate less truth. Rank correlation: of "
         f"estimate and truth over a cell's cycles. The interval should hold the truth in {LEVEL:.0%} of all pools.",
-        ["", "pools", "mean error", "bias", "mean error of the picks' own AP50", "rank correlation",
-         "interval holds the truth", "its mean width"],
+        ["", "pools", "AP50 of the picks", "of the rest: the truth", "mean error", "bias",
+         "mean error of the picks' own AP50", "rank correlation", "interval holds the truth", "its mean width"],
         rows,
     )  # fmt: skip
 
@@ -273,6 +271,10 @@ def _every_pool(cells: Sequence[Estimated]) -> Table:
     ]  # fmt: skip
     head = ["", "seed", "cycle", "labels", "estimate", f"{LEVEL:.0%} interval", "truth", "holds it", "test AP50"]
     return Table("Every pool", head, rows, folded=True)
+
+
+def _mean(rows: Sequence[Row], name: str) -> float:
+    return sum(row[name] for row in rows) / len(rows)
 
 
 def _judged(rows: Sequence[Row]) -> Mapping[str, Any]:

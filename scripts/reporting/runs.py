@@ -13,7 +13,7 @@ from scripts.grid.cell import IDENTITY, PICKED, RESULTS
 from scripts.grid.claims import LOCK
 from scripts.quality import TEST_PREDICTIONS
 from scripts.results import read_rows
-from tsp_model.cycle import PSEUDO_LABELS
+from tsp_model.cycle import PREDICTIONS, PSEUDO_LABELS
 from tsp_model.settings import Settings, SettingsError
 
 OF_THE_DATA = ("data", "train_images", "test_images")
@@ -60,6 +60,10 @@ class Run:
     def ap50(self) -> list[float]:
         """AP50 of masks by cycle, 0..1."""
         return [row["mask_ap50"] for row in self.rows]
+
+    def pool_predictions(self, cycle: int) -> Path:
+        """The file of what the model of a cycle, from 1 on, found in the images that were not labelled yet."""
+        return self.folder / f"M{cycle}" / PREDICTIONS
 
     def pseudo_labels(self, cycle: int) -> Path:
         """The file of D_semi's labels of a cycle, from 1 on."""

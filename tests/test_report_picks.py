@@ -1,0 +1,68 @@
+"""The report's section on what is picked: features made by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scripts.reporting.picks import Pool, nearest_by_rank, picks
+from tests.grid_cells import POOL, context_of, found_squares, row_of, said, write_cell
+from tsp_model.cycle import PREDICTIONS
+from tsp_model.predictions import write_predictions
+
+
+def test_what_is_to_be_expected_by_chance_is_the_mean_over_all_draws() -> None:
+    points = {"a": 0.0, "b": 1.0, "c": 3.0, "d": 3.5, "e": 9.0}
+    for count in (2, 3, 5):
+        nearest = [
+            min(abs(points[one] - points[other]) for other in drawn if other != one)
+            for drawn in itertools.combinations(points, count)
+            for one in drawn
+        ]
+        pool = Pool.of({name: np.array([value]) for name, value in points.items()}, count)
+        assert pool.by_chance == pytest.approx(np.mean(nearest))
+    assert pool.alone == pytest.approx((1 + 1 + 0.5 + 0.5 + 5.5) / 5)
+    assert nearest_by_rank(5, 3).sum() == pytest.approx(1)
+
+
+def test_near_duplicates_are_near_and_odd_images_are_alone() -> None:
+    pool = Pool(
+        {name: np.array([value]) for name, value in {"a": 0.0, "b": 1.0, "c": 10.0, "d": 30.0}.items()}, 4.0, 8.0
+    )
+    # to the next pick: 1 and 1 of 8; to the next image: 9 and 20 of 4
+    assert pool.to_the_next_pick(["a", "b"]) == pytest.approx(1 / 8)
+    assert pool.to_the_next_image(["c", "d"]) == pytest.approx(14.5 / 4)
+
+
+def write_features(cell: Path, places: Sequence[float]) -> None:
+    """M_1's predictions of the pool, images 10, 11, ... at these places."""
+    told = [found_squares(f"{number}.png", [(8, 8, 20)], [0.9], 0.9, 0.9) for number in range(10, POOL)]
+    told = [dataclasses.replace(one, signals={"features": [at]}) for one, at in zip(told, places, strict=True)]
+    (cell / "M1").mkdir()
+    write_predictions(cell / "M1" / PREDICTIONS, told)
+
+
+def test_every_strategy_is_measured_with_the_same_features(tmp_path: Path) -> None:
+    write_cell(tmp_path, "tsp", 0, [0.2, 0.4])  # picks images 10 to 19
+    cell = write_cell(tmp_path, "core_set", 0, [0.2, 0.4], strategy="core_set")
+    # the picks 10 apart, all others 1 apart from each other
+    write_features(cell, [1000 + 10 * place for place in range(10)] + list(range(80)))
+    section = picks(context_of(tmp_path))
+    (table,) = section.printed
+    row = row_of(table, "TSP")
+    assert row[1:] == row_of(table, "core-set")[1:]
+    # 90 images, 10 of them 10 from the next and 80 of them 1: 2 on average; two objects an image
+    assert row[1] == "1" and row[3:] == ["5.00", "2.0"]
+    assert float(row[2]) < 1, "a draw with one of the far images in it has that far from all others"
+
+
+def test_where_there_are_no_features_it_is_said(tmp_path: Path) -> None:
+    write_cell(tmp_path, "tsp", 0, [0.2, 0.4])
+    assert "they need a cell of core_set or tsp_diverse" in said(picks(context_of(tmp_path)))
+    write_cell(tmp_path, "core_set", 0, [0.2, 0.4], strategy="core_set")
+    assert "score the pool first" in said(picks(context_of(tmp_path)))
