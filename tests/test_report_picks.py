@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from scripts.reporting.picks import Pool, nearest_by_rank, picks
-from tests.grid_cells import POOL, context_of, found_squares, row_of, said, write_cell
+from scripts.results import write_rows
+from tests.grid_cells import POOL, context_of, found_squares, row_of, said, table_of, write_cell
 from tsp_model.cycle import PREDICTIONS
 from tsp_model.predictions import write_predictions
 
@@ -53,12 +55,25 @@ def test_every_strategy_is_measured_with_the_same_features(tmp_path: Path) -> No
     # the picks 10 apart, all others 1 apart from each other
     write_features(cell, [1000 + 10 * place for place in range(10)] + list(range(80)))
     section = picks(context_of(tmp_path))
-    (table,) = section.printed
+    (table,) = section.printed  # there is no random cell
     row = row_of(table, "TSP")
     assert row[1:] == row_of(table, "core-set")[1:]
     # 90 images, 10 of them 10 from the next and 80 of them 1: 2 on average; two objects an image
     assert row[1] == "1" and row[3:] == ["5.00", "2.0"]
     assert float(row[2]) < 1, "a draw with one of the far images in it has that far from all others"
+
+
+def test_what_an_object_brings_is_compared_at_as_many_objects(tmp_path: Path) -> None:
+    write_cell(tmp_path, "random", 0, [0.2, 0.4, 0.5], strategy="random")  # 20, 40, 60 objects
+    fewer = write_cell(tmp_path, "tsp", 0, [0.2, 0.3, 0.45])
+    rows = [json.loads(line) for line in (fewer / "results.jsonl").read_text().splitlines()]
+    rows = [row | {"objects": count} for row, count in zip(rows, (20, 30, 50), strict=True)]
+    write_rows(fewer / "results.jsonl", rows)
+    table = table_of(picks(context_of(tmp_path)))
+    # by images: (0 - 0.1) / 2 and (-0.1 - 0.05) / 2, the mean; by objects: 0.3 is what random has at 30, at 40 it is
+    # 0.025 behind (0.375, 0.4), at 50 level (0.45, 0.45): over 10, 10, 10 objects 0, -0.0125 and -0.0125
+    assert row_of(table, "TSP") == ["TSP", "1", "50", "-0.062 (one pair)", "-0.008 (one pair)"]
+    assert row_of(table, "random") == ["random", "1", "60", "-", "-"]
 
 
 def test_where_there_are_no_features_it_is_said(tmp_path: Path) -> None:

@@ -52,6 +52,19 @@ def gains(grid: GridResults, line: Line) -> dict[int, float]:
     return {seed: run.ap50[-1] - run.ap50[0] for seed, run in grid.finished(line).items()}
 
 
+def ahead_by_objects(one: Run, other: Run) -> float | None:
+    """How much higher a run's AP50 is than another's where both have as many labelled objects, the mean over the
+    numbers of objects that both had; None where there are none."""
+    curves = [([row["objects"] for row in run.rows], run.ap50) for run in (one, other)]
+    first, last = max(objects[0] for objects, _ in curves), min(objects[-1] for objects, _ in curves)
+    if last <= first:
+        return None
+    corners = {first, last, *(count for objects, _ in curves for count in objects if first < count < last)}
+    where = sorted(corners)
+    ours, theirs = (np.interp(where, objects, ap50) for objects, ap50 in curves)
+    return area(where, ours - theirs)
+
+
 @dataclass(frozen=True)
 class Reached:
     """Labels at which a line reaches a quality.
