@@ -36,7 +36,7 @@ from tsp_model.data.synthetic import write_synthetic
 
 SCREENSHOTS = Path(__file__).resolve().parent.parent / "runs" / "screenshots"
 OPACITY = {"brush": 0.6, "polygon": 0.2}  # of a region over the image, in Label Studio's editor
-INSIDE = 1.5  # pixels of the image to what is not a part, or the editor's smoothing and outlines decide what is seen
+INSIDE = 1.5  # pixels from the edge of a part; nearer to it the editor's smoothing and outlines are seen
 SHADES = 8  # of 255, by which a colour less its grey may differ; what is scaled and smoothed is grey
 LABELLED = 6
 
@@ -214,7 +214,8 @@ def drawn_as(
     height, width = np.asarray(Image.open(path).convert("L")).shape
     stack = [(label, masks.decode([rle])[0].astype(bool)) for label, rle in to_instances(result)]
     covered = sum(mask.astype(int) for _, mask in stack)
-    bare, _ = deepest(covered == 0)
+    bare, depth = deepest(covered == 0)
+    assert depth >= INSIDE, "masks cover everything"
     wanted = {bare: np.zeros(3)}
     for label, mask in stack:
         colour = COLOURS[classes.index(label)]

@@ -22,6 +22,7 @@ from scripts.grid.runner import run_grid
 from scripts.grid.spec import read_grid
 from tsp_model import checkpoints
 from tsp_model.cycle import TRAINING_STATE, train_cycle
+from tsp_model.data import DataError
 from tsp_model.data.image_set import ImageSet
 from tsp_model.settings import Settings
 from tsp_model.training import NonFiniteLossError
@@ -173,14 +174,15 @@ def test_more_cycles_may_be_asked_for_later(finished: tuple[Path, Path, list[dic
     assert [row["labels"] for row in more] == [3, 6, 9]
 
 
+@pytest.mark.parametrize("kind", [NonFiniteLossError, DataError, checkpoints.CheckpointError])
 def test_a_cell_that_cannot_go_on_does_not_hold_up_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: type[Exception]
 ) -> None:
     train = grid_cell.train_cycle
 
     def diverges(labelled: ImageSet, pool: ImageSet, before: object, settings: Settings, *others: object) -> object:
         if settings.strategy == "tsp":
-            raise NonFiniteLossError("the loss is not finite on images a, b")
+            raise kind("the loss is not finite on images a, b")
         return train(labelled, pool, before, settings, *others)
 
     monkeypatch.setattr(grid_cell, "train_cycle", diverges)

@@ -37,6 +37,6 @@ def _less_random(grid: GridResults, line: Line) -> str:
 def test_every_row_of_the_readme_follows_from_the_results(name: str) -> None:
     grid = read_results(EXPERIMENTS / "results" / name, EXPERIMENTS / f"{name}.toml")
     document = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
-    (shown,) = re.findall(rf"\n{name}, .*?:\n\n\| labels \|.*\n\|--.*\n((?:\|.*\n)+)", document)
+    ((said, shown),) = re.findall(rf"\n{name}, (.*?):\n\n\| labels \|.*\n\|--.*\n((?:\|.*\n)+)", document)
+    assert said.endswith(f"labels at once reach {grid.ceiling_in_words}")
     assert shown.splitlines() == list(table(grid))
-    assert f"labels at once reach {grid.ceiling_in_words}" in document

@@ -49,18 +49,21 @@ def write_features(cell: Path, places: Sequence[float]) -> None:
     write_predictions(cell / "M1" / PREDICTIONS, told)
 
 
-def test_every_strategy_is_measured_with_the_same_features(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["core_set", "tsp_diverse"])
+def test_every_strategy_is_measured_with_the_same_features(tmp_path: Path, strategy: str) -> None:
     write_cell(tmp_path, "tsp", 0, [0.2, 0.4])  # picks images 10 to 19
-    cell = write_cell(tmp_path, "core_set", 0, [0.2, 0.4], strategy="core_set")
+    cell = write_cell(tmp_path, strategy, 0, [0.2, 0.4], strategy=strategy)
     # the picks 10 apart, all others 1 apart from each other
-    write_features(cell, [1000 + 10 * place for place in range(10)] + list(range(80)))
+    places = [1000 + 10 * place for place in range(10)] + list(range(80))
+    write_features(cell, places)
     section = picks(context_of(tmp_path))
     (table,) = section.printed  # there is no random cell
     row = row_of(table, "TSP")
-    assert row[1:] == row_of(table, "core-set")[1:]
+    assert row[1:] == row_of(table, {"core_set": "core-set", "tsp_diverse": "diverse TSP"}[strategy])[1:]
     # 90 images, 10 of them 10 from the next and 80 of them 1: 2 on average; two objects an image
     assert row[1] == "1" and row[3:] == ["5.00", "2.0"]
-    assert float(row[2]) < 1, "a draw with one of the far images in it has that far from all others"
+    by_chance = Pool.of({str(place): np.array([float(place)]) for place in places}, 10).by_chance
+    assert row[2] == f"{10 / by_chance:.2f}"
 
 
 def test_what_an_object_brings_is_compared_at_as_many_objects(tmp_path: Path) -> None:
@@ -77,7 +80,9 @@ def test_what_an_object_brings_is_compared_at_as_many_objects(tmp_path: Path) ->
 
 
 def test_where_there_are_no_features_it_is_said(tmp_path: Path) -> None:
+    write_cell(one_a_cycle := tmp_path / "one", "tsp", 0, [0.2, 0.4], {"per_cycle": 1})
     write_cell(tmp_path, "tsp", 0, [0.2, 0.4])
+    assert "a cycle picks one image" in said(picks(context_of(one_a_cycle)))
     assert "they need a cell of core_set or tsp_diverse" in said(picks(context_of(tmp_path)))
     write_cell(tmp_path, "core_set", 0, [0.2, 0.4], strategy="core_set")
     assert "score the pool first" in said(picks(context_of(tmp_path)))

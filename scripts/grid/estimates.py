@@ -100,6 +100,7 @@ def _mean_ap(predictions: Sequence[Prediction], right: Sequence[np.ndarray], mis
 
 TOO_LITTLE = f"fewer than {LEAST_IMAGES} images or {LEAST_OBJECTS} objects were labelled last, too little to learn from"
 OURS, ON_THE_PICKS = "calibrated", "AP50 of the picks"
+PICKS = {True: "random picks", False: "picks of a strategy"}  # by whether they fall to chance
 METHODS: dict[str, Callable[[Known], dict[str, float]]] = {
     OURS: calibrated,
     ON_THE_PICKS: on_the_picks,
@@ -194,30 +195,34 @@ def _objects(images: ImageSet) -> np.ndarray:
 def once(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The rows without copies: cells that begin with the same model and pick the same share a pool."""
     told = ("seed", "cycle", "remains", "method", "estimate", "low", "high", "truth")
-    return list({tuple(row[name] for name in told): row for row in reversed(rows)}.values())[::-1]
+    first: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for row in rows:
+        first.setdefault(tuple(row[name] for name in told), row)
+    return list(first.values())
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """By method: pools, mean absolute error, bias (estimate - truth), rank correlation over a cell's cycles (Spearman,
-    mean of the cells), share of truths inside the interval and its mean width (None without one)."""
+    """By method, each pool once: pools, mean absolute error, bias (estimate - truth), rank correlation over a cell's
+    cycles (Spearman, mean of all cells), share of truths inside the interval and its mean width (None without one)."""
     return [_judged(method, [row for row in rows if row["method"] == method]) for method in _in_order(rows, "method")]
 
 
 def _judged(method: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    errors = np.array([row["estimate"] - row["truth"] for row in rows])
-    ranged = [row for row in rows if row["low"] is not None]
+    pools = once(rows)
+    errors = np.array([row["estimate"] - row["truth"] for row in pools])
+    ranged = [row for row in pools if row["low"] is not None]
     cells = [[row for row in rows if row["cell"] == cell] for cell in _in_order(rows, "cell")]
     order = [_spearman([row["estimate"] for row in cell], [row["truth"] for row in cell]) for cell in cells]
     order = [value for value in order if value is not None]
     return {
         "method": method,
-        "pools": len(rows),
+        "pools": len(pools),
         "mean_absolute_error": float(np.abs(errors).mean()),
         "bias": float(errors.mean()),
         "rank_correlation": float(np.mean(order)) if order else None,
         "coverage": float(np.mean([row["low"] <= row["truth"] <= row["high"] for row in ranged])) if ranged else None,
         "width": float(np.mean([row["high"] - row["low"] for row in ranged])) if ranged else None,
-        "test_mean_absolute_error": float(np.mean([abs(row["estimate"] - row["test_ap50"]) for row in rows])),
+        "test_mean_absolute_error": float(np.mean([abs(row["estimate"] - row["test_ap50"]) for row in pools])),
     }
 
 
@@ -233,9 +238,8 @@ def _in_order(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
 
 
 def by_picks(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """`summary` of the cells that pick by chance, and of those that do not, each pool once."""
-    kinds = {"chance": True, "a strategy": False}
-    chosen = {name: once([row for row in rows if row["by_chance"] is kind]) for name, kind in kinds.items()}
+    """`summary` of the cells that pick by chance, and of those that do not."""
+    chosen = {name: [row for row in rows if row["by_chance"] is kind] for kind, name in PICKS.items()}
     return {name: summary(of_kind) for name, of_kind in chosen.items() if of_kind}
 
 
@@ -253,11 +257,13 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
     head = ["method", "pools", "mean error", "bias", "rank correlation", "coverage", "width", "mean error to test"]
     judged = [["picks", *head]]
     forms = ("{}", "{}", "{:.3f}", "{:+.3f}", "{:.2f}", "{:.0%}", "{:.3f}", "{:.3f}")
+    left_out = pools = 0
     for kind, methods in by_picks(rows).items():
+        counts = {line["method"]: line["pools"] for line in methods}
+        pools += max(counts.values())
+        left_out += max(counts.values()) - counts.get(OURS, 0)
         for line in methods:
             values = zip(forms, line.values(), strict=True)
             judged.append([kind, *("-" if value is None else form.format(value) for form, value in values)])
-    pools = len({(row["cell"], row["cycle"]) for row in rows})
-    left_out = pools - (len(cells) - 1)
     missing = f"\n\n{left_out} of {pools} pools have no estimate: {TOO_LITTLE}." if left_out else ""
     return f"{markdown(cells)}\n\n{markdown(judged)}{missing}"

@@ -16,6 +16,7 @@ from scripts.grid.cell import PICKED, CellRun
 from scripts.grid.claims import claimed
 from scripts.grid.spec import Cell, read_grid
 from scripts.plan import STATE, Place
+from tsp_model.checkpoints import CheckpointError
 from tsp_model.data import DataError
 from tsp_model.errors import NonFiniteError
 
@@ -96,7 +97,7 @@ def _run(run: CellRun, cell: Cell, bar: tqdm) -> list[dict[str, Any]]:
 
     try:
         rows = run.run(show)
-    except (NonFiniteError, DataError) as error:
+    except (NonFiniteError, DataError, CheckpointError) as error:
         raise CellError(f"{cell.folder}: {error}") from error
     bar.update(len(rows) - done)
     return rows

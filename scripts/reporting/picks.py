@@ -20,10 +20,11 @@ from tsp_model.predictions import read_predictions
 
 WITH_FEATURES = ("core_set", "tsp_diverse")  # strategies for which scoring notes them
 CAPTION = (
-    "What is picked from the second cycle on, means over seeds. Distances are between features that the first model of "
-    "core-set's cell has of the images, each seed its own. To the next pick: from a pick to the nearest other pick of "
-    "its cycle, 1 where as many images are drawn from the pool by chance; less means near-duplicates. To the next "
-    "image: from a pick to the nearest other image of the pool, 1 on average over the pool; more means odd images."
+    "What is picked from the second cycle on, means over seeds. Distances are between features that the first model "
+    "of a cell of core-set or diverse TSP has of the images, each seed its own. To the next pick: from a pick to the "
+    "nearest other pick of its cycle, 1 where as many images are drawn from the pool by chance; less means near- "
+    "duplicates. To the next image: from a pick to the nearest other image of the pool, 1 on average over the pool; "
+    "more means odd images."
 )
 
 BY_OBJECTS = (
@@ -76,8 +77,8 @@ def nearest_by_rank(total: int, count: int) -> np.ndarray:
     Args:
         count: so many of `total` images are drawn by chance, it among them; two or more.
     """
-    drawn = (count - 1) / np.arange(total - 1, 0, -1)  # the j-th, if none before it was; 1 in the end and never needed
-    drawn = np.minimum(drawn, 1)
+    # The j-th is drawn if none before it was; surely, once as few are left as are to be drawn.
+    drawn = np.minimum((count - 1) / np.arange(total - 1, 0, -1), 1)
     return drawn * np.cumprod(np.concatenate([[1.0], 1 - drawn[:-1]]))
 
 
@@ -146,7 +147,7 @@ def _row(grid: GridResults, line: Line, pools: Mapping[int, Pool]) -> list[str] 
         (pools[seed], run.picked[str(cycle)]) for seed, run in runs.items() for cycle in range(2, grid.cycles + 1)
     ]
     return [
-        f"{line.title}{grid.of_seeds(len(runs))}",
+        line.title,
         str(len(runs)),
         words.number(float(np.mean([pool.to_the_next_pick(picked) for pool, picked in cycles])), 2),
         words.number(float(np.mean([pool.to_the_next_image(picked) for pool, picked in cycles])), 2),

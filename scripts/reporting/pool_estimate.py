@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
-from scripts.grid.estimates import ON_THE_PICKS, OURS, TOO_LITTLE, once, rows_of_cell, summary
+from scripts.grid.estimates import ON_THE_PICKS, OURS, PICKS, TOO_LITTLE, once, rows_of_cell, summary
 from scripts.reporting import plots, words
 from scripts.reporting.context import Context
 from scripts.reporting.lines import Line
@@ -46,7 +46,7 @@ class Estimated:
 
 @dataclass(frozen=True)
 class Group:
-    """The pools of several cells, those that cells share once: they begin with the same model."""
+    """The rows of several cells. Pools that they share, since they begin with the same model, count once."""
 
     name: str
     rows: Sequence[Row]
@@ -56,21 +56,25 @@ class Group:
     def of(name: str, cells: Sequence[Estimated]) -> Group:
         rows = [row for cell in cells for row in cell.rows]
         on_the_picks = [row for cell in cells for row in cell.on_the_picks]
-        return Group(name, once(rows), once(on_the_picks))
+        return Group(name, rows, on_the_picks)
+
+    @property
+    def pools(self) -> Sequence[Row]:
+        return once(self.rows)
 
     @property
     def held(self) -> int:
         """How many intervals hold the truth."""
-        return sum(map(_holds, self.rows))
+        return sum(map(_holds, self.pools))
 
     @property
     def too_narrow(self) -> bool:
         """Whether intervals that kept their word would hold the truth so seldom by chance only rarely."""
-        return binomial_tail(self.held, len(self.rows), LEVEL) < UNLIKELY
+        return binomial_tail(self.held, len(self.pools), LEVEL) < UNLIKELY
 
     @property
     def few(self) -> bool:
-        return len(self.rows) < ENOUGH
+        return len(self.pools) < ENOUGH
 
 
 def pool_estimate(context: Context) -> Section:
@@ -118,8 +122,7 @@ def _by_picks(cells: Sequence[Estimated]) -> dict[str, list[Estimated]]:
     """The cells by how their picks came about."""
     found: dict[str, list[Estimated]] = {}
     for cell in cells:
-        picks = "random picks" if cell.line.settings.strategy == "random" else "picks of a strategy"
-        found.setdefault(picks, []).append(cell)
+        found.setdefault(PICKS[cell.line.settings.strategy == "random"], []).append(cell)
     return found
 
 
@@ -144,7 +147,7 @@ def _verdict(groups: Sequence[Group]) -> list[str]:
             judged = "too few to judge it by"
         said.append(
             f"With {group.name} the {LEVEL:.0%} interval held the truth in {group.held} of "
-            f"{words.many(len(group.rows), 'pool')} ({words.share(group.held / len(group.rows))}): {judged}."
+            f"{words.many(len(group.pools), 'pool')} ({words.share(group.held / len(group.pools))}): {judged}."
         )
     narrow = [group.name for group in groups if group.too_narrow]
     if narrow:
@@ -274,7 +277,8 @@ def _every_pool(cells: Sequence[Estimated]) -> Table:
 
 
 def _mean(rows: Sequence[Row], name: str) -> float:
-    return sum(row[name] for row in rows) / len(rows)
+    pools = once(rows)
+    return sum(row[name] for row in pools) / len(pools)
 
 
 def _judged(rows: Sequence[Row]) -> Mapping[str, Any]:

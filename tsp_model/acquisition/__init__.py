@@ -117,7 +117,7 @@ def pick(scores: Mapping[str, float], budget: int, seed: int) -> list[str]:
     """
     wrong = [key for key, score in scores.items() if not np.isfinite(score)]
     if wrong:
-        raise NonFiniteScoreError(f"the score of {wrong[0]} is not finite; its strategy is broken.")
+        raise NonFiniteScoreError(f"the score of {wrong[0]} is not finite; its strategy is broken: choose another one.")
     return sorted(scores, key=lambda key: (scores[key], _hash(key, seed)))[:budget]
 
 
