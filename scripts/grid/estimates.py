@@ -260,8 +260,8 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
     left_out = pools = 0
     for kind, methods in by_picks(rows).items():
         counts = {line["method"]: line["pools"] for line in methods}
-        pools += max(counts.values())
-        left_out += max(counts.values()) - counts.get(OURS, 0)
+        there = max(counts.values())
+        pools, left_out = pools + there, left_out + there - counts.get(OURS, 0)
         for line in methods:
             values = zip(forms, line.values(), strict=True)
             judged.append([kind, *("-" if value is None else form.format(value) for form, value in values)])

@@ -59,8 +59,7 @@ def ahead_by_objects(one: Run, other: Run) -> float | None:
     first, last = max(objects[0] for objects, _ in curves), min(objects[-1] for objects, _ in curves)
     if last <= first:
         return None
-    corners = {first, last, *(count for objects, _ in curves for count in objects if first < count < last)}
-    where = sorted(corners)
+    where = sorted({count for objects, _ in curves for count in objects if first <= count <= last})
     ours, theirs = (np.interp(where, objects, ap50) for objects, ap50 in curves)
     return area(where, ours - theirs)
 

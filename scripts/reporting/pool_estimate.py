@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -58,7 +59,7 @@ class Group:
         on_the_picks = [row for cell in cells for row in cell.on_the_picks]
         return Group(name, rows, on_the_picks)
 
-    @property
+    @cached_property
     def pools(self) -> Sequence[Row]:
         return once(self.rows)
 
