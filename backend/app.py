@@ -20,6 +20,7 @@ from backend import presence, settings, worker_notes
 from backend.events import EventError, handle
 from backend.jobs import Jobs
 from backend.progress import ENDED, one_line
+from backend.project_settings import for_project, remember_extra_params, remembered_extra_params
 from backend.settings import ServiceSettings
 from backend.versions import UNTRAINED, VersionError, Versions, project_keys, versions_of
 from tsp_model.errors import ExplainedError
@@ -145,9 +146,9 @@ def _add_model_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> None:
             parse_label_config(_text(body, "schema"))
         except LabelConfigError as error:
             raise BadRequest(str(error)) from None
-        settings.for_project(service, body.get("extra_params"))
+        for_project(service, body.get("extra_params"))
         try:
-            settings.remember_extra_params(service.model_dir, versions.key, body.get("extra_params"))
+            remember_extra_params(service.model_dir, versions.key, body.get("extra_params"))
         except OSError as error:  # a full disk is no reason to stop answering with the version that is there
             logger.error("the extra_params of project %s cannot be kept: %s", versions.number, one_line(error))
         if service.basic_auth and not _webhooks_authorised(versions, service):
@@ -198,8 +199,8 @@ def _add_version_routes(app: Flask, service: ServiceSettings, jobs: Jobs) -> Non
         if project:
             versions = versions_of(service.model_dir, project)
             told = {name: versions.summary(name) for name in versions.list()}
-            extra_params = settings.remembered_extra_params(service.model_dir, versions.key)
-            chosen = settings.for_project(service, extra_params)
+            extra_params = remembered_extra_params(service.model_dir, versions.key)
+            chosen = for_project(service, extra_params)
             found = {"versions": list(told), "active": versions.active(), "summaries": told}
             more = {"push_top": chosen.push_top, "clusters": chosen.clusters, "left_out": versions.left_out()}
             return jsonify(found | more)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.jobs import Jobs
-from backend.settings import ServiceSettings, for_project, remembered_extra_params
+from backend.project_settings import for_project, remembered_extra_params
+from backend.settings import ServiceSettings
 from backend.versions import project_key
 from tsp_model.errors import ExplainedError
 from tsp_model.settings import SettingsError

@@ -30,6 +30,7 @@ from backend.jobs import Jobs
 from backend.label_config import LabelConfig, parse_label_config
 from backend.progress import one_line, unexpected
 from backend.project import LabelStudioProject
+from backend.project_settings import for_project, remember_extra_params, remembered_extra_params
 from backend.serving import ActiveVersion, Image
 from backend.settings import ServiceSettings
 from backend.versions import UNTRAINED, Versions, project_number
@@ -83,9 +84,9 @@ class TSPBackend(LabelStudioMLBase):
 
     def set_extra_params(self, extra_params: Any) -> None:
         """2.x hands over the connection's extra_params here; its own way to keep them takes text only."""
-        settings.for_project(self._service, extra_params)
+        for_project(self._service, extra_params)
         if key := self._key([]):
-            settings.remember_extra_params(self._service.model_dir, key, extra_params)
+            remember_extra_params(self._service.model_dir, key, extra_params)
 
     def predict(self, tasks: Sequence[Mapping[str, Any]], context: Any = None, **kwargs: Any) -> list[Any]:
         """One entry per task, in order: {"result": regions, "score": what orders tasks (backend.ordering),
@@ -160,7 +161,7 @@ class TSPBackend(LabelStudioMLBase):
         rest. What is filled in stays, whatever happens to the others."""
         deadline = time.monotonic() + self._service.predict_seconds
         config = self._asked(tasks)
-        project = settings.for_project(self._service, settings.remembered_extra_params(self._service.model_dir, key))
+        project = for_project(self._service, remembered_extra_params(self._service.model_dir, key))
         version = ActiveVersion(Versions(self._service.model_dir, key), name, project)
         missing = list(range(len(tasks)))
         if len(tasks) > BATCH_SIZE:  # fewer are quicker predicted than looked for in the file of a whole pool

@@ -21,8 +21,8 @@ from label_studio_sdk.label_interface import LabelInterface
 from backend.annotations import instances_of, training_annotation
 from backend.connection import ProjectError, base_url, call
 from backend.label_config import parse_label_config
+from backend.project_settings import read_extra_params
 from backend.regions import RLE, to_regions
-from backend.settings import read_extra_params
 from backend.shown import Shown
 from backend.versions import project_key
 from tsp_model.data import some

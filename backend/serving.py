@@ -15,8 +15,8 @@ import torch
 from backend.answers import AnswerCache, scored_pool
 from backend.label_config import LabelConfig
 from backend.ordering import ScoreOf, score_of
+from backend.project_settings import ProjectSettings
 from backend.regions import to_regions
-from backend.settings import ProjectSettings
 from backend.versions import Versions
 from tsp_model import checkpoints
 from tsp_model.acquisition import observing

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,11 +20,7 @@ from urllib.parse import urlsplit
 
 from backend.image_limits import MOST_MEGAPIXELS, ImageLimits
 from backend.shown import Shown
-from backend.versions import Versions
-from tsp_model.files import write_json
-from tsp_model.settings import CHOICES, FIELD_NAMES, PRESETS, Settings, SettingsError, meant
-
-logger = logging.getLogger(__name__)
+from tsp_model.settings import CHOICES, FIELD_NAMES, PRESETS, Settings, SettingsError
 
 PREFIX = "TSP_"
 TOKEN = (
@@ -91,11 +86,16 @@ VARIABLES: tuple[Variable, ...] = (
 
 BRUSH_CODECS = ("fast", "sdk")
 
-# Settings of the service that a project may override through its connection's extra_params.
-PROJECT_KEYS = (
-    "train_after", "keep_aside", "show_threshold", "show_area", "show_overlap", "push_top", "clusters", "preset"
-)  # fmt: skip
-MOST_CLUSTERS = 1000
+# Settings of the service that a project may override (backend.project_settings): kind, lowest and highest value.
+OF_PROJECTS: dict[str, tuple[type, float, float]] = {
+    "train_after": (int, 0, 10**9),
+    "keep_aside": (float, 0, 0.5),
+    "show_threshold": (float, 0, 1),
+    "show_area": (float, 0, MOST_MEGAPIXELS * 1e6),
+    "show_overlap": (float, 0, 1),
+    "push_top": (int, 0, 10**9),
+    "clusters": (int, 0, 1000),
+}
 
 
 @dataclass(frozen=True)
@@ -156,31 +156,24 @@ class ServiceSettings:
         return (self.basic_auth_user, self.basic_auth_pass) if self.basic_auth_user else None
 
 
-@dataclass(frozen=True)
-class ProjectSettings:
-    """What counts for one project: the environment's values, overridden by its connection's extra_params."""
-
-    train_after: int
-    keep_aside: float
-    shown: Shown
-    push_top: int
-    clusters: int
-    method: Settings
-
-
 def documented_variables() -> list[Variable]:
     """Every variable the service reads, TSP_<FIELD> of the method included, for the README's table to be
     checked."""
     taken = {variable.name for variable in VARIABLES}
     method = [
         Variable(
-            PREFIX + one.name.upper(),
+            _variable(one.name),
             one.default if isinstance(one.default, str) else json.dumps(one.default),
             _meaning(one.name, one.metadata["meaning"]),
         )
         for one in fields(Settings)
     ]
     return list(VARIABLES) + [variable for variable in method if variable.name not in taken]
+
+
+def _variable(name: str) -> str:
+    """What a setting is called in the environment."""
+    return PREFIX + name.upper()
 
 
 def _meaning(name: str, meaning: str) -> str:
@@ -198,12 +191,12 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
     environ = os.environ if environ is None else environ
     text = {variable.name: environ.get(variable.name) or variable.default for variable in VARIABLES}
     _refuse_misspelt(environ)
-    overrides = {name: value for name in FIELD_NAMES if (value := environ.get(PREFIX + name.upper())) not in (None, "")}
+    overrides = {name: value for name in FIELD_NAMES if (value := environ.get(_variable(name))) not in (None, "")}
     if bool(text["BASIC_AUTH_USER"]) != bool(text["BASIC_AUTH_PASS"]):
         raise SettingsError("BASIC_AUTH_USER and BASIC_AUTH_PASS go together; set both or neither.")
     method = _method(text["TSP_PRESET"], overrides)
     processes = _number("TSP_PROCESSES", text["TSP_PROCESSES"], int, 1, 64)
-    _require_an_image_each(processes, method)
+    require_an_image_each(processes, method)
     return ServiceSettings(
         label_studio_url=address("LABEL_STUDIO_URL", text["LABEL_STUDIO_URL"]),
         label_studio_api_key=text["LABEL_STUDIO_API_KEY"],
@@ -217,18 +210,9 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
         keep_memory=_flag("TSP_KEEP_MEMORY", text["TSP_KEEP_MEMORY"]),
         basic_auth_user=text["BASIC_AUTH_USER"],
         basic_auth_pass=text["BASIC_AUTH_PASS"],
-        train_after=_number("TSP_TRAIN_AFTER", text["TSP_TRAIN_AFTER"], int, 0, 10**9),
         look_minutes=_number("TSP_LOOK_MINUTES", text["TSP_LOOK_MINUTES"], float, 0, 1440),
-        keep_aside=_number("TSP_KEEP_ASIDE", text["TSP_KEEP_ASIDE"], float, 0, 0.5),
         keep_versions=_kept(text["TSP_KEEP_VERSIONS"]),
         keep_jobs=_number("TSP_KEEP_JOBS", text["TSP_KEEP_JOBS"], float, 0, 36500),
-        shown=Shown(
-            threshold=_number("TSP_SHOW_THRESHOLD", text["TSP_SHOW_THRESHOLD"], float, 0, 1),
-            area=_number("TSP_SHOW_AREA", text["TSP_SHOW_AREA"], float, 0, MOST_MEGAPIXELS * 1e6),
-            overlap=_number("TSP_SHOW_OVERLAP", text["TSP_SHOW_OVERLAP"], float, 0, 1),
-        ),
-        push_top=_number("TSP_PUSH_TOP", text["TSP_PUSH_TOP"], int, 0, 10**9),
-        clusters=_number("TSP_CLUSTERS", text["TSP_CLUSTERS"], int, 0, MOST_CLUSTERS),
         image_limits=ImageLimits(
             hosts=_hosts(text["TSP_IMAGE_HOSTS"]),
             megapixels=_number("TSP_IMAGE_MEGAPIXELS", text["TSP_IMAGE_MEGAPIXELS"], float, 0.001, MOST_MEGAPIXELS),
@@ -237,7 +221,21 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
         brush_codec=brush_codec(environ),
         preset=text["TSP_PRESET"],
         method=method,
+        **of_projects({name: text[_variable(name)] for name in OF_PROJECTS}, _variable),
     )
+
+
+def of_projects(given: Mapping[str, Any], named: Callable[[str], str]) -> dict[str, Any]:
+    """The fields that ServiceSettings and ProjectSettings share, without the method, checked.
+
+    Args:
+        given: a value for each of OF_PROJECTS. named: what people call it.
+    Raises:
+        SettingsError: one line that names the value and what is allowed.
+    """
+    values = {name: _number(named(name), given[name], *limits) for name, limits in OF_PROJECTS.items()}
+    shown = Shown(*(values.pop(f"show_{name}") for name in ("threshold", "area", "overlap")))
+    return values | {"shown": shown}
 
 
 def address(name: str, value: str) -> str:
@@ -278,69 +276,6 @@ def brush_codec(environ: Mapping[str, str] | None = None) -> str:
     return name
 
 
-def read_extra_params(given: Any) -> dict[str, Any]:
-    """A connection's extra_params as Label Studio hands them over: an object where a program set them, its text where
-    somebody filled in the form, "" where it was left empty.
-
-    Raises SettingsError for anything else.
-    """
-    if isinstance(given, str):
-        try:
-            given = json.loads(given) if given.strip() else {}
-        except ValueError:
-            raise SettingsError(
-                f'extra_params={given[:60]!r} is no JSON object; write it as {{"preset": "tiny"}}.'
-            ) from None
-    given = given or {}
-    if not isinstance(given, Mapping):
-        raise SettingsError(f"extra_params must be a JSON object, not {type(given).__name__}.")
-    return dict(given)
-
-
-def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None) -> ProjectSettings:
-    """`service` with one project's extra_params on top.
-
-    Args:
-        service: the environment's settings.
-        extra_params: lower-case names: every field of tsp_model's Settings, train_after, keep_aside, show_threshold,
-            show_area, show_overlap, push_top, clusters, preset. A preset named here replaces the environment's preset
-            and its TSP_<FIELD>s.
-    Raises:
-        SettingsError: one line that names the unknown key or the value that cannot be used.
-    """
-    given = read_extra_params(extra_params)
-    unknown = sorted(set(given) - set(PROJECT_KEYS) - set(FIELD_NAMES))
-    if unknown:
-        remedy = meant(unknown, (*PROJECT_KEYS, *FIELD_NAMES))
-        raise SettingsError(f"extra_params of the connection has the unknown key {', '.join(unknown)}; {remedy}")
-    train_after = given.pop("train_after", service.train_after)
-    keep_aside = given.pop("keep_aside", service.keep_aside)
-    show_threshold = given.pop("show_threshold", service.shown.threshold)
-    show_area = given.pop("show_area", service.shown.area)
-    show_overlap = given.pop("show_overlap", service.shown.overlap)
-    push_top = given.pop("push_top", service.push_top)
-    clusters = given.pop("clusters", service.clusters)
-    preset = given.pop("preset", None)
-    method = service.method if preset is None else Settings.preset(str(preset))
-    try:
-        method = method.override(given)
-        _require_an_image_each(service.processes, method)
-    except SettingsError as error:
-        raise SettingsError(f"extra_params of the connection: {error}") from None
-    return ProjectSettings(
-        train_after=_number("train_after", train_after, int, 0, 10**9),
-        keep_aside=_number("keep_aside", keep_aside, float, 0, 0.5),
-        shown=Shown(
-            threshold=_number("show_threshold", show_threshold, float, 0, 1),
-            area=_number("show_area", show_area, float, 0, MOST_MEGAPIXELS * 1e6),
-            overlap=_number("show_overlap", show_overlap, float, 0, 1),
-        ),
-        push_top=_number("push_top", push_top, int, 0, 10**9),
-        clusters=_number("clusters", clusters, int, 0, MOST_CLUSTERS),
-        method=method,
-    )
-
-
 def _database(url: str) -> str:
     """Without the value in a complaint, here or later from a library: it has a password in it."""
     plain = r"(?:[^\s@:/?#%]|%[0-9A-Fa-f]{2})+"
@@ -361,7 +296,8 @@ def _refuse_misspelt(environ: Mapping[str, str]) -> None:
             raise SettingsError(f"{name} is no setting; did you mean {like[0]}?")
 
 
-def _require_an_image_each(processes: int, method: Settings) -> None:
+def require_an_image_each(processes: int, method: Settings) -> None:
+    """Raises SettingsError if a process would have no image of a batch."""
     if method.batch_size < processes:
         raise SettingsError(
             f"TSP_PROCESSES={processes} would share the {method.batch_size} images of a batch, and some have none; "
@@ -409,30 +345,3 @@ def _hosts(value: str) -> tuple[str, ...]:
     if wrong := [name for name in hosts if not re.fullmatch(r"[\w.*:-]+", name) or name.count(":") == 1]:
         raise SettingsError(f"TSP_IMAGE_HOSTS has {wrong[0]!r}, no name of a host; write it as images.example.org.")
     return hosts
-
-
-def remember_extra_params(model_dir: Path, key: str, extra_params: Any) -> None:
-    """Keep what Label Studio's /setup sent for project `key`, for requests that do not carry it."""
-    path, given = _extra_params_file(model_dir, key), read_extra_params(extra_params)
-    # Written if it says nothing, too: by its folder the worker knows of a project.
-    if _kept_extra_params(path) != given:
-        write_json(path, given)
-
-
-def remembered_extra_params(model_dir: Path, key: str) -> dict[str, Any]:
-    """The extra_params of the last /setup of project `key`; empty before the first."""
-    return _kept_extra_params(_extra_params_file(model_dir, key)) or {}
-
-
-def _kept_extra_params(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:  # Label Studio sends them again with the next /setup
-        logger.warning("%s is damaged (%s) and counts as empty", path, error)
-        return None
-
-
-def _extra_params_file(model_dir: Path, key: str) -> Path:
-    return Versions(model_dir, key).root / "extra_params.json"

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from backend import settings, task_order
+from backend import task_order
 from backend.clusters import keep_clusters, set_clusters
 from backend.connection import connect
 from backend.curves import curves
@@ -27,8 +27,9 @@ from backend.ordering import keep_order, known_at_once, least_sure, score_of
 from backend.pool import Pool, Wanted, forget_images, state
 from backend.progress import Progress
 from backend.project import LabelStudioProject, Task, predictions_a_call
+from backend.project_settings import ProjectSettings, for_project
 from backend.ranks import run_ranks
-from backend.settings import ProjectSettings, ServiceSettings
+from backend.settings import ServiceSettings
 from backend.snapshot import Snapshot
 from backend.version_work import image_set, train_version, translation
 from backend.versions import COMPARISON, VersionError, Versions, project_number
@@ -395,7 +396,7 @@ class CycleSteps:
         return project.push(predictions, version, classes, self._settings(project).shown, a_call, score, report)
 
     def _settings(self, project: LabelStudioProject) -> ProjectSettings:
-        return settings.for_project(self._service, project.extra_params())
+        return for_project(self._service, project.extra_params())
 
 
 def _seen(project: ProjectSettings, trained: Settings) -> float:

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 from label_studio_sdk import LabelStudio
 
-from backend import settings, worker_notes
+from backend import worker_notes
 from backend.connection import ProjectError, call, connect
 from backend.events import check
 from backend.jobs import Jobs
 from backend.progress import one_line
 from backend.project import LabelStudioProject
+from backend.project_settings import for_project, remembered_extra_params
 from backend.settings import ServiceSettings
 from backend.task_order import settle
 from backend.versions import Versions, project_keys, project_number
@@ -87,8 +88,8 @@ class Watch:
             return []
         before = self._seen.get(key)
         if before is None or found.order != before.order:
-            params = settings.remembered_extra_params(self._service.model_dir, key)
-            settle(found.project, versions, settings.for_project(self._service, params).clusters)
+            params = remembered_extra_params(self._service.model_dir, key)
+            settle(found.project, versions, for_project(self._service, params).clusters)
         again = self._again(key)
         asked = []
         if before is None or found.work != before.work or again:

@@ -14,6 +14,7 @@ from werkzeug.test import create_environ, run_wsgi_app
 from backend import settings, worker_lock, worker_notes
 from backend.app import create_app
 from backend.progress import Progress
+from backend.project_settings import remembered_extra_params
 from backend.versions import UNTRAINED, Versions
 
 ROOT = Path(__file__).parent.parent
@@ -356,7 +357,7 @@ def test_files_that_are_damaged_leave_the_rest_answering(make, tmp_path, caplog)
     Versions(tmp_path, "5.1700000000").order_file.write_text('{"next_task": "lowest score first"}')
     health = client.get("/health")
     assert health.status_code == 200 and list(health.json["ordering"]) == ["5.1700000000"]
-    assert settings.remembered_extra_params(tmp_path, KEY) == {} and "is damaged" in caplog.text
+    assert remembered_extra_params(tmp_path, KEY) == {} and "is damaged" in caplog.text
     assert client.post("/setup", json=setup_request()).status_code == 200
     assert json.loads((tmp_path / KEY / "extra_params.json").read_text()) == {}
 

@@ -14,7 +14,7 @@ from label_studio_sdk import LabelStudio
 
 from backend.connection import ProjectError, call
 from backend.project import LabelStudioProject
-from backend.settings import remembered_extra_params
+from backend.project_settings import remembered_extra_params
 from backend.snapshot import Snapshot
 from scripts.backend_process import BackendProcess
 from scripts.label_studio import LabelStudioServer

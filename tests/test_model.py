@@ -18,6 +18,7 @@ from backend.images import ImageError
 from backend.jobs import Jobs
 from backend.label_config import parse_label_config
 from backend.model import TSPBackend
+from backend.project_settings import remembered_extra_params
 from backend.versions import UNTRAINED, Versions
 from tests.builders import new_version, prediction
 from tsp_model import checkpoints
@@ -262,7 +263,7 @@ def test_the_second_generation_constructs_it_and_hears_of_the_active_version(ser
         backend = second.TSPBackend(project_id=KEY, label_config=CONFIG, service=service)
         assert backend.get("model_version") == UNTRAINED
         backend.set_extra_params({"train_after": 3})
-        assert settings.remembered_extra_params(service.model_dir, KEY) == {"train_after": 3}
+        assert remembered_extra_params(service.model_dir, KEY) == {"train_after": 3}
         with pytest.raises(SettingsError, match="train_afer"):
             backend.set_extra_params({"train_afer": 3})
         version = new_version(service.model_dir, KEY)

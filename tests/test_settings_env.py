@@ -11,6 +11,7 @@ import pytest
 
 from backend import __main__ as service_command
 from backend import settings
+from backend.project_settings import ProjectSettings, for_project
 from backend.shown import Shown
 from scripts.processes import free_port
 from tsp_model import memory
@@ -111,27 +112,25 @@ def test_the_brush_codec_is_known_to_scripts_too():
 
 def test_a_project_overrides_what_the_environment_says():
     service = settings.load({"TSP_EPOCHS": "7", "TSP_TRAIN_AFTER": "20", "TSP_PUSH_TOP": "9", "TSP_CLUSTERS": "4"})
-    assert settings.for_project(service, None) == settings.ProjectSettings(
-        20, 0.1, Shown(0.3, 0, 0.5), 9, 4, service.method
-    )
-    assert settings.for_project(service, {"push_top": 0}).push_top == 0
-    assert settings.for_project(service, {"clusters": 0}).clusters == 0
-    project = settings.for_project(
+    assert for_project(service, None) == ProjectSettings(20, 0.1, Shown(0.3, 0, 0.5), 9, 4, service.method)
+    assert for_project(service, {"push_top": 0}).push_top == 0
+    assert for_project(service, {"clusters": 0}).clusters == 0
+    project = for_project(
         service,
         {"train_after": 0, "beta": 0.05, "epochs": "3", "show_threshold": 0.5, "show_area": 40, "show_overlap": 1},
     )
     assert (project.train_after, project.shown) == (0, Shown(0.5, 40, 1))
     assert (project.method.beta, project.method.epochs) == (0.05, 3)
-    assert settings.for_project(service, {"preset": "tiny", "epochs": 2}).method.backbone == "tiny"
+    assert for_project(service, {"preset": "tiny", "epochs": 2}).method.backbone == "tiny"
 
 
 @pytest.mark.parametrize("given", [None, "", " ", {}, "{}"])
 def test_extra_params_that_say_nothing(given):
-    assert settings.for_project(settings.load({}), given) == settings.for_project(settings.load({}), {})
+    assert for_project(settings.load({}), given) == for_project(settings.load({}), {})
 
 
 def test_extra_params_come_as_text_from_the_form():
-    assert settings.for_project(settings.load({}), '{"train_after": 3}').train_after == 3
+    assert for_project(settings.load({}), '{"train_after": 3}').train_after == 3
 
 
 @pytest.mark.parametrize(
@@ -152,7 +151,7 @@ def test_extra_params_come_as_text_from_the_form():
 )
 def test_a_project_with_a_wrong_extra_param_is_refused_by_name(extra_params, named):
     with pytest.raises(SettingsError, match=rf"\b{named}\b") as caught:
-        settings.for_project(settings.load({}), extra_params)
+        for_project(settings.load({}), extra_params)
     assert "\n" not in str(caught.value)
 
 
@@ -223,4 +222,4 @@ def test_each_process_has_an_image_of_a_batch():
         settings.load({"TSP_PROCESSES": "8"})
     service = settings.load({"TSP_PROCESSES": "8", "TSP_BATCH_SIZE": "8"})
     with pytest.raises(SettingsError, match="extra_params.*share the 2 images"):
-        settings.for_project(service, {"batch_size": 2})
+        for_project(service, {"batch_size": 2})

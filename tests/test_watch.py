@@ -13,6 +13,7 @@ from backend import settings, worker_notes
 from backend import watch as backend_watch
 from backend.connection import ProjectError, call
 from backend.project import LabelStudioProject
+from backend.project_settings import remember_extra_params
 from backend.settings import ServiceSettings
 from backend.task_order import view_of
 from backend.versions import Versions
@@ -60,7 +61,7 @@ def watched(
     """A project that was connected once: its /setup came."""
     project, tasks = filled_project(client, images)
     connect_backend(project, backend.url)
-    settings.remember_extra_params(service.model_dir, project.key, None)
+    remember_extra_params(service.model_dir, project.key, None)
     return project, tasks
 
 
@@ -155,7 +156,7 @@ def test_where_annotations_start_no_training_only_new_tasks_are_scored(
     watched: tuple[LabelStudioProject, list[int]], service: ServiceSettings
 ) -> None:
     project, _ = watched
-    settings.remember_extra_params(service.model_dir, project.key, {"train_after": 0})
+    remember_extra_params(service.model_dir, project.key, {"train_after": 0})
     assert Watch(service, Jobs()).look() == [f"score-{project.key}-00001"]
 
 
@@ -163,7 +164,7 @@ def test_a_project_that_is_gone_or_another_of_its_number_wakes_nothing(
     watched: tuple[LabelStudioProject, list[int]], service: ServiceSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     project, _ = watched
-    settings.remember_extra_params(service.model_dir, f"{project.project_id}.1600000000", None)
+    remember_extra_params(service.model_dir, f"{project.project_id}.1600000000", None)
     assert {job.split("-")[1] for job in Watch(service, Jobs()).look()} == {project.key}
     call(project.client, "DELETE", f"api/projects/{project.project_id}/")
     watch = Watch(service, Jobs())
@@ -193,7 +194,7 @@ def test_one_project_that_cannot_be_read_does_not_hide_the_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     project, _ = watched
-    settings.remember_extra_params(service.model_dir, "1.1600000000", None)
+    remember_extra_params(service.model_dir, "1.1600000000", None)
     original = backend_watch.state_of
 
     def refused(client: LabelStudio, versions: Versions) -> object:
