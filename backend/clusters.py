@@ -69,8 +69,9 @@ def set_clusters(
     number_of = {
         int(one.key): first + int(nearest(features([one]), centres)[0]) for one in predictions if SIGNAL in one.signals
     }
-    missing = [(found, number_of[task]) for task, found in project.without_cluster(version) if task in number_of]
+    without = project.predictions.without_cluster(version)
+    missing = [(found, number_of[task]) for task, found in without if task in number_of]
     with ThreadPoolExecutor(THREADS) as threads:
-        for done, _ in enumerate(threads.map(lambda pair: project.set_cluster(*pair), missing), start=1):
+        for done, _ in enumerate(threads.map(lambda pair: project.predictions.set_cluster(*pair), missing), start=1):
             job.update({"done": done, "total": len(missing)})
     return len(missing)

@@ -6,8 +6,8 @@ personal access token, its HTTP client), because several of the server's calls a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import httpx
 from label_studio_sdk import LabelStudio
@@ -19,10 +19,14 @@ from backend.waited import waiting
 from tsp_model.errors import ExplainedError
 from tsp_model.settings import SettingsError
 
+T = TypeVar("T")
+
 ATTEMPTS = 4
 # Our PATCH calls set whole values, so that a second one changes nothing.
 REPEATABLE = frozenset({"GET", "PATCH", "DELETE"})
 LONGEST_DETAIL = 300
+IMPORT_SECONDS = 600.0
+BYTES_A_CALL = 50_000_000  # an import takes 250 MB at most, files included
 PRIVATE_ADDRESS = (
     "Label Studio refuses addresses of private networks: start it with ML_BLOCK_LOCAL_IP=false and "
     "SSRF_PROTECTION_ENABLED=false (both; one alone leaves the connection without its webhook)"
@@ -162,6 +166,21 @@ def call(
     except (ApiError, httpx.HTTPError, ValueError) as error:
         # Without its cause: the SDK's error prints headers, and httpx' error keeps the request.
         raise _explained(client, error, f"{method} {path}") from None
+
+
+def chunks(items: Iterable[T], size_of: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """The items in groups that one call can carry: at most `most`, and BYTES_A_CALL unless one alone is larger."""
+    chunk: list[T] = []
+    total = 0
+    for item in items:
+        size = size_of(item)
+        if chunk and (len(chunk) == most or total + size > BYTES_A_CALL):
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(item)
+        total += size
+    if chunk:
+        yield chunk
 
 
 def _passes(error: BaseException, repeatable: bool) -> bool:

@@ -26,7 +26,8 @@ from backend.kept_aside import LEAST, compared, split
 from backend.ordering import keep_order, known_at_once, least_sure, score_of
 from backend.pool import Pool, Wanted, forget_images, state
 from backend.progress import Progress
-from backend.project import LabelStudioProject, Task, predictions_a_call
+from backend.project import LabelStudioProject, Task
+from backend.project_predictions import predictions_a_call
 from backend.project_settings import ProjectSettings, for_project
 from backend.ranks import run_ranks
 from backend.settings import ServiceSettings
@@ -176,7 +177,7 @@ class CycleSteps:
             job.update({"done": done, "total": total, "eta_seconds": left})
 
         pushed = self._push(key, version, sent, report=report)
-        if doubled := project.remove_doubled(version):
+        if doubled := project.predictions.remove_doubled(version):
             said = "project %d had %d tasks with two predictions of %s; one each stays"
             logger.warning(said, project.project_id, doubled, version)
         if self._settings(project).clusters:
@@ -393,7 +394,8 @@ class CycleSteps:
         project = self._project(key)
         versions = self._versions(key)
         classes, score = versions.card(version)["classes"], score_of(versions.folder(version))
-        return project.push(predictions, version, classes, self._settings(project).shown, a_call, score, report)
+        shown = self._settings(project).shown
+        return project.predictions.push(predictions, version, classes, shown, a_call, score, report)
 
     def _settings(self, project: LabelStudioProject) -> ProjectSettings:
         return for_project(self._service, project.extra_params())

@@ -164,6 +164,6 @@ def state_of(client: LabelStudio, versions: Versions) -> State | None:
     newest = [task["updated_at"] for task in call(client, "GET", "api/tasks/", params=query)["tasks"]]
     active = versions.active()
     # Label Studio stores what "Retrieve predictions" brought without looking whether the worker was quicker.
-    doubled = project.doubled(active) if active else 0
+    doubled = project.predictions.doubled(active) if active else 0
     work = values["task_number"], values["total_annotations_number"], *newest, doubled
     return State(project, bool(project.connections()), work, (values["sampling"], values["model_version"], active))

@@ -8,9 +8,9 @@ from xml.sax.saxutils import quoteattr
 
 from label_studio_sdk import LabelStudio
 
-from backend.connection import ProjectError, call
+from backend.connection import IMPORT_SECONDS, ProjectError, call
 from backend.label_config import LABEL_TAGS, LabelConfig
-from backend.project import IMPORT_SECONDS, LabelStudioProject
+from backend.project import LabelStudioProject
 from backend.regions import to_region
 from backend.task_order import UNCERTAINTY
 from scripts.service import credentials

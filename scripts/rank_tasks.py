@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import argparse
 
+from backend.listing import TASKS_A_PAGE
 from backend.progress import stages
-from backend.project import TASKS_A_PAGE
 from backend.task_order import in_force
 from scripts.command_line import parser_of, run
 from scripts.plan import Place, add_place_arguments, add_project_argument

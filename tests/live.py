@@ -186,4 +186,4 @@ def scored(task_id: int, score: float) -> Prediction:
 
 
 def push(project: LabelStudioProject, scores: dict[int, float], version: str = OLD, a_call: int = 100) -> int:
-    return project.push((scored(*pair) for pair in scores.items()), version, CLASSES, SHOWN, a_call)
+    return project.predictions.push((scored(*pair) for pair in scores.items()), version, CLASSES, SHOWN, a_call)

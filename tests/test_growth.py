@@ -78,7 +78,7 @@ def test_copied_tasks_are_tasks_with_predictions_of_their_own(label_studio: Labe
     def made() -> tuple[LabelStudioProject, list[int]]:
         project = new_project(client, "polygon", CLASSES)
         tasks = import_addresses(project, [f"http://127.0.0.1/{number}.png" for number in range(3)])
-        project.push(map(real_prediction, map(str, tasks)), "real", CLASSES, Shown(0.0, 0, 1.0))
+        project.predictions.push(map(real_prediction, map(str, tasks)), "real", CLASSES, Shown(0.0, 0, 1.0))
         call(client, "PATCH", f"api/projects/{project.project_id}", json={"model_version": "real"})
         return project, tasks
 

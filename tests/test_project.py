@@ -14,12 +14,14 @@ import pytest
 from label_studio_sdk import LabelStudio
 from label_studio_sdk.label_interface import LabelInterface
 
+from backend import connection, listing, project_predictions
 from backend import project as module
 from backend.connection import ProjectError, call, connect
 from backend.early import EarlySender
 from backend.images import fetch_image
 from backend.label_config import LABEL_TAGS
-from backend.project import LabelStudioProject, predictions_a_call
+from backend.project import LabelStudioProject
+from backend.project_predictions import ProjectPredictions, predictions_a_call
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port
 from scripts.project_setup import import_addresses, label_config
@@ -135,7 +137,7 @@ def test_annotations_are_read_without_the_predictions_beside_them(
         answers.append(call(*arguments, **options))
         return answers[-1]
 
-    monkeypatch.setattr(module, "call", watched)
+    monkeypatch.setattr(listing, "call", watched)
     first, second = project.tasks()
     assert len(first.instances) == len(images.items[0].instances) and second.annotation is None
     listed = [task for answer in answers for task in answer["tasks"]]
@@ -174,7 +176,7 @@ def test_pages_hold_every_task_once(client: LabelStudio, images: ImageSet, monke
         return call(*arguments, **options)
 
     with monkeypatch.context() as spy:
-        spy.setattr(module, "call", watched)
+        spy.setattr(listing, "call", watched)
         found = [task.id for task in project.tasks()]
     assert found == [*tasks[1:6], tasks[0], *tasks[6:]]
     assert asked == [2, 2, 2, 3, 3, 3]
@@ -244,14 +246,14 @@ def test_large_pushes_go_in_several_calls(
     calls: list[int],
 ) -> None:
     project, tasks = filled_project(client, images.subset(images.keys[:5]))
-    monkeypatch.setattr(module, "BYTES_A_CALL", bytes_a_call)
-    sent, original = [], LabelStudioProject._import_predictions
+    monkeypatch.setattr(connection, "BYTES_A_CALL", bytes_a_call)
+    sent, original = [], ProjectPredictions._import_predictions
 
-    def watched(self: LabelStudioProject, entries: list[str], version: str) -> int:
+    def watched(self: ProjectPredictions, entries: list[str], version: str) -> int:
         sent.append(len(entries))
         return original(self, entries, version)
 
-    monkeypatch.setattr(LabelStudioProject, "_import_predictions", watched)
+    monkeypatch.setattr(ProjectPredictions, "_import_predictions", watched)
     assert push(project, dict.fromkeys(tasks, 0.5), a_call=a_call) == 5
     assert sent == calls
     assert [len(predictions_of(project, task)) for task in tasks] == [1] * 5
@@ -277,11 +279,11 @@ def test_of_doubled_predictions_one_stays(client: LabelStudio, images: ImageSet)
     project, tasks = filled_project(client, images.subset(images.keys[:3]))
     for version in (OLD, NEW):
         push(project, dict.fromkeys(tasks, 0.5), version)
-    assert project.remove_doubled(OLD) == 0
+    assert project.predictions.remove_doubled(OLD) == 0
     (first,) = [one["id"] for one in predictions_of(project, tasks[1]) if one["model_version"] == OLD]
     late = {"task": tasks[1], "model_version": OLD, "score": 0.9, "result": []}
     call(client, "POST", f"api/projects/{project.project_id}/import/predictions", json=[late, late])
-    assert project.remove_doubled(OLD) == 1
+    assert project.predictions.remove_doubled(OLD) == 1
     found = [(one["id"], one["model_version"]) for one in predictions_of(project, tasks[1])]
     assert sorted(version for _, version in found) == [OLD, NEW] and (first, OLD) in found
 
@@ -308,7 +310,7 @@ def test_a_server_told_to_count_little_is_pushed_to_as_well(tmp_path: Path) -> N
             yield from (scored(task, 0.5) for task in tasks)
             call(client, "DELETE", f"api/tasks/{tasks[501]}/")
 
-        assert project.push(found(), NEW, CLASSES, SHOWN) == 501
+        assert project.predictions.push(found(), NEW, CLASSES, SHOWN) == 501
         stored = {task: [one["model_version"] for one in raw["predictions"]] for task, raw in listed().items()}
         assert stored == {task: [OLD, NEW][task != tasks[1] :] for task in tasks[:501]}
 
@@ -330,9 +332,9 @@ def test_tasks_that_are_deleted_while_they_are_pushed_cost_their_own_prediction_
         for task in gone:  # after all of them were made, before they are sent
             call(client, "DELETE", f"api/tasks/{task}/")
 
-    assert project.push(deleting(tasks[1]), OLD, CLASSES, SHOWN) == 3
+    assert project.predictions.push(deleting(tasks[1]), OLD, CLASSES, SHOWN) == 3
     assert [len(predictions_of(project, task)) for task in (tasks[0], tasks[2], tasks[3])] == [1, 1, 1]
-    assert project.push(deleting(tasks[0], tasks[2], tasks[3]), NEW, CLASSES, SHOWN) == 0
+    assert project.predictions.push(deleting(tasks[0], tasks[2], tasks[3]), NEW, CLASSES, SHOWN) == 0
 
 
 def test_what_went_out_early_is_not_sent_again(client: LabelStudio, images: ImageSet, tmp_path: Path) -> None:
@@ -345,23 +347,25 @@ def test_what_went_out_early_is_not_sent_again(client: LabelStudio, images: Imag
         until(lambda: predictions_of(project, tasks[1]), "the first two on the server")
         yield from (scored(task, 0.5) for task in tasks[3:])
 
-    with EarlySender(tmp_path / "p.jsonl", lambda found: project.push(found, OLD, CLASSES, SHOWN, 2), 2) as sender:
+    with EarlySender(
+        tmp_path / "p.jsonl", lambda found: project.predictions.push(found, OLD, CLASSES, SHOWN, 2), 2
+    ) as sender:
         file.add(stream(), sender.on_disk)
     missing = [task for task in tasks if not predictions_of(project, task)]
     assert set(missing) <= set(tasks[2:])
-    assert project.push(file.values(), OLD, CLASSES, SHOWN) == len(missing)
+    assert project.predictions.push(file.values(), OLD, CLASSES, SHOWN) == len(missing)
     assert [len(predictions_of(project, task)) for task in tasks] == [1] * 5
 
 
 def misdirected(monkeypatch: pytest.MonkeyPatch, task_id: int) -> None:
     """Let the regions of one task name a tag that the configuration does not have."""
-    original = module.to_regions
+    original = project_predictions.to_regions
 
     def wrong(found, *arguments):
         made = original(found, *arguments)
         return [one | {"from_name": "nowhere"} for one in made] if found.key == str(task_id) else made
 
-    monkeypatch.setattr(module, "to_regions", wrong)
+    monkeypatch.setattr(project_predictions, "to_regions", wrong)
 
 
 def test_a_prediction_that_does_not_fit_is_refused_before_it_is_sent(
@@ -389,7 +393,7 @@ def test_what_the_server_drops_in_silence_is_noticed_and_made_good_by_a_repetiti
         misdirected(bypassed, tasks[1])
         bypassed.setattr(LabelInterface, "validate_prediction", lambda *_, **__: [])
         with pytest.raises(ProjectError, match=f"stored 2 of 3 predictions; those of tasks {tasks[1]} did not"):
-            project.push(found(), OLD, CLASSES, SHOWN)
+            project.predictions.push(found(), OLD, CLASSES, SHOWN)
     assert push(project, dict.fromkeys(tasks, 0.5)) == 1
     assert [len(predictions_of(project, task)) for task in tasks] == [1, 1, 1]
 

@@ -38,6 +38,28 @@ KEY = "4.1700000000"
 QUICK = {"preset": "tiny", "image_size": 64, "epochs": 1, "batch_size": 2, "train_after": 2}
 
 
+class Predictions:
+    """Stands for backend.project_predictions.ProjectPredictions: what is pushed is kept."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+
+    def remove_doubled(self, version: str) -> int:
+        return 0
+
+    def push(self, predictions, version, classes, shown, a_call, score_of, report) -> int:
+        already = self._project.pushed.setdefault(version, {})
+        self._project.asked.set()
+        if self._project.refusal is not None:
+            raise self._project.refusal
+        sent = 0
+        for one in predictions:  # one by one, as the real one takes them
+            sent += one.key not in already
+            already.setdefault(one.key, score_of(one))
+            report(len(already), self._project.task_count)
+        return sent
+
+
 class Project:
     """Stands for backend.project.LabelStudioProject: tasks in memory, what is pushed is kept."""
 
@@ -49,6 +71,7 @@ class Project:
         self.params: dict = dict(QUICK)
         self.classes = ("disc", "box")
         self.pushed: dict[str, dict[str, float]] = {}
+        self.predictions = Predictions(self)
         self.switched: list[str] = []
         self.refusal: Exception | None = None
         self.asked = threading.Event()
@@ -82,9 +105,6 @@ class Project:
         self._tasks[number].annotation = {"id": number, "updated_at": stamp}
         self._tasks[number].instances = tuple((self.classes[one.label - 1], one.rle) for one in item.instances)
 
-    def remove_doubled(self, version: str) -> int:
-        return 0
-
     def forget(self, version: str, active: str | None) -> None:
         assert active in self.pushed and active != version
         if self.refusal is not None:
@@ -101,18 +121,6 @@ class Project:
 
     def annotated_task_ids(self) -> set[int]:
         return {number for number, task in self._tasks.items() if task.annotation is not None}
-
-    def push(self, predictions, version, classes, shown, a_call, score_of, report) -> int:
-        already = self.pushed.setdefault(version, {})
-        self.asked.set()
-        if self.refusal is not None:
-            raise self.refusal
-        sent = 0
-        for one in predictions:  # one by one, as the real one takes them
-            sent += one.key not in already
-            already.setdefault(one.key, score_of(one))
-            report(len(already), len(self._tasks))
-        return sent
 
     def switch(self, version: str) -> None:
         self.switched.append(version)
@@ -204,7 +212,7 @@ def test_predictions_are_pushed_while_others_are_made(bench, monkeypatch):
     monkeypatch.setattr(backend_steps, "LEAST_EARLY", 1)
     version = trained_version(bench)
     arrived = threading.Event()
-    push = bench.project.push
+    push = bench.project.predictions.push
 
     def watched(predictions, *arguments):
         def passing():
@@ -219,7 +227,7 @@ def test_predictions_are_pushed_while_others_are_made(bench, monkeypatch):
             assert number != 2 or arrived.wait(30), "the first ones are not sent before the last is made"
             yield one
 
-    monkeypatch.setattr(bench.project, "push", watched)
+    monkeypatch.setattr(bench.project.predictions, "push", watched)
     monkeypatch.setattr(cycle, "score_pool", patient)
     assert bench.steps.score(KEY, version, bench.job) == {"scored": 5}
     early = len(bench.project.pushed[version])

@@ -102,10 +102,10 @@ def test_what_retrieve_predictions_stored_beside_the_workers_is_seen(
     for task in tasks[:2]:
         body = {"task": task, "model_version": version, "score": 0.5, "result": []}
         call(project.client, "POST", "api/predictions/", json=body)
-    assert project.doubled(version) == 2
+    assert project.predictions.doubled(version) == 2
     assert f"score-{project.key}-00001" in watch.look()
-    assert project.remove_doubled(version) == 2 and project.doubled(version) == 0
-    assert project.remove_doubled(version) == 0
+    assert project.predictions.remove_doubled(version) == 2 and project.predictions.doubled(version) == 0
+    assert project.predictions.remove_doubled(version) == 0
 
 
 def test_who_orders_the_tasks_is_noted_when_somebody_changes_it_there(

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 from label_studio_sdk import LabelStudio
 from tqdm import tqdm
 
-from backend.connection import call
-from backend.project import IMPORT_SECONDS, RECOUNT_SECONDS, LabelStudioProject
+from backend.connection import IMPORT_SECONDS, call
+from backend.project import LabelStudioProject
+from backend.project_predictions import RECOUNT_SECONDS
 from backend.shown import Shown
 from backend.task_order import UNCERTAINTY, keep_view
 from scripts.command_line import CommandError
@@ -56,7 +57,7 @@ def crowd(client: LabelStudio, database: Path, sizes: Sequence[int]) -> Iterator
     require_copies(sizes)
     project = new_project(client, "a crowd", label_config(CLASSES, "polygon"), sampling=UNCERTAINTY)
     tasks = import_addresses(project, [f"http://127.0.0.1/{number}.png" for number in range(IMPORTED)])
-    project.push(map(real_prediction, map(str, tasks)), VERSION, CLASSES, Shown(0.0, 0, 1.0))
+    project.predictions.push(map(real_prediction, map(str, tasks)), VERSION, CLASSES, Shown(0.0, 0, 1.0))
     call(client, "PATCH", f"api/projects/{project.project_id}", json={"model_version": VERSION})
     for size in tqdm(sorted(sizes), desc="crowds", leave=False):
         copy_tasks(database, project.project_id, IMPORTED, size // IMPORTED)

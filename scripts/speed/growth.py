@@ -143,7 +143,7 @@ class _Growing:
         """Predictions of MASKS ragged polygons, to tasks of the project, under a version that orders nothing."""
         keys = [str(task.id) for task in itertools.islice(project.tasks(), REAL)]
         before, began = self._database.stat().st_size, time.perf_counter()
-        pushed = project.push(map(real_prediction, keys), "real", project.classes, Shown(0.0, 0, 1.0))
+        pushed = project.predictions.push(map(real_prediction, keys), "real", project.classes, Shown(0.0, 0, 1.0))
         seconds = time.perf_counter() - began
         return {
             "predictions": pushed,

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
-from backend.project import BYTES_A_CALL, predictions_a_call
+from backend.connection import BYTES_A_CALL
+from backend.project_predictions import predictions_a_call
 from scripts.table import markdown
 
 SIZES = (10**5, 10**6, 10**7)
