@@ -13,10 +13,10 @@ from typing import Any
 
 from backend.snapshot import Image
 from tsp_model.comparison import Comparison, compare
-from tsp_model.cycle import score_pool
 from tsp_model.data.image_set import ImageSet
 from tsp_model.evaluation import check
 from tsp_model.execution import Execution
+from tsp_model.prediction_pass import score_pool
 from tsp_model.predictions import Prediction
 
 LEAST = 30

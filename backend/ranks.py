@@ -181,8 +181,8 @@ def _do(work: Mapping[str, Any], progress: Progress) -> None:
     from backend.snapshot import Snapshot
     from backend.version_work import image_set, train_version
     from backend.versions import Versions
-    from tsp_model.cycle import complete_predictions
     from tsp_model.execution import Execution
+    from tsp_model.prediction_pass import complete_predictions
     from tsp_model.settings import Settings
 
     versions, version = Versions(Path(work["model_dir"]), work["key"]), work["version"]

@@ -20,10 +20,10 @@ from backend.regions import to_regions
 from backend.versions import Versions
 from tsp_model import checkpoints
 from tsp_model.acquisition import observing
-from tsp_model.cycle import PREDICTIONS
 from tsp_model.execution import Execution
 from tsp_model.inference import predict
 from tsp_model.network import TSPMaskRCNN
+from tsp_model.prediction_pass import PREDICTIONS
 from tsp_model.predictions import Prediction
 from tsp_model.ranking import RANKING
 from tsp_model.settings import Settings

@@ -37,11 +37,11 @@ from backend.versions import COMPARISON, VersionError, Versions, project_number
 from backend.webhooks import authorise
 from tsp_model.acquisition import STRATEGIES
 from tsp_model.checkpoints import CARD, WEIGHTS, CheckpointError
-from tsp_model.cycle import PREDICTIONS, complete_predictions, looked_at
 from tsp_model.data.image_set import ImageSet
 from tsp_model.errors import ExplainedError
 from tsp_model.execution import Execution
 from tsp_model.files import write_json, write_text
+from tsp_model.prediction_pass import PREDICTIONS, complete_predictions, looked_at
 from tsp_model.predictions import Prediction, PredictionFile, iterate_predictions, write_predictions
 from tsp_model.settings import Settings
 

@@ -12,8 +12,9 @@ from backend.snapshot import Image, Snapshot
 from backend.versions import VersionError, Versions
 from tsp_model import checkpoints
 from tsp_model.checkpoints import CheckpointError
-from tsp_model.cycle import PREDICTIONS, complete_predictions, looked_at, train_cycle
+from tsp_model.cycle import train_cycle
 from tsp_model.data.image_set import ImageSet, Instance, Item
+from tsp_model.prediction_pass import PREDICTIONS, complete_predictions, looked_at
 from tsp_model.predictions import Prediction, PredictionFile
 from tsp_model.settings import Settings
 from tsp_model.training import Progress

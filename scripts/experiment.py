@@ -24,9 +24,10 @@ from scripts.project_setup import create_project, import_images, truth
 from scripts.quality import quality_on_test
 from scripts.results import read_rows, result_row, write_rows
 from scripts.service import Service
-from tsp_model.cycle import PREDICTIONS, PSEUDO_LABELS, pick_images, rank_pool
+from tsp_model.cycle import PSEUDO_LABELS, pick_images, rank_pool
 from tsp_model.data.image_set import ImageSet
 from tsp_model.evaluation import pseudo_label_precision
+from tsp_model.prediction_pass import PREDICTIONS
 from tsp_model.predictions import iterate_predictions, read_predictions, write_predictions
 from tsp_model.ranking import Ranking
 from tsp_model.settings import Settings

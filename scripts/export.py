@@ -42,7 +42,7 @@ def pseudo_labels(versions: Versions, classes: tuple[str, ...]) -> tuple[Mapping
     CommandError where there is no version, or it is not on this disk.
     """
     from backend.version_work import translation  # bring torch
-    from tsp_model.cycle import PREDICTIONS
+    from tsp_model.prediction_pass import PREDICTIONS
     from tsp_model.predictions import PredictionFile
     from tsp_model.pseudo_labels import from_predictions
     from tsp_model.settings import Settings

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tsp_model.cycle import score_pool
 from tsp_model.data.image_set import ImageSet
 from tsp_model.evaluation import average_precision
+from tsp_model.prediction_pass import score_pool
 from tsp_model.predictions import PredictionFile, write_predictions
 from tsp_model.training import Progress
 

@@ -14,22 +14,14 @@ from tests.builders import SIZE, disc_set, prediction, square, truth_told
 from tsp_model import checkpoints, pseudo_labels
 from tsp_model.acquisition import STRATEGIES, pick
 from tsp_model.checkpoints import CheckpointError
-from tsp_model.cycle import (
-    PREDICTIONS,
-    PSEUDO_LABELS,
-    complete_predictions,
-    initial_model,
-    looked_at,
-    score_pool,
-    train_cycle,
-    warm_parent,
-)
+from tsp_model.cycle import PSEUDO_LABELS, initial_model, train_cycle, warm_parent
 from tsp_model.data import DataError, masks
 from tsp_model.data.coco import load_coco
 from tsp_model.data.image_set import ImageSet, Instance, Item
 from tsp_model.evaluation import average_precision
 from tsp_model.inference import predict
 from tsp_model.network import tsp_mask_rcnn
+from tsp_model.prediction_pass import PREDICTIONS, complete_predictions, looked_at, score_pool
 from tsp_model.predictions import Prediction, read_predictions
 from tsp_model.settings import Settings, SettingsError
 

@@ -28,12 +28,12 @@ from tests.builders import disc_set
 from tests.live import until
 from tsp_model import network, training
 from tsp_model.checkpoints import read_card
-from tsp_model.cycle import PREDICTIONS, complete_predictions, score_pool
 from tsp_model.data.coco import load_coco
 from tsp_model.data.image_set import ImageSet
 from tsp_model.data.synthetic import write_synthetic
 from tsp_model.evaluation import average_precision
 from tsp_model.network import tsp_mask_rcnn
+from tsp_model.prediction_pass import PREDICTIONS, complete_predictions, score_pool
 from tsp_model.predictions import PredictionFile, iterate_predictions, read_predictions, write_predictions
 from tsp_model.settings import Settings
 from tsp_model.training import train

@@ -16,8 +16,8 @@ from scripts.grid.cell import IDENTITY, PICKED, RESULTS
 from scripts.grid.estimates import METHODS, OURS, by_picks, estimate_rows, summary, tables
 from scripts.results import write_rows
 from tests.builders import truth_told
-from tsp_model.cycle import PREDICTIONS
 from tsp_model.files import write_json
+from tsp_model.prediction_pass import PREDICTIONS
 from tsp_model.predictions import write_predictions
 
 COUNTS = (40, 2)

@@ -13,8 +13,8 @@ from scripts.command_line import CommandError
 from scripts.experiment import Experiment
 from scripts.plan import Plan
 from tests.builders import disc_set, prediction
-from tsp_model.cycle import PREDICTIONS
 from tsp_model.files import write_json
+from tsp_model.prediction_pass import PREDICTIONS
 from tsp_model.predictions import write_predictions
 from tsp_model.settings import Settings
 

@@ -37,8 +37,8 @@ from tests.live import (
     retrieve_predictions,
     until,
 )
-from tsp_model.cycle import PREDICTIONS
 from tsp_model.data.image_set import ImageSet
+from tsp_model.prediction_pass import PREDICTIONS
 from tsp_model.predictions import read_predictions
 from tsp_model.scores import instance_scores
 

@@ -22,8 +22,8 @@ from backend.project_settings import remembered_extra_params
 from backend.versions import UNTRAINED, Versions
 from tests.builders import new_version, prediction
 from tsp_model import checkpoints
-from tsp_model.cycle import PREDICTIONS
 from tsp_model.execution import Execution
+from tsp_model.prediction_pass import PREDICTIONS
 from tsp_model.predictions import write_predictions
 from tsp_model.settings import SettingsError
 

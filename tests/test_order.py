@@ -18,8 +18,8 @@ from scripts.processes import free_port
 from tests.builders import disc_set
 from tests.live import CURIOUS, QUICK, Loop, connect_backend, filled_project, predictions_of, regions
 from tsp_model.acquisition import STRATEGIES, pick
-from tsp_model.cycle import PREDICTIONS, score_pool
 from tsp_model.data.image_set import ImageSet
+from tsp_model.prediction_pass import PREDICTIONS, score_pool
 from tsp_model.predictions import read_predictions
 
 LABELLED, POOL, LATE = 3, 9, 2

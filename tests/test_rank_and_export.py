@@ -21,10 +21,10 @@ from scripts.label_studio import LabelStudioServer
 from scripts.plan import Place
 from scripts.processes import free_port
 from tests.live import CURIOUS, QUICK, Loop, add_broken_task, connect_backend, filled_project, regions, until
-from tsp_model.cycle import PREDICTIONS
 from tsp_model.data import masks
 from tsp_model.data.coco import load_coco
 from tsp_model.data.image_set import ImageSet
+from tsp_model.prediction_pass import PREDICTIONS
 from tsp_model.predictions import read_predictions
 
 Command = Callable[..., str]

@@ -14,7 +14,7 @@ import pytest
 from scripts.reporting.picks import Pool, nearest_by_rank, picks
 from scripts.results import write_rows
 from tests.grid_cells import POOL, context_of, found_squares, row_of, said, table_of, write_cell
-from tsp_model.cycle import PREDICTIONS
+from tsp_model.prediction_pass import PREDICTIONS
 from tsp_model.predictions import write_predictions
 
 

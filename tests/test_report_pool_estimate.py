@@ -11,8 +11,8 @@ from scripts.reporting.page import Figure, Sentences
 from scripts.reporting.pool_estimate import pool_estimate
 from scripts.stats import binomial_tail
 from tests.grid_cells import POOL, context_of, found_squares, row_of, said, squares_set, table_of, write_cell
-from tsp_model.cycle import PREDICTIONS
 from tsp_model.data.image_set import ImageSet
+from tsp_model.prediction_pass import PREDICTIONS
 from tsp_model.predictions import Prediction, write_predictions
 
 SQUARE = (8, 8, 20)

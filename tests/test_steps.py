@@ -27,10 +27,10 @@ from backend.steps import CycleSteps, JobError
 from backend.version_work import translation
 from backend.versions import Versions
 from tests.builders import disc_set, prediction
-from tsp_model import cycle
+from tsp_model import prediction_pass
 from tsp_model.acquisition import STRATEGIES
-from tsp_model.cycle import score_pool
 from tsp_model.data.image_set import Item
+from tsp_model.prediction_pass import score_pool
 from tsp_model.predictions import read_predictions
 from tsp_model.settings import SettingsError
 
@@ -228,7 +228,7 @@ def test_predictions_are_pushed_while_others_are_made(bench, monkeypatch):
             yield one
 
     monkeypatch.setattr(bench.project.predictions, "push", watched)
-    monkeypatch.setattr(cycle, "score_pool", patient)
+    monkeypatch.setattr(prediction_pass, "score_pool", patient)
     assert bench.steps.score(KEY, version, bench.job) == {"scored": 5}
     early = len(bench.project.pushed[version])
     assert bench.steps.push(KEY, version, bench.job) == {"pushed": 5 - early}
@@ -246,7 +246,7 @@ def test_if_nothing_can_be_sent_early_scoring_goes_on_and_push_sends_all(bench, 
             assert number == 0 or bench.project.asked.wait(30)
             yield one
 
-    monkeypatch.setattr(cycle, "score_pool", patient)
+    monkeypatch.setattr(prediction_pass, "score_pool", patient)
     with caplog.at_level(logging.WARNING, "backend.early"):
         assert bench.steps.score(KEY, version, bench.job) == {"scored": 5}
     assert bench.project.pushed[version] == {}

@@ -3,7 +3,7 @@
     pick b images (`pick_images`), the oracle labels them;
     D_semi <- the rest of the pool, instances filtered      \\
     train on D_al + D_semi with Eq. 5 -> M_k                 } `train_cycle`
-    predict every image of the pool with M_k -> S (Eq. 3)      `score_pool`, to disk `complete_predictions`
+    predict every image of the pool with M_k -> S (Eq. 3)      tsp_model.prediction_pass
 
 The prediction pass of one cycle serves the next one's ranking and pseudo labels both. Everything is kept in the
 version's folder, so each half can be repeated or gone on with after a crash.
@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +22,21 @@ import numpy as np
 import torch
 
 from tsp_model import checkpoints, distributed, pseudo_labels
-from tsp_model.acquisition import STRATEGIES, choose, observing, pick, scored
-from tsp_model.ahead import ahead
+from tsp_model.acquisition import STRATEGIES, choose, pick, scored
 from tsp_model.data import DataError
-from tsp_model.data.image_set import ImageSet, read_image
+from tsp_model.data.image_set import ImageSet
 from tsp_model.evaluation import check
 from tsp_model.execution import Execution
-from tsp_model.inference import BATCH_SIZE, predict
 from tsp_model.network import TSPMaskRCNN, detections_needed, tsp_mask_rcnn
+from tsp_model.prediction_pass import PREDICTIONS, score_pool
 from tsp_model.predictions import Prediction, PredictionFile, write_predictions
 from tsp_model.ranking import Ranking
 from tsp_model.settings import Settings
-from tsp_model.training import Progress, beta_at, shortened, train
+from tsp_model.training import Progress, beta_at, shortened, silent, train
 
 log = logging.getLogger(__name__)
 
-PSEUDO_LABELS, PREDICTIONS, TRAINING_STATE = "pseudo_labels.jsonl", "predictions.jsonl", "training.pt"
+PSEUDO_LABELS, TRAINING_STATE = "pseudo_labels.jsonl", "training.pt"
 FEW_PSEUDO_IMAGES = 0.05  # of the pool; below this share a user should hear of it
 FEW_PSEUDO_LABELS = (
     "{} of {} unlabelled images have a pseudo label, which is usual in the first cycles; later lower "
@@ -50,17 +49,13 @@ SMALL_OBJECTS = (
 )
 
 
-def _silent(event: dict[str, Any]) -> None:
-    """Nobody watches."""
-
-
 def train_cycle(
     labelled: ImageSet,
     unlabelled: ImageSet,
     previous: Mapping[str, Prediction] | None,
     settings: Settings,
     folder: Path,
-    progress: Progress = _silent,
+    progress: Progress = silent,
     parent: Path | None = None,
 ) -> dict[str, Any]:
     """D_semi from the previous model's predictions, then M_k on D_al + D_semi, saved in `folder`.
@@ -77,8 +72,7 @@ def train_cycle(
         The card: classes, settings, counts, labelled, metrics, warnings, parent, train_seconds, architecture.
     """
     start = time.monotonic()
-    scale = _threshold_scale(labelled, previous, settings, parent) if previous and settings.ssl else 1.0
-    chosen = pseudo_labels.from_predictions(previous, unlabelled, settings, scale) if previous and settings.ssl else {}
+    chosen, scale = _pseudo_labels(labelled, unlabelled, previous, settings, parent)
     warnings = []
     if previous is not None and settings.ssl and len(chosen) < FEW_PSEUDO_IMAGES * len(unlabelled):
         warnings.append(FEW_PSEUDO_LABELS.format(len(chosen), len(unlabelled)))
@@ -120,6 +114,20 @@ def train_cycle(
     return card
 
 
+def _pseudo_labels(
+    labelled: ImageSet,
+    unlabelled: ImageSet,
+    previous: Mapping[str, Prediction] | None,
+    settings: Settings,
+    parent: Path | None,
+) -> tuple[dict[str, Prediction], float]:
+    """D_semi by key, and the scale of the thresholds that chose it; arguments as in `train_cycle`."""
+    if not previous or not settings.ssl:
+        return {}, 1.0
+    scale = _threshold_scale(labelled, previous, settings, parent)
+    return pseudo_labels.from_predictions(previous, unlabelled, settings, scale), scale
+
+
 def _threshold_scale(
     labelled: ImageSet, previous: Mapping[str, Prediction], settings: Settings, parent: Path | None
 ) -> float:
@@ -133,124 +141,6 @@ def _threshold_scale(
             with suppress(DataError):  # the image was replaced by one of another size: it tells nothing
                 picks.append(check(item, previous[item.key]))
     return pseudo_labels.threshold_scale(picks, settings)
-
-
-def score_pool(
-    folder: Path,
-    pool: ImageSet,
-    progress: Progress = _silent,
-    above: float = 0.0,
-    execution: Execution | None = None,
-    features: bool = False,
-    signals: bool = True,
-) -> Iterator[Prediction]:
-    """Every image of the pool as `folder`'s model sees it, in order, as a stream; labels are not looked at.
-
-    The network runs in the thread that asks; beside it one thread decodes the next images and another compresses the
-    last detections, so that it waits for neither. Close the stream, or take all of it, and both have ended.
-
-    Args:
-        above: only detections with a class score above this are wanted.
-        execution: see checkpoints.load. features: see acquisition.observing.
-        signals: False where nobody ranks by these predictions: the strategy then notes nothing, such as ten passes with
-            dropout.
-    """
-    model, card = checkpoints.load(folder, execution)
-    settings = Settings.from_dict(card["settings"])
-    start = time.monotonic()
-
-    def compressed(found: tuple[str, dict[str, Any]]) -> Prediction:
-        return Prediction.from_detections(*found, settings, above)
-
-    observe = observing(settings, features) if signals else None
-    with ahead(read_image, (item.path for item in pool.items), 2 * BATCH_SIZE) as images:
-        found = zip(pool.keys, predict(model, images, paste=False, above=above, observe=observe), strict=True)
-        with ahead(compressed, found, BATCH_SIZE) as predictions:
-            for done, prediction in enumerate(predictions, start=1):
-                yield prediction
-                pace = (time.monotonic() - start) / done
-                left = round(pace * (len(pool) - done), 1)
-                progress({"phase": "score", "done": done, "total": len(pool), "eta_seconds": left})
-
-
-def looked_at(settings: Settings) -> float:
-    """The class score above which S or the pseudo labels look at a detection."""
-    pseudo = settings.pseudo_class_threshold if settings.pseudo_rule == "all" else 0.0
-    return min(settings.ranking_score_threshold, pseudo)
-
-
-def complete_predictions(
-    folder: Path,
-    pool: ImageSet,
-    above: float,
-    progress: Progress = _silent,
-    on_disk: Callable[[int], None] = lambda count: None,
-    execution: Execution | None = None,
-    features: bool = False,
-) -> int:
-    """Score the images of the pool that `folder`'s predictions lack, and add them there; how many that were.
-
-    What a scoring that was killed had written is kept, so that the same call goes on with it. Predictions that were
-    made for somebody who looks at fewer detections are made anew.
-
-    Args:
-        above: nobody will look at a detection with a class score up to this; see `looked_at`. Masks of weak detections
-            are most of the work.
-        on_disk: see PredictionFile.add. execution: see checkpoints.load. features: see acquisition.observing.
-    """
-    predictions = _known(folder, above)
-    missing = [key for key in pool.keys if key not in predictions]
-    mine = distributed.share(missing)
-    if missing and distributed.world() > 1:
-        checkpoints.read(folder)  # a damaged version ends all ranks, and not those alone that have a share
-    if mine:  # else nothing is loaded either
-        file = predictions if distributed.world() == 1 else _own_file(folder)
-        with closing(score_pool(folder, pool.subset(mine), progress, above, execution, features)) as fresh:
-            file.add(fresh, on_disk)
-    distributed.barrier()
-    if distributed.rank() == 0:
-        _collect(folder, predictions)
-    distributed.barrier()
-    return len(missing)
-
-
-def _known(folder: Path, above: float) -> PredictionFile:
-    """The predictions that are there already, and of use; the same for every rank."""
-    path = folder / PREDICTIONS
-    if distributed.rank() == 0:
-        path.touch()
-        try:
-            predictions = PredictionFile(path)
-            _collect(folder, predictions)
-            first = next(iter(predictions.values()), None)
-            of_use = first is None or first.kept_above <= above
-        except DataError as error:  # a damaged file; the model says it all again
-            log.warning("the pool is scored anew: %s", error)
-            of_use = False
-        if not of_use:
-            write_predictions(path, [])
-            for own in folder.glob(f"{PREDICTIONS}.*"):
-                own.unlink()
-    distributed.barrier()
-    return PredictionFile(path)
-
-
-def _own_file(folder: Path) -> PredictionFile:
-    """What this rank scores; a kill costs none of it."""
-    path = folder / f"{PREDICTIONS}.{distributed.rank()}"
-    path.touch()
-    return PredictionFile(path)
-
-
-def _collect(folder: Path, predictions: PredictionFile) -> None:
-    """Into the version's file what the ranks have scored, also those of a scoring that was killed."""
-    for path in sorted(folder.glob(f"{PREDICTIONS}.*")):
-        try:
-            found = PredictionFile(path)
-            predictions.add(found[key] for key in found if key not in predictions)
-        except DataError as error:
-            log.warning("what a process had scored is scored anew: %s", error)
-        path.unlink()
 
 
 def pick_images(

@@ -40,6 +40,10 @@ RANKS_APART = 7_919_000_003  # between the seeds of two ranks: no epoch of one i
 AHEAD = 2  # steps whose images are read before their turn
 
 
+def silent(event: dict[str, Any]) -> None:
+    """Progress that nobody watches."""
+
+
 class NonFiniteLossError(NonFiniteError, RuntimeError):
     """The loss is no number any more; the message names the images of the step and the terms."""
 
@@ -94,7 +98,7 @@ def train(
     settings: Settings,
     beta: float,
     checkpoint: Path | None = None,
-    progress: Progress = lambda event: None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Train `model` in place with Eq. 5; left in evaluation mode.
 

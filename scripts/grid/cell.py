@@ -17,17 +17,11 @@ from scripts.grid.spec import Cell, Grid
 from scripts.quality import quality_on_test
 from scripts.results import read_rows, result_row, write_rows
 from tsp_model import checkpoints
-from tsp_model.cycle import (
-    PREDICTIONS,
-    PSEUDO_LABELS,
-    complete_predictions,
-    looked_at,
-    pick_images,
-    train_cycle,
-)
+from tsp_model.cycle import PSEUDO_LABELS, pick_images, train_cycle
 from tsp_model.data.image_set import ImageSet
 from tsp_model.evaluation import pseudo_label_precision
 from tsp_model.files import write_json
+from tsp_model.prediction_pass import PREDICTIONS, complete_predictions, looked_at
 from tsp_model.predictions import PredictionFile, read_predictions
 from tsp_model.settings import Settings
 from tsp_model.training import Progress

@@ -26,10 +26,10 @@ from scripts.grid.cell import IDENTITY, PICKED, RESULTS
 from scripts.results import read_rows
 from scripts.stats import spearman
 from scripts.table import markdown
-from tsp_model.cycle import PREDICTIONS
 from tsp_model.data.image_set import ImageSet
 from tsp_model.estimate import LEAST_IMAGES, LEAST_OBJECTS, LEVEL, Checked, EstimateError, expected_ap, pool_ap50
 from tsp_model.evaluation import average_precision, check
+from tsp_model.prediction_pass import PREDICTIONS
 from tsp_model.predictions import Prediction, read_predictions
 
 

@@ -13,7 +13,8 @@ from scripts.grid.cell import IDENTITY, PICKED, RESULTS
 from scripts.grid.claims import LOCK
 from scripts.quality import TEST_PREDICTIONS
 from scripts.results import read_rows
-from tsp_model.cycle import PREDICTIONS, PSEUDO_LABELS
+from tsp_model.cycle import PSEUDO_LABELS
+from tsp_model.prediction_pass import PREDICTIONS
 from tsp_model.settings import Settings, SettingsError
 
 OF_THE_DATA = ("data", "train_images", "test_images")

@@ -27,10 +27,11 @@ from scripts.service import Service, ServiceError
 from scripts.speed.house import House, house
 from scripts.speed.timing import COST, Bench, Comparison, require_agreement
 from tsp_model import checkpoints
-from tsp_model.cycle import PREDICTIONS, initial_model
+from tsp_model.cycle import initial_model
 from tsp_model.data.image_set import ImageSet, Instance, Item
 from tsp_model.execution import Execution
 from tsp_model.inference import predict
+from tsp_model.prediction_pass import PREDICTIONS
 from tsp_model.predictions import read_predictions
 from tsp_model.settings import Settings
 from tsp_model.training import smallest_share, train

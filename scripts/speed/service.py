@@ -31,9 +31,9 @@ from scripts.speed.house import House, house
 from scripts.speed.pair import DETECTIONS, build_ours
 from scripts.speed.timing import COST, Bench, Comparison, require_agreement
 from tsp_model import checkpoints, memory
-from tsp_model.cycle import score_pool
 from tsp_model.data.image_set import ImageSet, read_image
 from tsp_model.inference import predict as network_predict
+from tsp_model.prediction_pass import score_pool
 from tsp_model.predictions import Prediction
 from tsp_model.settings import Settings
 
