@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tsp_model.training import Progress
+from tsp_model.progress import Progress
 
 FOLDER = "tensorboard"
 

@@ -10,7 +10,7 @@ from label_studio_sdk import LabelStudio
 
 from backend.connection import call
 
-TASKS_A_PAGE, ANNOTATED_A_PAGE = 1000, 100
+TASKS_A_PAGE, WHOLE_A_PAGE = 1000, 100  # the latter of tasks that come with all that is nested in them
 HAS_ANNOTATION = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
 NO_ANNOTATION = HAS_ANNOTATION | {"operator": "equal"}
 HAS_SCORE = {"filter": "filter:tasks:predictions_score", "operator": "empty", "type": "Number", "value": "false"}
@@ -20,9 +20,9 @@ class TaskListing:
     """The tasks of one project as the server has them, a page in memory at a time."""
 
     def __init__(self, client: LabelStudio, project_id: int) -> None:
-        self._client, self._project_id = client, project_id
+        self.client, self.project_id = client, project_id
 
-    def pages(self, size: int, filters: Sequence[Mapping[str, Any]] = (), **chosen: str) -> Iterator[dict[str, Any]]:
+    def pages(self, filters: Sequence[Mapping[str, Any]] = (), **chosen: str) -> Iterator[dict[str, Any]]:
         """The project's tasks in the order of their ids, a page in memory at a time.
 
         `chosen` says what of each: `include` names the fields of a task; it would also thin out what is nested, so
@@ -31,7 +31,7 @@ class TaskListing:
         A page begins after the last id seen, not at a number: page numbers would give a task twice, or pass one
         over, when an annotation or a deletion in the meantime moves the rest of a filtered list.
         """
-        last = 0
+        size, last = WHOLE_A_PAGE if chosen.get("fields") == "all" else TASKS_A_PAGE, 0
         while True:
             after = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": last}
             tasks = self.first(size, [*filters, after], ["tasks:id"], **chosen)
@@ -44,9 +44,22 @@ class TaskListing:
         self, size: int, filters: Sequence[Mapping[str, Any]], ordering: Sequence[str], **chosen: str
     ) -> list[dict[str, Any]]:
         """The first `size` tasks in this order."""
+        return self._asked(size, filters, ordering, **chosen)["tasks"]
+
+    def ids(self, wanted: Mapping[str, Any]) -> set[int]:
+        """The tasks that a filter lets through."""
+        return {raw["id"] for raw in self.pages([wanted], include="id")}
+
+    def count(self, wanted: Mapping[str, Any]) -> int:
+        """How many tasks a filter lets through; one small call."""
+        return self._asked(1, [wanted], [], include="id")["total"]
+
+    def _asked(
+        self, size: int, filters: Sequence[Mapping[str, Any]], ordering: Sequence[str], **chosen: str
+    ) -> dict[str, Any]:
         query = {"filters": {"conjunction": "and", "items": filters}, "ordering": ordering}
         parameters = {
-            "project": self._project_id,
+            "project": self.project_id,
             "page_size": size,
             "query": json.dumps(query),
             # Resolved, an object of a bucket has the address by which browsers know Label Studio
@@ -54,11 +67,7 @@ class TaskListing:
             "resolve_uri": "false",
             **chosen,
         }
-        return call(self._client, "GET", "api/tasks/", params=parameters, timeout=300)["tasks"]
-
-    def ids(self, wanted: Mapping[str, Any]) -> set[int]:
-        """The tasks that a filter lets through."""
-        return {raw["id"] for raw in self.pages(TASKS_A_PAGE, [wanted], include="id")}
+        return call(self.client, "GET", "api/tasks/", params=parameters, timeout=300)
 
 
 def has_version(version: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""One Label Studio project through its API: annotations out, predictions in, version and order set.
+"""One Label Studio project through its API: annotations out, images in, version and order set.
 
-Pages and large calls keep memory flat and the server quick; the calls that the SDK lacks or that answer differently
-from its types go through `backend.connection.call`.
+Its tasks as the server lists them are backend.listing's, its predictions backend.project_predictions'. The calls that
+the SDK lacks or that answer differently from its types go through `backend.connection.call`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from backend.annotations import instances_of, training_annotation
 from backend.connection import IMPORT_SECONDS, ProjectError, base_url, call, chunks
 from backend.label_config import parse_label_config
 from backend.listing import (
-    ANNOTATED_A_PAGE,
     HAS_ANNOTATION,
     HAS_SCORE,
     NO_ANNOTATION,
@@ -56,7 +55,7 @@ class LabelStudioProject:
         key: "<id>.<seconds of creation>", as Label Studio's own /setup names the project.
         label_config: the labeling configuration, as text; config: what it asks for; classes: its label values.
         task_count: tasks in the project.
-        listing: its tasks as the server lists them. predictions: what it has of the project's versions.
+        listing: its tasks as the server lists them. predictions: those of our versions, as the server has them.
 
     Raises:
         ProjectError: the project cannot be reached. LabelConfigError: its configuration cannot be used.
@@ -71,7 +70,7 @@ class LabelStudioProject:
         self.classes = self.config.labels
         self.task_count: int = self.found.get("task_number") or 0
         self.listing = TaskListing(client, project_id)
-        self.predictions = ProjectPredictions(client, project_id, self.label_config, self.task_count)
+        self.predictions = ProjectPredictions(self.listing, self.label_config, self.config, self.task_count)
 
     def tasks(self) -> Iterator[Task]:
         """Every task once, those with an annotation first, page by page. One that is annotated between the two is no
@@ -94,7 +93,7 @@ class LabelStudioProject:
 
     def unannotated(self) -> Iterator[Task]:
         """The others, page by page."""
-        for raw in self.listing.pages(TASKS_A_PAGE, include="id,data,total_annotations"):
+        for raw in self.listing.pages(include="id,data,total_annotations"):
             if not raw["total_annotations"]:
                 yield Task(raw["id"], self._image_url(raw), name=_name(raw))
 
@@ -104,7 +103,7 @@ class LabelStudioProject:
 
     def task_ids_by_name(self) -> dict[str, int]:
         """The task of each image that `upload_images` imported, by its name."""
-        listed = self.listing.pages(TASKS_A_PAGE, include="id,data")
+        listed = self.listing.pages(include="id,data")
         return {name: raw["id"] for raw in listed if (name := _name(raw))}
 
     def scores(self) -> dict[int, float]:
@@ -112,7 +111,7 @@ class LabelStudioProject:
 
         Tasks without one are left out. Only a listing that filters or orders by the score carries it.
         """
-        listed = self.listing.pages(TASKS_A_PAGE, [HAS_SCORE], include="id,predictions_score")
+        listed = self.listing.pages([HAS_SCORE], include="id,predictions_score")
         found = {raw["id"]: raw["predictions_score"] for raw in listed}
         return dict(sorted(found.items(), key=lambda pair: (pair[1], pair[0])))
 
@@ -162,8 +161,7 @@ class LabelStudioProject:
 
         Label Studio takes the project's version away with those of any version, if it is the connection's title.
         """
-        path = f"api/projects/{self.project_id}/model-versions/"
-        call(self.client, "DELETE", path, json={"model_version": version}, timeout=IMPORT_SECONDS)
+        self.predictions.remove(version)
         if active is not None:
             self._order_by(active)
 
@@ -245,7 +243,7 @@ class LabelStudioProject:
         return str(raw["data"].get(self.config.image_key) or "")
 
     def _annotated(self) -> Iterator[tuple[dict[str, Any], Mapping[str, Any] | None]]:
-        for raw in self.listing.pages(ANNOTATED_A_PAGE, [HAS_ANNOTATION], fields="all", omit="predictions"):
+        for raw in self.listing.pages([HAS_ANNOTATION], fields="all", omit="predictions"):
             yield raw, training_annotation(raw["annotations"])
 
 

@@ -8,12 +8,11 @@ from math import ceil
 from operator import attrgetter
 from typing import Any
 
-from label_studio_sdk import LabelStudio
 from label_studio_sdk.label_interface import LabelInterface
 
 from backend.connection import IMPORT_SECONDS, ProjectError, call, chunks
-from backend.label_config import parse_label_config
-from backend.listing import ANNOTATED_A_PAGE, TaskListing, has_version, lacks_version
+from backend.label_config import LabelConfig
+from backend.listing import TaskListing, has_version, lacks_version
 from backend.regions import to_regions
 from backend.shown import Shown
 from tsp_model.data import some
@@ -31,13 +30,13 @@ class ProjectPredictions:
     """What Label Studio has of the project's versions.
 
     Args:
-        label_config: the project's labeling configuration, as text. task_count: tasks in the project.
+        listing: the project's tasks. label_config: its labeling configuration, as text; config: what it asks for.
+        task_count: tasks in the project.
     """
 
-    def __init__(self, client: LabelStudio, project_id: int, label_config: str, task_count: int) -> None:
-        self._client, self._project_id, self._task_count = client, project_id, task_count
-        self._label_config, self._config = label_config, parse_label_config(label_config)
-        self._listing = TaskListing(client, project_id)
+    def __init__(self, listing: TaskListing, label_config: str, config: LabelConfig, task_count: int) -> None:
+        self._listing, self._label_config, self._config, self._task_count = listing, label_config, config, task_count
+        self._client, self._path = listing.client, f"api/projects/{listing.project_id}"
 
     def push(
         self,
@@ -96,12 +95,15 @@ class ProjectPredictions:
                 raise ProjectError(f"the prediction of task {prediction.key} does not fit the project: {wrong[0]}")
             yield json.dumps({"task": int(prediction.key)} | entry)
 
+    def remove(self, version: str) -> None:
+        """Delete those of `version`; see LabelStudioProject.forget."""
+        asked = {"model_version": version}
+        call(self._client, "DELETE", f"{self._path}/model-versions/", json=asked, timeout=IMPORT_SECONDS)
+
     def doubled(self, version: str) -> int:
         """How many predictions of `version` there are more than tasks that have one; two small calls."""
-        counts = call(self._client, "GET", f"api/projects/{self._project_id}/model-versions/")
-        query = json.dumps({"filters": {"conjunction": "and", "items": [has_version(version)]}})
-        parameters = {"project": self._project_id, "page_size": 1, "query": query, "include": "id"}
-        return counts.get(version, 0) - call(self._client, "GET", "api/tasks/", params=parameters)["total"]
+        counts = call(self._client, "GET", f"{self._path}/model-versions/")
+        return counts.get(version, 0) - self._listing.count(has_version(version))
 
     def remove_doubled(self, version: str) -> int:
         """Delete all but the oldest prediction of `version` of each task; of how many tasks there were more.
@@ -128,8 +130,7 @@ class ProjectPredictions:
 
     def _held(self, version: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """Each task that has predictions of `version`, with them."""
-        wanted, chosen = [has_version(version)], {"fields": "all", "include": "id,predictions"}
-        for raw in self._listing.pages(ANNOTATED_A_PAGE, wanted, **chosen):
+        for raw in self._listing.pages([has_version(version)], fields="all", include="id,predictions"):
             yield raw["id"], [found for found in raw["predictions"] if found["model_version"] == version]
 
     def _import_predictions(self, entries: list[str], version: str) -> int:
@@ -163,7 +164,7 @@ class ProjectPredictions:
         return call(
             self._client,
             "POST",
-            f"api/projects/{self._project_id}/import/predictions",
+            f"{self._path}/import/predictions",
             content="[" + ",".join(entries) + "]",
             headers={"Content-Type": "application/json"},
             timeout=IMPORT_SECONDS + RECOUNT_SECONDS * self._task_count,

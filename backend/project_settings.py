@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backend.settings import OF_PROJECTS, ServiceSettings, of_projects, require_an_image_each
+from backend.settings import OVERRIDABLE, ServiceSettings, checked, require_an_image_each
 from backend.shown import Shown
 from backend.versions import Versions
 from tsp_model.files import write_json
@@ -35,13 +35,13 @@ def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None
 
     Args:
         service: the environment's settings.
-        extra_params: lower-case names: OF_PROJECTS, preset, every field of tsp_model's Settings. A preset named here
+        extra_params: lower-case names: OVERRIDABLE, preset, every field of tsp_model's Settings. A preset named here
             replaces the environment's preset and its TSP_<FIELD>s.
     Raises:
         SettingsError: one line that names the unknown key or the value that cannot be used.
     """
     given = read_extra_params(extra_params)
-    known = (*OF_PROJECTS, "preset", *FIELD_NAMES)
+    known = (*OVERRIDABLE, "preset", *FIELD_NAMES)
     unknown = sorted(set(given) - set(known))
     if unknown:
         remedy = meant(unknown, known)
@@ -63,7 +63,7 @@ def for_project(service: ServiceSettings, extra_params: Mapping[str, Any] | None
         require_an_image_each(service.processes, method)
     except SettingsError as error:
         raise SettingsError(f"extra_params of the connection: {error}") from None
-    return ProjectSettings(method=method, **of_projects(chosen, str))
+    return ProjectSettings(method=method, **checked(chosen, str))
 
 
 def read_extra_params(given: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from tenacity import RetryCallState, Retrying, before_sleep_log, retry_if_except
 from backend.progress import one_line
 from backend.settings import ServiceSettings
 from tsp_model.errors import ExplainedError
-from tsp_model.training import Progress
+from tsp_model.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ def main() -> None:
     torch.set_num_threads(work["threads"])
     try:
         with distributed.group():
-            _do(work, _say if distributed.rank() == 0 else lambda event: None)
+            _do(work, _say if distributed.rank() == 0 else silent)
     except (ExplainedError, OSError) as error:
         _say({"error": one_line(error), "errno": getattr(error, "errno", None)})
         sys.exit(1)

@@ -87,7 +87,7 @@ VARIABLES: tuple[Variable, ...] = (
 BRUSH_CODECS = ("fast", "sdk")
 
 # Settings of the service that a project may override (backend.project_settings): kind, lowest and highest value.
-OF_PROJECTS: dict[str, tuple[type, float, float]] = {
+OVERRIDABLE: dict[str, tuple[type, float, float]] = {
     "train_after": (int, 0, 10**9),
     "keep_aside": (float, 0, 0.5),
     "show_threshold": (float, 0, 1),
@@ -221,20 +221,20 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
         brush_codec=brush_codec(environ),
         preset=text["TSP_PRESET"],
         method=method,
-        **of_projects({name: text[_variable(name)] for name in OF_PROJECTS}, _variable),
+        **checked({name: text[_variable(name)] for name in OVERRIDABLE}, _variable),
     )
 
 
-def of_projects(given: Mapping[str, Any], named: Callable[[str], str]) -> dict[str, Any]:
+def checked(given: Mapping[str, Any], named: Callable[[str], str]) -> dict[str, Any]:
     """The fields that ServiceSettings and ProjectSettings share, without the method, checked.
 
     Args:
-        given: a value for each of OF_PROJECTS. named: what people call it.
+        given: a value for each of OVERRIDABLE. named: what people call it.
     Raises:
         SettingsError: one line that names the value and what is allowed.
     """
-    values = {name: _number(named(name), given[name], *limits) for name, limits in OF_PROJECTS.items()}
-    shown = Shown(*(values.pop(f"show_{name}") for name in ("threshold", "area", "overlap")))
+    values = {name: _number(named(name), given[name], *limits) for name, limits in OVERRIDABLE.items()}
+    shown = Shown(**{name: values.pop(f"show_{name}") for name in ("threshold", "area", "overlap")})
     return values | {"shown": shown}
 
 

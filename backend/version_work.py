@@ -16,8 +16,8 @@ from tsp_model.cycle import train_cycle
 from tsp_model.data.image_set import ImageSet, Instance, Item
 from tsp_model.prediction_pass import PREDICTIONS, complete_predictions, looked_at
 from tsp_model.predictions import Prediction, PredictionFile
+from tsp_model.progress import Progress
 from tsp_model.settings import Settings
-from tsp_model.training import Progress
 
 logger = logging.getLogger(__name__)
 

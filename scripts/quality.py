@@ -9,14 +9,12 @@ from tsp_model.data.image_set import ImageSet
 from tsp_model.evaluation import average_precision
 from tsp_model.prediction_pass import score_pool
 from tsp_model.predictions import PredictionFile, write_predictions
-from tsp_model.training import Progress
+from tsp_model.progress import Progress, silent
 
 TEST_PREDICTIONS = "test_predictions.jsonl"  # of a version; every detection that AP50 sees
 
 
-def quality_on_test(
-    version: Path, test: ImageSet, kept: Path, progress: Progress = lambda event: None
-) -> dict[str, Any]:
+def quality_on_test(version: Path, test: ImageSet, kept: Path, progress: Progress = silent) -> dict[str, Any]:
     """AP50 of a version, see evaluation.average_precision; what it predicts is written to TEST_PREDICTIONS.
 
     Args:

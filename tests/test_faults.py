@@ -19,7 +19,7 @@ from flask.testing import FlaskClient
 from label_studio_sdk import LabelStudio
 from PIL import Image
 
-from backend import serving, settings
+from backend import project_settings, serving, settings
 from backend.__main__ import _cannot_start
 from backend.answers import AnswerCache
 from backend.app import create_app
@@ -309,7 +309,7 @@ def test_setup_answers_with_the_old_version_though_nothing_can_be_kept(
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(settings, "write_json", full)
+    monkeypatch.setattr(project_settings, "write_json", full)
     body = {"project": KEY, "schema": CONFIG, "extra_params": {"train_after": 3}}
     answer = web.post("/setup", data=json.dumps(body))
     assert (answer.status_code, answer.json) == (200, {"model_version": version})

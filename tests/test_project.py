@@ -1,4 +1,4 @@
-"""backend.project against the real server: what trains, what is pushed, what cannot be reached."""
+"""A project, its listing and its predictions against the real server: what trains, is pushed, cannot be reached."""
 
 from __future__ import annotations
 
@@ -167,8 +167,8 @@ def test_pages_hold_every_task_once(client: LabelStudio, images: ImageSet, monke
     project, tasks = filled_project(client, images)
     for task in tasks[1:6]:
         project.submit_annotation(task, [])
-    monkeypatch.setattr(module, "TASKS_A_PAGE", 3)
-    monkeypatch.setattr(module, "ANNOTATED_A_PAGE", 2)
+    monkeypatch.setattr(listing, "TASKS_A_PAGE", 3)
+    monkeypatch.setattr(listing, "WHOLE_A_PAGE", 2)
     asked = []
 
     def watched(*arguments, **options):
@@ -190,7 +190,7 @@ def test_an_annotation_between_two_pages_gives_no_task_twice_and_passes_none_ove
 ) -> None:
     project, tasks = filled_project(client, images)
     made = {task: project.submit_annotation(task, []) for task in tasks[2:7]}
-    monkeypatch.setattr(module, "ANNOTATED_A_PAGE", 2)
+    monkeypatch.setattr(listing, "WHOLE_A_PAGE", 2)
     reading = project.tasks()
     found = [next(reading).id, next(reading).id]
     project.submit_annotation(tasks[0], [])

@@ -30,9 +30,10 @@ from tsp_model.execution import Execution
 from tsp_model.network import TSPMaskRCNN, detections_needed, tsp_mask_rcnn
 from tsp_model.prediction_pass import PREDICTIONS, score_pool
 from tsp_model.predictions import Prediction, PredictionFile, write_predictions
+from tsp_model.progress import Progress, silent
 from tsp_model.ranking import Ranking
 from tsp_model.settings import Settings
-from tsp_model.training import Progress, beta_at, shortened, silent, train
+from tsp_model.training import beta_at, shortened, train
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from tsp_model.data.image_set import ImageSet, read_image
 from tsp_model.execution import Execution
 from tsp_model.inference import BATCH_SIZE, predict
 from tsp_model.predictions import Prediction, PredictionFile, write_predictions
+from tsp_model.progress import Progress, silent
 from tsp_model.settings import Settings
-from tsp_model.training import Progress, silent
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ from tsp_model.files import write_atomically
 from tsp_model.inference import to_input
 from tsp_model.losses import semi_supervised_loss, supervised_loss, total_loss
 from tsp_model.network import TSPMaskRCNN
+from tsp_model.progress import Progress, silent
 from tsp_model.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[dict[str, Any]], None]
 Example = tuple[Tensor, dict[str, Any]]
 Share = tuple[list[Example], float]  # a rank's of a step's images, and their weight
 Batch = tuple[list[Tensor], list[dict[str, Tensor]], list[str], float]
@@ -38,10 +38,6 @@ LOSS_REACHES_BACKBONE = 0.6  # of the epochs; then the ranking loss trains its h
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 RANKS_APART = 7_919_000_003  # between the seeds of two ranks: no epoch of one is another's
 AHEAD = 2  # steps whose images are read before their turn
-
-
-def silent(event: dict[str, Any]) -> None:
-    """Progress that nobody watches."""
 
 
 class NonFiniteLossError(NonFiniteError, RuntimeError):

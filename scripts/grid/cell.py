@@ -23,8 +23,8 @@ from tsp_model.evaluation import pseudo_label_precision
 from tsp_model.files import write_json
 from tsp_model.prediction_pass import PREDICTIONS, complete_predictions, looked_at
 from tsp_model.predictions import PredictionFile, read_predictions
+from tsp_model.progress import Progress, silent
 from tsp_model.settings import Settings
-from tsp_model.training import Progress
 
 IDENTITY, RESULTS, PICKED = "cell.json", "results.jsonl", "picked.json"
 
@@ -54,7 +54,7 @@ class CellRun:
         """The results of finished cycles."""
         return read_rows(self.folder / RESULTS) if (self.folder / RESULTS).exists() else []
 
-    def run(self, progress: Progress = lambda event: None) -> list[dict[str, Any]]:
+    def run(self, progress: Progress = silent) -> list[dict[str, Any]]:
         """The cycles that are left; all rows. progress: see training.train, with the cycle in "cycle"."""
         done = len(self.rows)
         if 0 < done < self.cycles:  # it was the last cycle once, and scored no pool, if more were asked for later

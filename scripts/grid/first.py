@@ -14,8 +14,8 @@ from tsp_model import checkpoints
 from tsp_model.cycle import PSEUDO_LABELS, train_cycle
 from tsp_model.data.image_set import ImageSet
 from tsp_model.files import write_json
+from tsp_model.progress import Progress
 from tsp_model.settings import Settings
-from tsp_model.training import Progress
 
 FOLDER = "first_models"
 # What the first training does not look at: there is no model before it, so nothing was ranked and nothing is a pseudo

@@ -13,7 +13,7 @@ from scripts.grid.spec import Cell, Grid
 from scripts.plan import STATE, Place, Plan, State
 from tsp_model.data.image_set import ImageSet
 from tsp_model.files import write_json
-from tsp_model.training import Progress
+from tsp_model.progress import Progress, silent
 
 
 class ServerCellRun(CellRun):
@@ -27,7 +27,7 @@ class ServerCellRun(CellRun):
         super().__init__(grid, cell, train, test, folder)
         self._place = place
 
-    def run(self, progress: Progress = lambda event: None) -> list[dict[str, Any]]:
+    def run(self, progress: Progress = silent) -> list[dict[str, Any]]:
         """The cycles that are left; all rows. Nobody is asked for a cell that is finished."""
         self._keep_picks()
         if len(self.rows) == self.cycles:
