@@ -1,10 +1,10 @@
 """What Label Studio orders tasks by: one score a prediction, low first, as the version's strategy wants it.
 
 The strategy of a version is the one that it was trained with: scoring notes what that one reads, and a strategy that is
-set later counts from the next training on. With TSP, the default, the score is S itself. The other strategies' own
-scores mean nothing outside their pool or do not lie in 0..1, so Label Studio gets each task's place in their order
-instead (tsp_model/ranking.py), ties broken, which its ascending order follows exactly. The order needs the whole pool:
-it is made when all of it is scored, and kept in the version's folder.
+set later counts from the next training on. Until `random_labels` are there it is chance. With TSP, the default, the
+score is S itself. The other strategies' own scores mean nothing outside their pool or do not lie in 0..1, so Label
+Studio gets each task's place in their order instead (tsp_model/ranking.py), ties broken, which its ascending order
+follows exactly. The order needs the whole pool: it is made when all of it is scored, and kept in the version's folder.
 
 A task that comes later, scored by the worker or live by /predict, gets the place it would have taken in that order;
 the tasks that were there keep theirs until the next training. S stays in the version's predictions, and the score of a
@@ -14,9 +14,10 @@ region is s_ij whatever the strategy.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from backend.snapshot import Image
 from backend.versions import Versions
@@ -28,6 +29,11 @@ from tsp_model.ranking import RANKING, Ranking
 from tsp_model.settings import Settings
 
 ScoreOf = Callable[[Prediction], float]
+
+
+def strategy_of(card: Mapping[str, Any]) -> str:
+    """What orders the pool of the version with this card."""
+    return Settings.from_dict(card["settings"]).strategy_at(card["counts"]["labelled_images"])
 
 
 def score_of(folder: Path) -> ScoreOf:
@@ -53,8 +59,9 @@ def keep_order(versions: Versions, version: str, pool: Sequence[Image], labelled
     has the order that the same images have anywhere else; else by the tasks' ids.
     """
     folder = versions.folder(version)
-    method = Settings.from_dict(versions.card(version)["settings"])
-    if not pool or known_at_once(folder, method.strategy):
+    card = versions.card(version)
+    method = Settings.from_dict(card["settings"])
+    if not pool or known_at_once(folder, strategy_of(card)):
         return
     names = [image.name for image in pool]
     if not all(names) or len(set(names)) < len(names):

@@ -23,7 +23,7 @@ from backend.connection import connect
 from backend.curves import curves
 from backend.early import EarlySender
 from backend.kept_aside import LEAST, compared, split
-from backend.ordering import keep_order, known_at_once, least_sure, score_of
+from backend.ordering import keep_order, known_at_once, least_sure, score_of, strategy_of
 from backend.pool import Pool, Wanted, forget_images, state
 from backend.progress import Progress
 from backend.project import LabelStudioProject, Task
@@ -237,8 +237,8 @@ class CycleSteps:
         if active is None or last is None:
             raise JobError(f"project {project.project_id} has no version yet; label some tasks and start a training.")
         card = versions.card(active)
-        strategy = versions.wanted_strategy() or card["settings"]["strategy"]
-        if strategy == card["settings"]["strategy"]:
+        strategy = versions.wanted_strategy() or strategy_of(card)
+        if strategy == strategy_of(card):
             return {"version": active, "strategy": strategy, "new": False}
         if strategy == "learning_loss" and not card["architecture"]["learning_loss"]:
             raise JobError(
@@ -250,7 +250,7 @@ class CycleSteps:
                 "mc_dropout needs a version that was trained with dropout; start the backend with TSP_DROPOUT=0.25, or "
                 "give the connection the extra_params dropout, and train once."
             )
-        method = Settings.from_dict(card["settings"]).override({"strategy": strategy})
+        method = Settings.from_dict(card["settings"]).override({"strategy": strategy, "random_labels": 0})
         pool = self._pool(project, project.unannotated(), job)
         snapshot = replace(
             Snapshot.read(versions.folder(active)),
@@ -360,10 +360,10 @@ class CycleSteps:
         """Complete the predictions of `version` for `pool`, and begin to push them; how many were missing."""
         project = self._settings(self._project(key))
         folder = self._versions(key).folder(version)
-        trained = self._trained_with(key, version)
-        above = _seen(project, trained)
+        strategy = strategy_of(self._versions(key).card(version))
+        above = _seen(project, self._trained_with(key, version))
         execution, features = Execution.choose(project.method), project.clusters > 0
-        if project.push_top or not known_at_once(folder, trained.strategy):
+        if project.push_top or not known_at_once(folder, strategy):
             return complete_predictions(folder, pool, above, job.update, execution=execution, features=features)
         a_call = predictions_a_call(len(pool), LEAST_EARLY)
         with EarlySender(

@@ -14,7 +14,7 @@ from tests.builders import SIZE, disc_set, prediction, square, truth_told
 from tsp_model import checkpoints, pseudo_labels
 from tsp_model.acquisition import STRATEGIES, pick
 from tsp_model.checkpoints import CheckpointError
-from tsp_model.cycle import PSEUDO_LABELS, initial_model, train_cycle, warm_parent
+from tsp_model.cycle import PSEUDO_LABELS, initial_model, pick_images, rank_pool, train_cycle, warm_parent
 from tsp_model.data import DataError, masks
 from tsp_model.data.coco import load_coco
 from tsp_model.data.image_set import ImageSet, Instance, Item
@@ -22,7 +22,7 @@ from tsp_model.evaluation import average_precision
 from tsp_model.inference import predict
 from tsp_model.network import tsp_mask_rcnn
 from tsp_model.prediction_pass import PREDICTIONS, complete_predictions, looked_at, score_pool
-from tsp_model.predictions import Prediction, read_predictions
+from tsp_model.predictions import Prediction, read_predictions, write_predictions
 from tsp_model.settings import Settings, SettingsError
 
 SETTINGS = Settings.preset("tiny").override({"image_size": SIZE, "epochs": 1})
@@ -151,6 +151,21 @@ def test_a_warm_start_takes_its_share_of_the_steps_and_one_that_finds_other_clas
     with caplog.at_level(logging.WARNING):
         card = train_cycle(renamed, pool, None, asked, tmp_path / "M3", parent=folder)
     assert card["metrics"]["steps"] == 4 and caplog.text.count("no warm start") == 1
+
+
+def test_chance_picks_until_enough_are_labelled(discs, tmp_path):
+    labelled, names = discs.subset(discs.keys[:4]), sorted(discs.keys[4:])
+    triplets = [(0.4 + 0.05 * place, 0.9, 0.8) for place in range(len(names))]  # the first name has the lowest S
+    write_predictions(tmp_path / PREDICTIONS, map(prediction, names, ([one] for one in triplets)))
+
+    def picked(**asked):
+        return pick_images(3, names, labelled, SETTINGS.override(asked), 3, tmp_path)
+
+    by_tsp, by_chance = picked(), picked(strategy="random")
+    assert by_tsp == names[:3] != by_chance
+    assert picked(random_labels=4) == by_tsp and picked(random_labels=5) == by_chance
+    order = rank_pool(3, names, labelled, SETTINGS.override({"random_labels": 5}), tmp_path)
+    assert order.order[:3] == by_chance and order.strategy == "random"
 
 
 def test_the_pool_is_scored_in_order_with_the_scores_of_eq_3(first, discs):

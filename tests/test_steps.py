@@ -171,6 +171,17 @@ def test_two_cycles_train_score_push_and_switch(bench):
     assert str(late) in read_predictions(bench.versions.folder(first) / "predictions.jsonl")
 
 
+def test_chance_orders_the_tasks_until_enough_are_labelled(bench):
+    bench.project.params = bench.project.params | {"random_labels": 3}
+    bench.project.annotate(1, 2)
+    first = bench.project.pushed[run_training(bench)]
+    assert sorted(first.values()) == pytest.approx([0.5 / 3, 1.5 / 3, 2.5 / 3]), "places in an order, no S"
+    bench.project.annotate(3)
+    version = run_training(bench)
+    found = read_predictions(bench.versions.folder(version) / "predictions.jsonl")
+    assert bench.project.pushed[version] == {key: found[key].image_score for key in ("4", "5")}
+
+
 def test_a_repeated_step_changes_nothing(bench):
     bench.project.annotate(1, 2)
     version = run_training(bench)

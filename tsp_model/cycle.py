@@ -161,7 +161,7 @@ def pick_images(
         key_of: the key that an image has in these predictions.
     """
     pool, known = ([], []) if last is None else _ranked_on([key_of(name) for name in names], labelled, settings, last)
-    return choose(settings.strategy, names, pool, known, budget, settings.seed, k)
+    return choose(settings.strategy_at(len(labelled)), names, pool, known, budget, settings.seed, k)
 
 
 def rank_pool(
@@ -178,14 +178,14 @@ def rank_pool(
     Args:
         later: images that come later are to find their place in it, too. The others as in `pick_images`.
     """
-    keys = [key_of(name) for name in names]
+    keys, strategy = [key_of(name) for name in names], settings.strategy_at(len(labelled))
     pool, known = _ranked_on(keys, labelled, settings, last)
-    scores = scored(settings.strategy, names, pool, known, settings.seed, k)
+    scores = scored(strategy, names, pool, known, settings.seed, k)
     order = pick(scores, len(names), settings.seed)
-    remember = STRATEGIES[settings.strategy].remember if later else None
+    remember = STRATEGIES[strategy].remember if later else None
     memory = remember(pool, known) if remember else {}
     return Ranking(
-        settings.strategy,
+        strategy,
         settings.seed,
         settings.ranking_score_threshold,
         [key_of(name) for name in order],
@@ -199,7 +199,7 @@ def _ranked_on(
 ) -> tuple[Sequence[Prediction], Sequence[Prediction]]:
     """What a strategy looks at: the predictions of these images, and of the labelled ones if it reads them."""
     predictions = PredictionFile(last / PREDICTIONS, lambda found: found.above(settings.ranking_score_threshold))
-    reads_labelled = STRATEGIES[settings.strategy].reads_labelled
+    reads_labelled = STRATEGIES[settings.strategy_at(len(labelled))].reads_labelled
     return predictions.sequence(keys), list(score_pool(last, labelled, above=1.0)) if reads_labelled else []
 
 

@@ -40,6 +40,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "image_size": (32, 4096),
     "detections_per_image": (1, 10_000),
     "proposals": (1, 10_000),
+    "random_labels": (0, 10_000_000),
     "mc_passes": (2, 1000),
     "epochs": (1, 100_000),
     "least_steps": (0, 10_000_000),
@@ -105,6 +106,7 @@ class Settings:
 
     # Which images are labelled next (section 4)
     strategy: str = _setting("tsp", "what picks the images that are labelled next")
+    random_labels: int = _setting(0, "labels until which chance picks the next images, whatever the strategy")
     mc_passes: int = _setting(10, "passes with dropout an image, of strategy mc_dropout")
 
     # Pseudo labels (section 3.2)
@@ -188,6 +190,10 @@ class Settings:
         if unknown:
             raise SettingsError(f"unknown setting {', '.join(unknown)}; {meant(unknown, FIELD_NAMES)}")
         return replace(self, **{name: _convert(name, value) for name, value in values.items()})
+
+    def strategy_at(self, labelled: int) -> str:
+        """What picks the next images once so many are labelled."""
+        return "random" if labelled < self.random_labels else self.strategy
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Settings:

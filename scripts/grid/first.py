@@ -23,7 +23,7 @@ FOLDER = "first_models"
 NOT_LOOKED_AT = (
     "ssl", "beta", "beta_schedule", "pseudo_ratio", "pseudo_rule", "pseudo_target_precision", "pseudo_class_threshold",
     "pseudo_box_threshold", "pseudo_mask_threshold", "score_parts", "empty_image", "ranking_score_threshold",
-    "mc_passes", "warm_start", "warm_share",
+    "random_labels", "mc_passes", "warm_start", "warm_share",
 )  # fmt: skip
 
 
