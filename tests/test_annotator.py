@@ -153,6 +153,7 @@ def test_a_backend_is_connected_and_changed_by_hand(
         page.get_by_text("Edit", exact=True).click()
         expect(params).to_have_value(re.compile("show_area"))  # or what is filled in is overwritten
         params.fill(value)
+        expect(params).to_have_value(value)
         page.get_by_text("Validate and Save").click()
 
     change('{"show_areas": 20}')
