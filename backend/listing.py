@@ -10,6 +10,7 @@ from label_studio_sdk import LabelStudio
 
 from backend.connection import call
 
+PAGE_SECONDS = 300.0
 TASKS_A_PAGE, WHOLE_A_PAGE = 1000, 100  # the latter of tasks that come with all that is nested in them
 HAS_ANNOTATION = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
 NO_ANNOTATION = HAS_ANNOTATION | {"operator": "equal"}
@@ -41,10 +42,15 @@ class TaskListing:
             last = tasks[-1]["id"]
 
     def first(
-        self, size: int, filters: Sequence[Mapping[str, Any]], ordering: Sequence[str], **chosen: str
+        self,
+        size: int,
+        filters: Sequence[Mapping[str, Any]],
+        ordering: Sequence[str],
+        timeout: float | None = PAGE_SECONDS,
+        **chosen: str,
     ) -> list[dict[str, Any]]:
-        """The first `size` tasks in this order."""
-        return self._asked(size, filters, ordering, **chosen)["tasks"]
+        """The first `size` tasks in this order; `timeout` as in backend.connection.call."""
+        return self._asked(size, filters, ordering, timeout, **chosen)["tasks"]
 
     def ids(self, wanted: Mapping[str, Any]) -> set[int]:
         """The tasks that a filter lets through."""
@@ -52,10 +58,15 @@ class TaskListing:
 
     def count(self, wanted: Mapping[str, Any]) -> int:
         """How many tasks a filter lets through; one small call."""
-        return self._asked(1, [wanted], [], include="id")["total"]
+        return self._asked(1, [wanted], [], None, include="id")["total"]
 
     def _asked(
-        self, size: int, filters: Sequence[Mapping[str, Any]], ordering: Sequence[str], **chosen: str
+        self,
+        size: int,
+        filters: Sequence[Mapping[str, Any]],
+        ordering: Sequence[str],
+        timeout: float | None,
+        **chosen: str,
     ) -> dict[str, Any]:
         query = {"filters": {"conjunction": "and", "items": filters}, "ordering": ordering}
         parameters = {
@@ -67,7 +78,7 @@ class TaskListing:
             "resolve_uri": "false",
             **chosen,
         }
-        return call(self.client, "GET", "api/tasks/", params=parameters, timeout=300)
+        return call(self.client, "GET", "api/tasks/", params=parameters, timeout=timeout)
 
 
 def has_version(version: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -237,8 +237,9 @@ class CycleSteps:
         if active is None or last is None:
             raise JobError(f"project {project.project_id} has no version yet; label some tasks and start a training.")
         card = versions.card(active)
-        strategy = versions.wanted_strategy() or strategy_of(card)
-        if strategy == strategy_of(card):
+        present = strategy_of(card)
+        strategy = versions.wanted_strategy() or present
+        if strategy == present:
             return {"version": active, "strategy": strategy, "new": False}
         if strategy == "learning_loss" and not card["architecture"]["learning_loss"]:
             raise JobError(
@@ -360,10 +361,10 @@ class CycleSteps:
         """Complete the predictions of `version` for `pool`, and begin to push them; how many were missing."""
         project = self._settings(self._project(key))
         folder = self._versions(key).folder(version)
-        strategy = strategy_of(self._versions(key).card(version))
-        above = _seen(project, self._trained_with(key, version))
+        card = self._versions(key).card(version)
+        above = _seen(project, card)
         execution, features = Execution.choose(project.method), project.clusters > 0
-        if project.push_top or not known_at_once(folder, strategy):
+        if project.push_top or not known_at_once(folder, strategy_of(card)):
             return complete_predictions(folder, pool, above, job.update, execution=execution, features=features)
         a_call = predictions_a_call(len(pool), LEAST_EARLY)
         with EarlySender(
@@ -376,12 +377,9 @@ class CycleSteps:
         the end: `push` sends them."""
         project = self._settings(self._project(key))
         work = {"part": "score", "key": key, "version": version, "features": project.clusters > 0}
-        work |= {"above": _seen(project, self._trained_with(key, version))}
+        work |= {"above": _seen(project, self._versions(key).card(version))}
         run_ranks(self._service, work | {"method": project.method.to_dict()}, job.update)
         return len(pool)
-
-    def _trained_with(self, key: str, version: str) -> Settings:
-        return Settings.from_dict(self._versions(key).card(version)["settings"])
 
     def _push(
         self,
@@ -401,6 +399,6 @@ class CycleSteps:
         return for_project(self._service, project.extra_params())
 
 
-def _seen(project: ProjectSettings, trained: Settings) -> float:
-    """The class score above which annotators, S or the pseudo labels look at a detection."""
-    return min(project.shown.threshold, looked_at(trained))
+def _seen(project: ProjectSettings, card: Mapping[str, Any]) -> float:
+    """The class score above which annotators, S or the pseudo labels look at a detection of this card's version."""
+    return min(project.shown.threshold, looked_at(Settings.from_dict(card["settings"])))

@@ -7,14 +7,13 @@ wakes the jobs that a webhook would have woken.
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import Any, NamedTuple
 
 from label_studio_sdk import LabelStudio
 
 from backend import worker_notes
-from backend.connection import ProjectError, call, connect
+from backend.connection import ProjectError, connect
 from backend.events import check
 from backend.jobs import Jobs
 from backend.progress import one_line
@@ -27,7 +26,7 @@ from tsp_model.errors import ExplainedError
 
 logger = logging.getLogger(__name__)
 
-NEWEST_FIRST = json.dumps({"ordering": ["-tasks:updated_at"]})
+NEWEST_FIRST = ["-tasks:updated_at"]
 
 
 class Watch:
@@ -160,8 +159,8 @@ def state_of(client: LabelStudio, versions: Versions) -> State | None:
     if project.key != versions.key:
         return None
     values = project.found
-    query = {"project": versions.number, "page_size": 1, "query": NEWEST_FIRST, "include": "id,updated_at"}
-    newest = [task["updated_at"] for task in call(client, "GET", "api/tasks/", params=query)["tasks"]]
+    last = project.listing.first(1, [], NEWEST_FIRST, timeout=None, include="id,updated_at")
+    newest = [task["updated_at"] for task in last]
     active = versions.active()
     # Label Studio stores what "Retrieve predictions" brought without looking whether the worker was quicker.
     doubled = project.predictions.doubled(active) if active else 0

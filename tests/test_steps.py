@@ -176,6 +176,12 @@ def test_chance_orders_the_tasks_until_enough_are_labelled(bench):
     bench.project.annotate(1, 2)
     first = bench.project.pushed[run_training(bench)]
     assert sorted(first.values()) == pytest.approx([0.5 / 3, 1.5 / 3, 2.5 / 3]), "places in an order, no S"
+    bench.versions.want_strategy("tsp")  # whoever asks for the strategy's order has it at once
+    derived = bench.steps.derive(KEY, bench.job)
+    assert derived["new"] and bench.steps.score(KEY, derived["version"], bench.job) == {"scored": 0}
+    bench.steps.push(KEY, derived["version"], bench.job)
+    known = read_predictions(bench.versions.folder(derived["version"]) / "predictions.jsonl")
+    assert bench.project.pushed[derived["version"]] == {key: one.image_score for key, one in known.items()}
     bench.project.annotate(3)
     version = run_training(bench)
     found = read_predictions(bench.versions.folder(version) / "predictions.jsonl")
