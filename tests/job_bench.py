@@ -33,10 +33,10 @@ folder, url = Path(sys.argv[1]), sys.argv[2]
 
 class Steps:
     def _do(self, name, key, job=None):
+        with (folder / "pids").open("a") as pids:  # first: who waits for a line in the log may ask whose it is
+            pids.write(f"{name} {key} {os.getpid()}\\n")
         with (folder / "log").open("a") as log:
             log.write(f"{name} {key}\\n")
-        with (folder / "pids").open("a") as log:
-            log.write(f"{name} {key} {os.getpid()}\\n")
         while (folder / f"hold-{name}").exists():
             time.sleep(0.01)
             if job is not None:
