@@ -71,7 +71,8 @@ install() {  # install VENV PIP-ARGUMENTS...: chatty on a terminal, where somebo
     local venv=$1 quiet=-qq
     shift
     [ ! -t 1 ] || quiet=
-    "$venv/bin/python" -m pip install --no-input --disable-pip-version-check $quiet "$@" </dev/null ||
+    # Not compiled: Python does that for what it imports, and compiling all the rest takes as long as installing it.
+    "$venv/bin/python" -m pip install --no-compile --no-input --disable-pip-version-check $quiet "$@" </dev/null ||
         die "pip could not install $*; the reason stands above. Run it again once that is mended"
 }
 

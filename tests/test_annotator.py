@@ -77,7 +77,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     return load_coco(folder, "train")
 
 
-@pytest.mark.parametrize("tag", OPACITY)
+@pytest.mark.parametrize("tag", ["polygon", pytest.param("brush", marks=pytest.mark.slow)])
 def test_an_annotator_is_led_from_one_uncertain_task_to_the_next(
     page: Page, shoot: Shoot, client: LabelStudio, backend: BackendProcess, images: ImageSet, tag: str
 ) -> None:

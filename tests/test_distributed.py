@@ -137,6 +137,7 @@ def ranks(worker: int) -> dict[str, int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_training_whose_process_dies_goes_on_at_its_last_epoch_and_then_all_score_the_pool(
     version: tuple[settings.ServiceSettings, Versions, str],
 ) -> None:
@@ -175,6 +176,7 @@ def test_a_training_whose_process_dies_goes_on_at_its_last_epoch_and_then_all_sc
     assert not list(folder.glob(f"{PREDICTIONS}.*"))
 
 
+@pytest.mark.slow
 def test_processes_that_cannot_go_on_say_why_and_leave_nothing_running(
     version: tuple[settings.ServiceSettings, Versions, str],
 ) -> None:
@@ -198,6 +200,7 @@ def test_processes_that_cannot_go_on_say_why_and_leave_nothing_running(
         run_ranks(service, work | {"part": "score", "version": "tsp-0009-20260101T000000", "above": 0.0}, cancel)
 
 
+@pytest.mark.slow
 def test_a_pool_whose_process_dies_in_its_midst_keeps_what_was_scored(tmp_path: Path) -> None:
     images = disc_set(tmp_path / "images", 60)
     service, versions, name = prepared(tmp_path, images, 3, METHOD.override({"epochs": 1}), processes=2)

@@ -74,7 +74,7 @@ def trained_on(client: LabelStudio, backend: BackendProcess, images: ImageSet) -
 # The cycle
 
 
-@pytest.mark.parametrize("tag", ["brush", "polygon"])
+@pytest.mark.parametrize("tag", ["polygon", pytest.param("brush", marks=pytest.mark.slow)])
 def test_two_cycles(client: LabelStudio, backend: BackendProcess, images: ImageSet, tag: str) -> None:
     project, tasks = filled_project(client, images, tag)
     connect_backend(project, backend.url, extra_params=CURIOUS | {"epochs": 3})

@@ -59,7 +59,9 @@ def order_of(loop: Loop, version: str, strategy: str, images: ImageSet, name_of:
     return [task_of[name] for name in pick(dict(zip(names, scores.tolist(), strict=True)), len(names), seed=0)]
 
 
-@pytest.mark.parametrize("strategy", ["entropy", "core_set", pytest.param("random", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "strategy", ["core_set", *(pytest.param(name, marks=pytest.mark.slow) for name in ("entropy", "random"))]
+)
 def test_the_servers_order_is_the_strategys_and_a_late_task_finds_its_place(
     client: LabelStudio, backend: BackendProcess, images: ImageSet, strategy: str
 ) -> None:

@@ -37,12 +37,11 @@ DEMO, DEMO_ONCE = "scripts/demo.sh", "scripts/demo.sh --once"
 SPEED = ".venv/bin/python -m scripts.benchmark speed"
 ALONE = {
     "scripts/setup.sh": "",
-    "scripts/test.sh": "--collect-only -qq",
-    "scripts/test.sh -k scores": "--collect-only -qq",
     ".venv/bin/python -m backend --help": "",
     f"{SPEED} --only opening --repeats 3 --threads 1": "--smoke --repeats 1 --out runs/speed.json",
     f"{SPEED} --threads 2": "--smoke --only codec --out runs/speed.json",
 }
+TESTS = {"scripts/test.sh": "--collect-only -qq", "scripts/test.sh -k scores": "--collect-only -qq"}
 GRID = {
     ".venv/bin/python -m scripts.benchmark run scripts/experiments/synthetic.toml --out runs/synthetic": "--smoke",
     ".venv/bin/python -m scripts.report runs/synthetic --grid scripts/experiments/synthetic.toml": "",
@@ -112,7 +111,8 @@ def test_no_command_is_left_out() -> None:
     said = [line for block in blocks for line in block.splitlines()]
     said += re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     said = [" ".join(re.sub(r"\s+# .*", "", line).split()) for line in said]
-    known = {LABEL_STUDIO, BACKEND, DEMO, DEMO_ONCE, *ALONE, *GRID, *CONNECTED, *TRAINED, *ALGORITHM_1, *NOT_RUN}
+    steps = {*GRID, *CONNECTED, *TRAINED, *ALGORITHM_1}
+    known = {LABEL_STUDIO, BACKEND, DEMO, DEMO_ONCE, *ALONE, *TESTS, *steps, *NOT_RUN}
     assert {command for command in said if COMMAND.match(command)} == known
     assert {command for command in said if command.startswith("export ")} == {
         'export LABEL_STUDIO_URL=http://localhost:8080 LABEL_STUDIO_API_KEY="<token>"',
@@ -121,7 +121,9 @@ def test_no_command_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "added"), [*ALONE.items(), pytest.param(DEMO_ONCE, "--smoke", marks=pytest.mark.slow)], ids=str
+    ("command", "added"),
+    [*ALONE.items(), *(pytest.param(*one, marks=pytest.mark.slow) for one in (*TESTS.items(), (DEMO_ONCE, "--smoke")))],
+    ids=str,
 )
 def test_it_runs_alone(run: Run, command: str, added: str) -> None:
     if "opening" in command and browser() is None:
@@ -176,6 +178,7 @@ def test_one_s_own_project_from_the_connection_to_an_export(
     assert "loss" in curves and (tmp_path / "labels" / "train.json").is_file()
 
 
+@pytest.mark.slow
 def test_algorithm_1_against_the_server(run: Run, backend: str) -> None:
     for command, added in ALGORITHM_1.items():
         told = run(command, added.format(backend=f"--backend-url {backend}"))

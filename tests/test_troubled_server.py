@@ -127,6 +127,7 @@ def test_predictions_that_the_server_drops_are_named_and_the_old_version_stays(
     assert set(loop.project.scores()) == set(tasks[2:]), "the old order stays"
 
 
+@pytest.mark.slow
 def test_a_server_that_takes_its_time_only_costs_time(loop: tuple[Loop, list[int]], troubled: Troubled) -> None:
     loop, tasks = loop
 

@@ -61,6 +61,7 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
         assert database.password not in "".join(one.log.read_text() for one in parts)
 
 
+@pytest.mark.slow
 def test_the_loop_goes_on_when_a_worker_dies_and_both_web_services_serve_its_version(
     stack: Stack, images: ImageSet
 ) -> None:
