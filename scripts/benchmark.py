@@ -45,6 +45,7 @@ ESTIMATE = (
     "For each cycle of a grid's cells: an estimate, its interval, and the truth; all three are of the pool's "
     "detections that ranking or pseudo labels look at. Then how far off each way of estimating is."
 )
+REPORT = "report"  # folder
 WITH_ALL = ("levers", "opening", "cycle")  # half an hour more, and a browser
 REPEATS, SMOKE_REPEATS = 5, 1
 
@@ -130,14 +131,17 @@ def growth(arguments: argparse.Namespace) -> None:
 
 
 def grid(arguments: argparse.Namespace) -> None:
-    """Every cell of a grid of experiments that is not finished, and the table of all."""
+    """Every cell of a grid of experiments that is not finished, and the table of all; with --report the report, too."""
     from scripts.grid.runner import run_grid
     from scripts.plan import Place
+    from scripts.report import write_report
     from scripts.table import table
 
     out = arguments.out or Path("runs") / (arguments.file.stem + "-label-studio" * arguments.label_studio)
     place = Place.choose(arguments.backend_url) if arguments.label_studio else None
-    print(table(run_grid(arguments.file, out, place, arguments.smoke)))
+    print(table(run_grid(arguments.file, out, place, arguments.smoke, arguments.data)))
+    if arguments.report:
+        print(f"\n{write_report(out, out / REPORT)}")
 
 
 def estimate(arguments: argparse.Namespace) -> None:
@@ -281,6 +285,8 @@ def _run_command(commands: argparse._SubParsersAction) -> None:
     add = command.add_argument
     add("file", type=Path, help="what to run: scripts/experiments/ has examples")
     add("--out", type=Path, help="folder of cells and results (default: runs/ and the file's name)")
+    add("--data", help="a COCO or OCT folder instead of the file's")
+    add("--report", action="store_true", help=f"at the end the report of scripts.report, in --out's {REPORT}/")
     add("--label-studio", action="store_true", help="through a Label Studio server and the TSP backend")
     add_smoke_argument(command)
     add("--backend-url", default=BACKEND_URL, help="of the backend, as Label Studio reaches it (default: %(default)s)")

@@ -43,6 +43,7 @@ SECTIONS: tuple[Callable[[Context], Section], ...] = (
     conditions,
 )
 PAGE = "report.html"
+MINUTES_PER_IMAGE, COST_PER_IMAGE = 4.0, 8.5  # of an expert; the middle of the range that the paper tells
 
 
 def report(context: Context) -> list[Section]:
@@ -88,28 +89,44 @@ def _arguments() -> argparse.Namespace:
     add("--out", type=Path, help=f"folder of {PAGE} and the PNGs (default: DIR/report)")
     add("--data", help="where the images are now: a COCO folder (default: where the grid found them)")
     add("--grid", type=Path, metavar="FILE", help="the grid's file, so that cells never begun are named, too")
-    add("--minutes-per-image", type=_not_negative, default=4, help="of an expert's time (default: %(default)s)")
-    add("--cost-per-image", type=_not_negative, default=8.5, help="in dollars (default: %(default)s)")
+    add(
+        "--minutes-per-image",
+        type=_not_negative,
+        default=MINUTES_PER_IMAGE,
+        help="of an expert's time (default: %(default)s)",
+    )
+    add("--cost-per-image", type=_not_negative, default=COST_PER_IMAGE, help="in dollars (default: %(default)s)")
     return parser.parse_args()
+
+
+def write_report(
+    results: Path,
+    out: Path,
+    file: Path | None = None,
+    data: str | None = None,
+    minutes_per_image: float = MINUTES_PER_IMAGE,
+    cost_per_image: float = COST_PER_IMAGE,
+) -> str:
+    """Make the report of a grid's folder in `out`, with progress on stderr; the tables that it has for a README.
+
+    Args:
+        file: the grid's, so that cells never begun are named, too. data: see find_data.
+
+    Raises:
+        CommandError: see read_results.
+    """
+    grid = read_results(results, file)
+    context = Context(grid, out, *find_data(grid, data), minutes_per_image, cost_per_image)
+    with tqdm(desc="report", bar_format="{desc}{postfix} ({elapsed})", dynamic_ncols=True) as bar:
+        sections = report(dataclasses.replace(context, working=bar.set_postfix_str))
+        bar.set_postfix_str(str(out / PAGE))
+    return printed(sections)
 
 
 def main() -> None:
     arguments = _arguments()
-    grid = read_results(arguments.results, arguments.grid)
-    train, test, without_data = find_data(grid, arguments.data)
-    context = Context(
-        grid=grid,
-        out=arguments.out or arguments.results / "report",
-        train=train,
-        test=test,
-        without_data=without_data,
-        minutes_per_image=arguments.minutes_per_image,
-        cost_per_image=arguments.cost_per_image,
-    )
-    with tqdm(desc="report", bar_format="{desc}{postfix} ({elapsed})", dynamic_ncols=True) as bar:
-        sections = report(dataclasses.replace(context, working=bar.set_postfix_str))
-        bar.set_postfix_str(str(context.out / PAGE))
-    print(printed(sections))
+    asked = (arguments.grid, arguments.data, arguments.minutes_per_image, arguments.cost_per_image)
+    print(write_report(arguments.results, arguments.out or arguments.results / "report", *asked))
 
 
 if __name__ == "__main__":

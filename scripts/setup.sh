@@ -71,9 +71,12 @@ install() {  # install VENV PIP-ARGUMENTS...: chatty on a terminal, where somebo
     local venv=$1 quiet=-qq
     shift
     [ ! -t 1 ] || quiet=
-    # Not compiled: Python does that for what it imports, and compiling all the rest takes as long as installing it.
     "$venv/bin/python" -m pip install --no-compile --no-input --disable-pip-version-check $quiet "$@" </dev/null ||
         die "pip could not install $*; the reason stands above. Run it again once that is mended"
+}
+
+compile() {  # compile VENV: all at once, on all cores, where pip takes file after file; some are for other Pythons and fail
+    "$1/bin/python" -m compileall -qq -j 0 "$1/lib" || true
 }
 
 make_main() {
@@ -83,6 +86,7 @@ make_main() {
     install .venv -r requirements.txt
     install .venv --no-deps -r scripts/requirements-patched.txt
     install .venv -r scripts/requirements-benchmark.txt
+    compile .venv
     # The patched packages break label-studio-ml's pins, as they are meant to; nothing else may.
     conflicts=$(.venv/bin/python -m pip check | grep -v -e '^label-studio-ml .* has requirement' -e '^No broken' || true)
     [ -z "$conflicts" ] || die "the packages do not go together: $conflicts"
@@ -95,6 +99,7 @@ make_label_studio() {
     need_space 3
     make_venv .venv-label-studio
     install .venv-label-studio -r scripts/requirements-label-studio.txt
+    compile .venv-label-studio
     say "making an empty Label Studio database, so that a new server starts in seconds"
     env -u LABEL_STUDIO_BIN .venv/bin/python -m scripts.label_studio || die "the reason stands above"
 }

@@ -140,6 +140,8 @@ def test_every_strategy_is_finite_repeatable_and_orders_every_image(images, labe
     assert once.tolist() == again.tolist()
     keys = [one.key for one in pool]
     assert sorted(pick(dict(zip(keys, once.tolist(), strict=True)), len(pool), seed=1)) == sorted(keys)
+    if strategy == "core_set":  # it picks one image after the other: no place is given twice
+        assert len(set(once.tolist())) == len(pool)
 
 
 def detections(boxes: list[list[float]], entropies: list[float]) -> dict[str, object]:

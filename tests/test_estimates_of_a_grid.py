@@ -24,12 +24,12 @@ COUNTS = (40, 2)
 SIZE = 64
 
 
-def write_cell(grid: Path, name: str, found_by_first: bool) -> Path:
+def write_cell(grid: Path, name: str, found_by_first: bool, **settings: int) -> Path:
     """Three cycles of eight images; M_2 finds everything, M_1 everything or nothing."""
     images, _ = load_sets("synthetic", *COUNTS, grid, SIZE, seed=0)
     cell = grid / name / "seed4"
     identity = {"data": "synthetic", "train_images": 40, "test_images": 2, "image_size": SIZE, "seed": 4}
-    write_json(cell / IDENTITY, identity | {"strategy": name})
+    write_json(cell / IDENTITY, identity | settings | {"strategy": name})
     picked = {str(k): images.keys[8 * k - 8 : 8 * k] for k in (1, 2, 3)}
     write_json(cell / PICKED, picked)
     told = truth_told(images, SIZE)
@@ -134,6 +134,11 @@ def test_a_pool_that_cells_share_is_judged_once(tmp_path: Path) -> None:
     # M_1 is not the same in both strategies' cells, M_2 is.
     pools = {kind: [line["pools"] for line in lines] for kind, lines in by_picks(estimate_rows(tmp_path)).items()}
     assert pools == {"random picks": [2], "picks of a strategy": [3]}
+
+
+def test_what_chance_picked_before_a_strategy_is_judged_as_chance(tmp_path: Path) -> None:
+    write_cell(tmp_path, "tsp", found_by_first=True, random_labels=16)
+    assert [(row["labels"], row["by_chance"]) for row in estimate_rows(tmp_path)] == [(8, True), (16, False)]
 
 
 def test_a_folder_without_cells_is_one_line(tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from scripts import benchmark
 from scripts.command_line import CommandError
 from scripts.data_sets import load_sets
 from scripts.grid import cell as grid_cell
@@ -21,9 +23,11 @@ from scripts.grid.claims import claimed
 from scripts.grid.runner import run_grid
 from scripts.grid.spec import read_grid
 from tsp_model import checkpoints
+from tsp_model.acquisition import STRATEGIES, Strategy
 from tsp_model.cycle import TRAINING_STATE, train_cycle
 from tsp_model.data import DataError
 from tsp_model.data.image_set import ImageSet
+from tsp_model.data.synthetic import write_synthetic
 from tsp_model.settings import Settings
 from tsp_model.training import NonFiniteLossError
 
@@ -166,6 +170,21 @@ def test_a_setting_that_an_old_cell_lacks_had_its_default(
         run_grid(write(tmp_path, **{"epochs = 1": "epochs = 1\nbeta = 0.05"}), tmp_path / "out")
 
 
+def test_one_command_runs_a_file_on_other_images_and_makes_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_synthetic(tmp_path / "mine", train=10, test=3, size=64)
+    file, out = write(tmp_path, **{'"synthetic"': '"../nowhere"'}), tmp_path / "out"
+    argv = ["benchmark", "run", str(file), "--data", str(tmp_path / "mine"), "--out", str(out), "--report"]
+    monkeypatch.setattr(sys, "argv", argv)
+    benchmark.main()
+    (row, _) = [json.loads(line) for line in (out / "tsp_diverse___SSL/seed0/results.jsonl").read_text().splitlines()]
+    assert row["data"] == str(tmp_path / "mine")
+    assert "diverse TSP + SSL" in capsys.readouterr().out
+    page = (out / "report" / "report.html").read_text(encoding="utf-8")
+    assert "active learning on mine" in page and (out / "report" / "fig2_learning_curves.png").exists()
+
+
 def test_more_cycles_may_be_asked_for_later(finished: tuple[Path, Path, list[dict]], tmp_path: Path) -> None:
     _, out, rows = finished
     shutil.copytree(out, tmp_path / "out")
@@ -192,6 +211,18 @@ def test_a_cell_that_cannot_go_on_does_not_hold_up_the_others(
     assert "images a, b" in capsys.readouterr().err
     rows = [(tmp_path / "out" / name / "seed0" / "results.jsonl") for name in ("tsp___SSL", "random___SSL")]
     assert [len(path.read_text().splitlines()) for path in rows] == [1, 2]
+
+
+def test_a_strategy_that_meets_nan_names_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = Strategy(lambda pool, labelled, rng: np.array([0.5, np.nan, *[0.1] * (len(pool) - 2)]), absolute=True)
+    monkeypatch.setitem(STRATEGIES, "tsp", broken)
+    file = write(tmp_path, **{'["tsp_diverse"]': '["tsp"]', "ssl = [true]": "ssl = [false]"})
+    with pytest.raises(CommandError) as refused:
+        run_grid(file, tmp_path / "out")
+    (folder,) = (tmp_path / "out").glob("tsp/seed0")
+    labelled = json.loads((folder / "picked.json").read_text())["1"]
+    pool = [key for key in load_sets("synthetic", 10, 3, tmp_path / "out", 64, seed=0)[0].keys if key not in labelled]
+    assert f"the score of {sorted(pool)[1]} is not finite" in str(refused.value)
 
 
 def test_a_grid_killed_in_its_training_ends_as_an_unbroken_one(

@@ -36,6 +36,7 @@ def _less_random(grid: GridResults, line: Line) -> str:
 @pytest.mark.parametrize("name", SETS)
 def test_every_row_of_the_readme_follows_from_the_results(name: str) -> None:
     grid = read_results(EXPERIMENTS / "results" / name, EXPERIMENTS / f"{name}.toml")
+    assert not grid.unfinished, "no cell is left out"
     document = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
     ((said, shown),) = re.findall(rf"\n{name}, (.*?):\n\n\| labels \|.*\n\|--.*\n((?:\|.*\n)+)", document)
     assert said.endswith(f"labels at once reach {grid.ceiling_in_words}")

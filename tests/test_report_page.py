@@ -164,6 +164,7 @@ def test_the_command_writes_one_page_that_loads_nothing_and_prints_tables(
     output = capsys.readouterr().out
     assert "| class entropy |" in output and "|           TSP + SSL |" not in page
     assert "0.300" in output
+    assert "An image takes an expert 4 minutes and $8.50" in page  # unless it is told otherwise
     assert "When can we stop?" in page and "Left out: the estimate in class entropy, seed 0 (there is no pred" in page
 
 

@@ -66,6 +66,20 @@ def test_every_strategy_is_measured_with_the_same_features(tmp_path: Path, strat
     assert row[2] == f"{10 / by_chance:.2f}"
 
 
+def test_what_chance_picks_before_a_strategy_is_not_its_own(tmp_path: Path) -> None:
+    late = write_cell(tmp_path, "tsp", 0, [0.2, 0.3, 0.4], random_labels=20)  # its own are images 20 to 29
+    rows = [json.loads(line) for line in (late / "results.jsonl").read_text().splitlines()]
+    write_rows(
+        late / "results.jsonl", [row | {"objects": count} for row, count in zip(rows, (9, 99, 129), strict=True)]
+    )
+    cell = write_cell(tmp_path, "core_set", 0, [0.2, 0.3, 0.4], strategy="core_set", random_labels=20)
+    write_features(cell, [1000 + 10 * place for place in range(10)] + list(range(80)))
+    (table,) = picks(context_of(tmp_path)).printed
+    # 90 images, the ten that chance picked 10 from the next, all others 1: 2 on average.
+    assert row_of(table, "TSP")[3:] == ["0.50", "3.0"]
+    assert row_of(table, "core-set")[3:] == ["0.50", "2.0"]
+
+
 def test_what_an_object_brings_is_compared_at_as_many_objects(tmp_path: Path) -> None:
     write_cell(tmp_path, "random", 0, [0.2, 0.4, 0.5], strategy="random")  # 20, 40, 60 objects
     fewer = write_cell(tmp_path, "tsp", 0, [0.2, 0.3, 0.45])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def overlooked(key: str) -> Prediction:
     return found_squares(key, [], [], 0.9, 0.9)
 
 
-def write_predicted(out: Path, name: str, seed: int, cycles: int = 3, misses: Sequence[int] = (), **own: str) -> Path:
+def write_predicted(out: Path, name: str, seed: int, cycles: int = 3, misses: Sequence[int] = (), **own: Any) -> Path:
     """A cell that finds every object; but the models of the cycles in `misses` none in the images picked next."""
     cell = write_cell(out, name, seed, [0.1 * cycle for cycle in range(1, cycles + 1)], **own)
     for k in range(1, cycles):
@@ -64,6 +65,13 @@ def test_where_the_interval_breaks_its_word_it_is_said_in_plain_words(misled: Pa
         "With picks of a strategy the 90% interval held the truth in 0 of 2 pools (0%): less often than it says."
     )
     assert said_of[2].startswith("The estimate is not to be relied on with picks of a strategy: label a small random")
+
+
+def test_a_cell_that_leaves_the_first_picks_to_chance_has_a_part_in_both(tmp_path: Path) -> None:
+    write_predicted(tmp_path, "tsp", 0, misses=(2,), random_labels=20)
+    first, second, _ = sentences(tmp_path)
+    assert first.startswith("With random picks the 90% interval held the truth in 1 of 1 pool")
+    assert second.startswith("With picks of a strategy the 90% interval held the truth in 0 of 1 pool")
 
 
 def test_few_pools_are_no_reason_to_rely_on_it(tmp_path: Path) -> None:

@@ -29,26 +29,31 @@ def test_times_are_medians_of_the_cycles_after_the_first(tmp_path: Path) -> None
     section = times(context_of(tmp_path))
     table = table_of(section)
     assert table.caption.startswith("Seconds of a cycle, seed 0.")
-    assert row_of(table, "random") == ["random", "3", "50.0", "0", "8.5", "11.0", "1.00x"]
-    assert row_of(table, "TSP + SSL") == ["TSP + SSL", "3", "70.0", "1", "16.0", "12.0", "1.40x"]
-    assert row_of(table, "all labels at once") == ["all labels at once", "1", "60.0", "0", "-", "10.0", "-"]
+    # In hours 6177 + 40 + 50 + 90, 6177 + 60 + 900 + 80 and 60 seconds.
+    assert row_of(table, "random") == ["random", "3", "50.0", "0", "8.5", "11.0", "1.00x", "1.77"]
+    assert row_of(table, "TSP + SSL") == ["TSP + SSL", "3", "70.0", "1", "16.0", "12.0", "1.40x", "2.00"]
+    assert row_of(table, "all labels at once") == ["all labels at once", "1", "60.0", "0", "-", "10.0", "-", "0.02"]
     assert "left out of the training" in said(section) and "not to be compared closely" in said(section)
 
 
-def test_a_median_is_over_the_cycles_of_all_seeds(tmp_path: Path) -> None:
-    for seed, train in ((0, (20, 30)), (1, (40, 70))):
-        cell = write_cell(tmp_path, "random", seed, [0.2, 0.3, 0.4], strategy="random")
-        write_seconds(cell, [500, 5, 5, 510], [train[0], 5, 5, 90], [train[1], 0, 5, 90])
+def test_a_median_is_over_the_cycles_of_all_seeds_and_a_ratio_within_one(tmp_path: Path) -> None:
+    for name, trains in (("random", ((20, 30), (40, 70))), ("tsp", ((40, 60), (50, 60)))):
+        for seed, train in enumerate(trains):
+            cell = write_cell(tmp_path, name, seed, [0.2, 0.3, 0.4], strategy=name)
+            write_seconds(cell, [500, 5, 5, 510], [train[0], 5, 5, 90], [train[1], 0, 5, 90])
     table = table_of(times(context_of(tmp_path)))
     assert "median over seeds 0, 1" in table.caption
-    assert row_of(table, "random") == ["random", "4", "35.0", "0", "5.0", "5.0", "1.00x"]
+    # 500 + 20 + 30 and 500 + 40 + 70 seconds of a run, 580 in the mean; 600 and 610, 605.
+    assert row_of(table, "random") == ["random", "4", "35.0", "0", "5.0", "5.0", "1.00x, 1.00x", "0.16"]
+    # 50 to 25 and 55 to 55; all medians together would say 55 to 35.
+    assert row_of(table, "TSP") == ["TSP", "4", "55.0", "0", "5.0", "5.0", "2.00x, 1.00x", "0.17"]
 
 
 def test_where_every_cycle_was_interrupted_no_time_of_training_is_told(tmp_path: Path) -> None:
     cell = write_cell(tmp_path, "random", 0, [0.2, 0.3], strategy="random")
     write_seconds(cell, [60, 5, 5, 80], [81, 0, 5, 80])
     table = table_of(times(context_of(tmp_path)))
-    assert row_of(table, "random") == ["random", "1", "-", "1", "-", "5.0", "-"]
+    assert row_of(table, "random") == ["random", "1", "-", "1", "-", "5.0", "-", "0.04"]
 
 
 def test_rounding_to_hundredths_interrupts_no_cycle() -> None:

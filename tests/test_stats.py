@@ -140,6 +140,8 @@ def test_recall_of_a_grid_counts_the_pool_without_its_labelled_images(tmp_path: 
     assert cells["recall in D_semi's images"] == "100%"
     assert cells["recall in the whole pool"] == "4%"
     assert (cells["precision"], cells["pseudo images"], cells["share of the pool in D_semi"]) == ("75%", "20", "25%")
+    assert (cells["pseudo objects"], cells["gradient share of L_semi"]) == ("40", "2.0%")
+    assert cells["picked images without an object"] == "30%"
     without = pseudo(context_of(tmp_path))
     assert "recall of pseudo labels; there are no images" in said(without)
     assert dict(zip(table.head, row_of(table_of(without), "TSP + SSL"), strict=True))["precision"] == "75%"

@@ -31,6 +31,7 @@ from tsp_model.estimate import LEAST_IMAGES, LEAST_OBJECTS, LEVEL, Checked, Esti
 from tsp_model.evaluation import average_precision, check
 from tsp_model.prediction_pass import PREDICTIONS
 from tsp_model.predictions import Prediction, read_predictions
+from tsp_model.settings import FIELD_NAMES, Settings
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def _mean_ap(predictions: Sequence[Prediction], right: Sequence[np.ndarray], mis
 
 TOO_LITTLE = f"fewer than {LEAST_IMAGES} images or {LEAST_OBJECTS} objects were labelled last, too little to learn from"
 OURS, ON_THE_PICKS = "calibrated", "AP50 of the picks"
-PICKS = {True: "random picks", False: "picks of a strategy"}  # by whether they fall to chance
+PICKS = {True: "random picks", False: "picks of a strategy"}  # by `by_chance` of a row
 METHODS: dict[str, Callable[[Known], dict[str, float]]] = {
     OURS: calibrated,
     ON_THE_PICKS: on_the_picks,
@@ -141,14 +142,15 @@ def rows_of_cell(cell: Path, images: ImageSet, methods: Sequence[str]) -> Iterat
         cell: its folder. images: the grid's pool. methods: of METHODS.
 
     Returns:
-        Rows of cell (name and seed), seed, by_chance (whether its picks are), cycle (k), labels (that M_k was trained
-        on), remains (which images, hashed), method, estimate, low, high (None where a method has no interval), truth
-        (AP50 of the same detections) and test_ap50 (M_k's, of the test split).
+        Rows of cell (name and seed), seed, by_chance (whether the picks that M_k is judged by are), cycle (k), labels
+        (that M_k was trained on), remains (which images, hashed), method, estimate, low, high (None where a method has
+        no interval), truth (AP50 of the same detections) and test_ap50 (M_k's, of the test split).
 
     Raises:
         DataError: a cycle's predictions are not there, or are of images of another size.
     """
     identity = _identity(cell)
+    settings = Settings.from_dict({name: value for name, value in identity.items() if name in FIELD_NAMES})
     results = read_rows(cell / RESULTS) if (cell / RESULTS).exists() else []
     # The last cycle predicts no pool, and what is still running has no row yet.
     predicted = [read_predictions(cell / f"M{row['cycle']}" / PREDICTIONS) for row in results[:-1]]
@@ -175,7 +177,7 @@ def rows_of_cell(cell: Path, images: ImageSet, methods: Sequence[str]) -> Iterat
             yield {
                 "cell": f"{results[0]['cell']}, seed {identity['seed']}",
                 "seed": identity["seed"],
-                "by_chance": identity["strategy"] == "random",
+                "by_chance": settings.strategy_at(len(labelled) - len(picked[str(k + 1)])) == "random",
                 "cycle": k,
                 "labels": results[k - 1]["labels"],
                 "remains": blake2b("\n".join(rest.keys).encode(), digest_size=8).hexdigest(),
@@ -238,7 +240,7 @@ def _in_order(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
 
 
 def by_picks(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """`summary` of the cells that pick by chance, and of those that do not."""
+    """`summary` of the pools whose models are judged by random picks, and of those by a strategy's."""
     chosen = {name: [row for row in rows if row["by_chance"] is kind] for kind, name in PICKS.items()}
     return {name: summary(of_kind) for name, of_kind in chosen.items() if of_kind}
 

@@ -25,11 +25,13 @@ class CellError(CommandError):
     """A cell that cannot go on; the others can."""
 
 
-def run_grid(file: Path, out: Path, place: Place | None = None, smoke: bool = False) -> list[dict[str, Any]]:
+def run_grid(
+    file: Path, out: Path, place: Place | None = None, smoke: bool = False, data: str | None = None
+) -> list[dict[str, Any]]:
     """All rows of the grid that are there in the end.
 
     Args:
-        place: where cells run through a Label Studio server; None: in memory. smoke: see read_grid.
+        place: where cells run through a Label Studio server; None: in memory. smoke, data: see read_grid.
 
     A finished cell is not run again, and one that another process is running is left to it: several processes may
     share a grid and its folder. Cells in memory and through a server are not mixed in one folder.
@@ -39,7 +41,7 @@ def run_grid(file: Path, out: Path, place: Place | None = None, smoke: bool = Fa
             a cell that could not go on.
         The errors of scripts.command_line: Label Studio or the backend cannot be used.
     """
-    grid = read_grid(file, smoke)
+    grid = read_grid(file, smoke, data)
     _refuse_mixed(out, through_server=place is not None)
     # The same images for every seed: what differs is what is picked, and how training begins.
     size = grid.cells[0].settings.image_size

@@ -108,11 +108,11 @@ class Grid:
         }
 
 
-def read_grid(path: Path, smoke: bool = False) -> Grid:
+def read_grid(path: Path, smoke: bool = False, data: str | None = None) -> Grid:
     """The grid of a file. Raises CommandError, one line, for what is missing, unknown or wrong.
 
     Args:
-        smoke: its first seed, first two strategies and no variants, in tiny sizes.
+        smoke: its first seed, first two strategies and no variants, in tiny sizes. data: instead of the file's.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -122,6 +122,7 @@ def read_grid(path: Path, smoke: bool = False) -> Grid:
         raise CommandError(f"{path} cannot be read ({error}); correct it.") from None
     values = OPTIONAL | values
     _check(path, values)
+    values["data"] = data or values["data"]
     if smoke:
         values |= {"seeds": values["seeds"][:1], "strategies": values["strategies"][:2], "variants": {}}
         values |= {"settings": values["settings"] | SMOKE_METHOD, **SMOKE_RUN}

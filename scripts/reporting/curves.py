@@ -70,14 +70,16 @@ class Reached:
 
     Attributes:
         labels: over the seeds that do. tried: how many seeds were asked for and are finished.
-        saved: random's labels less the line's, paired by seed, over the seeds of which that can be said; at_least: one
-            of random's seeds never gets there, and is counted with all the labels that it had.
+        saved: random's labels less the line's, paired by seed; None where that cannot be said of every seed that both
+            have finished. Who never gets there is counted with all the labels that it had.
+        bound: what `saved` is of the truth, therefore: "≥" if random does not get there in a seed, "≤" if the line does
+            not, "" if both always do. Where neither does in a seed, or each in another, nothing can be said.
     """
 
     labels: Spread | None
     tried: int
     saved: PairedDifference | None
-    at_least: bool
+    bound: str
 
     @property
     def by_all(self) -> bool:
@@ -94,12 +96,18 @@ def reached(grid: GridResults, line: Line, target: float, seeds: Collection[int]
     needed = {seed: labels_to_reach(run.labels, run.ap50, target) for seed, run in runs.items()}
     there = {seed: count for seed, count in needed.items() if count is not None}
     against = grid.finished(grid.random) if grid.random is not None else {}
-    theirs, at_least = {}, False
-    for seed in there.keys() & against.keys():
-        count = labels_to_reach(against[seed].labels, against[seed].ap50, target)
-        at_least |= count is None
-        theirs[seed] = against[seed].labels[-1] if count is None else count
-    return Reached(Spread.of(list(there.values())), len(runs), paired_difference(theirs, there), at_least)
+    shared = sorted(needed.keys() & against.keys())
+    theirs = {seed: labels_to_reach(against[seed].labels, against[seed].ap50, target) for seed in shared}
+    saved, bound = None, ""
+    pairs = [(needed[seed], theirs[seed]) for seed in shared]
+    bounds = {"≥" if its is None else "≤" for ours, its in pairs if None in (ours, its)}
+    if (None, None) not in pairs and len(bounds) <= 1:
+        bound = "".join(bounds)
+        saved = paired_difference(
+            *({seed: run[seed].labels[-1] if count[seed] is None else count[seed] for seed in shared}
+              for run, count in ((against, theirs), (runs, needed)))
+        )  # fmt: skip
+    return Reached(Spread.of(list(there.values())), len(runs), saved, bound)
 
 
 @dataclass(frozen=True)

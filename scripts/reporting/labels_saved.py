@@ -87,22 +87,21 @@ def _on_saving(context: Context, method: Line, part: float, shared: SharedSeeds)
     if not found.tried:
         return ""
     if found.labels is None:
-        return f"{method.title} does not reach {what} in {words.many(found.tried, 'seed')}."
-    if not found.by_all:
-        return f"{method.title} reaches {what} in {found.labels.count} of {words.many(found.tried, 'seed')}."
-    reaches = f"{method.title} reaches {what} with {found.labels.mean:.0f} labels"
+        reaches = f"{method.title} does not reach {what} in {words.many(found.tried, 'seed')}"
+    elif not found.by_all:
+        reaches = f"{method.title} reaches {what} in {found.labels.count} of {words.many(found.tried, 'seed')}"
+    else:
+        reaches = f"{method.title} reaches {what} with {found.labels.mean:.0f} labels"
     if found.saved is None:
         return f"{reaches}."
     saves = found.saved.mean >= 0
-    verb, bound = ("saves", " at least") if saves else ("costs", " at most")
+    verb = "saves" if saves else "costs"
+    bound = {"": "", "≥": " at least" if saves else " at most", "≤": " at most" if saves else " at least"}[found.bound]
     images, minutes, dollars = _in_units(context, found.saved if saves else found.saved.times(-1))
     certain = words.clearness(found.saved)
     if found.saved.interval is not None:
         certain = f"95% intervals over {words.many(found.saved.pairs, 'seed')}, {certain}"
-    return (
-        f"{reaches}; against random that {verb}{bound * found.at_least} {images} images, {minutes} minutes and "
-        f"{dollars} ({certain})."
-    )
+    return f"{reaches}; against random that {verb}{bound} {images} images, {minutes} minutes and {dollars} ({certain})."
 
 
 def _how(context: Context) -> str:
@@ -110,8 +109,9 @@ def _how(context: Context) -> str:
         f"AP50 is of masks (mAP at IoU 0.5) on {context.grid.identity['test_images']} test images. Labels are counted "
         "per seed on straight lines between cycles, at the first crossing, then averaged over the seeds that all have "
         "finished; a curve that starts above counts its first cycle. Savings are paired by seed, in brackets their 95% "
-        "interval (Student's t). Where random never gets there, all its labels are counted: the saving is at least (≥) "
-        "that, and the interval is one of such lower bounds. An image takes an expert "
+        "interval (Student's t). Who never gets there is counted with all the labels it had: where that is random, "
+        "the saving is at least (≥) so many, where it is the strategy, at most (≤), and the interval is one of such "
+        "bounds; where neither gets there in a seed, nothing is said. An image takes an expert "
         f"{context.minutes_per_image:g} minutes and {words.money(context.cost_per_image)} (--minutes-per-image, "
         "--cost-per-image)."
     )
@@ -157,9 +157,9 @@ def _labels(found: Reached | Overtaking) -> str:
 
 def _saved(context: Context, found: Reached) -> str:
     """Such as "≥ 43 (-2 to 88); 172 (-8 to 352); $366 (-$17 to $748); not clear of zero"."""
-    if found.saved is None or not found.by_all:
+    if found.saved is None:
         return words.NONE
-    said = [f"{'≥ ' * found.at_least}{'; '.join(_in_units(context, found.saved))}"]
+    said = [f"{found.bound} {'; '.join(_in_units(context, found.saved))}".strip()]
     if found.saved.interval is None:
         said.append("one seed, no interval")
     elif not found.saved.clear_of_zero:

@@ -20,11 +20,11 @@ from tsp_model.predictions import read_predictions
 
 WITH_FEATURES = ("core_set", "tsp_diverse")  # strategies for which scoring notes them
 CAPTION = (
-    "What is picked from the second cycle on, means over seeds. Distances are between features that the first model "
-    "of a cell of core-set or diverse TSP has of the images, each seed its own. To the next pick: from a pick to the "
-    "nearest other pick of its cycle, 1 where as many images are drawn from the pool by chance; less means near- "
-    "duplicates. To the next image: from a pick to the nearest other image of the pool, 1 on average over the pool; "
-    "more means odd images."
+    "What the strategy picks, from the second cycle on or once chance has picked `random_labels`, means over seeds. "
+    "Distances are between features that the first model of a cell of core-set or diverse TSP has of the images, each "
+    "seed its own. To the next pick: from a pick to the nearest other pick of its cycle, 1 where as many images are "
+    "drawn from the pool by chance; less means near-duplicates. To the next image: from a pick to the nearest other "
+    "image of the pool, 1 on average over the pool; more means odd images."
 )
 
 BY_OBJECTS = (
@@ -140,12 +140,10 @@ def _pools(context: Context) -> tuple[dict[int, Pool], str]:
 
 
 def _row(grid: GridResults, line: Line, pools: Mapping[int, Pool]) -> list[str] | None:
-    runs = {seed: run for seed, run in grid.finished(line).items() if seed in pools}
+    runs = {seed: run for seed, run in grid.finished(line).items() if seed in pools and run.own_picks}
     if not runs:
         return None
-    cycles = [
-        (pools[seed], run.picked[str(cycle)]) for seed, run in runs.items() for cycle in range(2, grid.cycles + 1)
-    ]
+    cycles = [(pools[seed], run.picked[str(cycle)]) for seed, run in runs.items() for cycle in run.own_picks]
     return [
         line.title,
         str(len(runs)),
@@ -156,6 +154,6 @@ def _row(grid: GridResults, line: Line, pools: Mapping[int, Pool]) -> list[str] 
 
 
 def _objects(run: Run) -> float:
-    """On an image that was picked after the first cycle."""
-    first, last = run.rows[0], run.rows[-1]
+    """On an image that the strategy picked."""
+    first, last = run.rows[run.own_picks[0] - 2], run.rows[-1]
     return (last["objects"] - first["objects"]) / (last["labels"] - first["labels"])

@@ -120,10 +120,16 @@ def _estimate(context: Context, train: ImageSet) -> tuple[list[Estimated], list[
 
 
 def _by_picks(cells: Sequence[Estimated]) -> dict[str, list[Estimated]]:
-    """The cells by how their picks came about."""
+    """The cells by how the picks came about that their models are judged by. One that leaves the first to chance
+    (`random_labels`) has a part in both."""
     found: dict[str, list[Estimated]] = {}
-    for cell in cells:
-        found.setdefault(PICKS[cell.line.settings.strategy == "random"], []).append(cell)
+    for by_chance, name in PICKS.items():
+        for cell in cells:
+            rows, on_the_picks = (
+                [row for row in of if row["by_chance"] is by_chance] for of in (cell.rows, cell.on_the_picks)
+            )
+            if rows:
+                found.setdefault(name, []).append(Estimated(cell.line, cell.seed, rows, on_the_picks))
     return found
 
 

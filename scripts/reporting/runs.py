@@ -74,6 +74,13 @@ class Run:
         """The file of what the model of a cycle, from 1 on, found in the test images."""
         return self.folder / f"M{cycle}" / TEST_PREDICTIONS
 
+    @property
+    def own_picks(self) -> list[int]:
+        """The cycles whose images the strategy picked: from the second on, later if chance has the first labels
+        (`random_labels`)."""
+        before = zip(range(2, len(self.rows) + 1), self.labels, strict=False)
+        return [cycle for cycle, labels in before if self.settings.strategy_at(labels) == self.settings.strategy]
+
     def picked_until(self, cycle: int) -> set[str]:
         """Keys of the images that are labelled in a cycle, from 1 on."""
         return {key for number in range(1, cycle + 1) for key in self.picked[str(number)]}
