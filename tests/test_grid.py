@@ -242,6 +242,19 @@ def test_a_grid_killed_in_its_training_ends_as_an_unbroken_one(
     assert without_seconds(run_grid(file, out)) == without_seconds(unbroken)
 
 
+@pytest.mark.slow
+def test_processes_share_a_grid(tmp_path: Path) -> None:
+    file, out = write(tmp_path, **{'["tsp_diverse"]': '["tsp", "random"]', "[true]": "[false, true]"}), tmp_path / "out"
+    command = [sys.executable, "-m", "scripts.benchmark", "run", str(file), "--out", str(out)]
+    both = [subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(300) for process in both] == [0, 0]
+    shared = [(path.parent / "results.jsonl").read_text().splitlines() for path in out.glob("*/seed0/lock")]
+    assert [len(rows) for rows in shared] == [2, 2, 2, 2]
+    alone = run_grid(file, tmp_path / "alone")
+    rows = {(row["cell"], row["cycle"]): row for cell in shared for row in map(json.loads, cell)}
+    assert without_seconds([rows[row["cell"], row["cycle"]] for row in alone]) == without_seconds(alone)
+
+
 def test_a_killed_cell_goes_on_and_ends_as_an_unbroken_one(
     finished: tuple[Path, Path, list[dict]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

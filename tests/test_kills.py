@@ -43,6 +43,7 @@ from tsp_model.settings import Settings
 
 # Long enough to be hit in every phase; one thread, so that a training can be repeated to the last bit.
 SLOW = QUICK | {"TSP_EPOCHS": "20", "TORCH_THREADS": "1", "TSP_TRAIN_AFTER": "1", "TSP_KEEP_VERSIONS": "2"}
+KILLS = 20
 PHASES = ("pull", "train", "compare", "score", "push", "switch", "prune")
 
 
@@ -71,9 +72,9 @@ class Annotator:
         self.done.add(str(task))
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
-def test_kill_9_loses_nothing(client: LabelStudio, backend: BackendProcess, images: ImageSet, kills: int) -> None:
-    rng = random.Random(kills)
+@pytest.mark.slow
+def test_kill_9_loses_nothing(client: LabelStudio, backend: BackendProcess, images: ImageSet) -> None:
+    rng = random.Random(KILLS)
     project, tasks = filled_project(client, images)
     connect_backend(project, backend.url)
     versions = Versions(backend.model_dir, project.key)
@@ -81,7 +82,7 @@ def test_kill_9_loses_nothing(client: LabelStudio, backend: BackendProcess, imag
     for _ in range(3):
         annotator.annotate()
     hit = Counter()
-    for number in range(kills):
+    for number in range(KILLS):
         if number % 3 == 2:  # soon again, in whatever goes on
             time.sleep(rng.uniform(0, 4))
             hit["soon again"] += 1
@@ -101,7 +102,7 @@ def test_kill_9_loses_nothing(client: LabelStudio, backend: BackendProcess, imag
     assert project_values(project)["model_version"] == versions.active() == versions.list()[-1]
     assert len(annotator.done) == project_values(project)["total_annotations_number"]
     print(f"killed in {dict(hit)}")
-    assert len(hit) >= min(kills, 5) - 1, "kills fell into few phases only"
+    assert len(hit) >= 4, "kills fell into few phases only"
 
 
 def test_a_training_that_was_killed_ends_as_an_unbroken_one(

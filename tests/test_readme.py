@@ -38,10 +38,14 @@ SPEED = ".venv/bin/python -m scripts.benchmark speed"
 ALONE = {
     "scripts/setup.sh": "",
     ".venv/bin/python -m backend --help": "",
-    f"{SPEED} --only opening --repeats 3 --threads 1": "--smoke --repeats 1 --out runs/speed.json",
     f"{SPEED} --threads 2": "--smoke --only codec --out runs/speed.json",
 }
-TESTS = {"scripts/test.sh": "--collect-only -qq", "scripts/test.sh -k scores": "--collect-only -qq"}
+ALONE_AND_SLOW = {
+    DEMO_ONCE: "--smoke",
+    "scripts/test.sh": "--collect-only -qq",
+    "scripts/test.sh -k scores": "--collect-only -qq",
+    f"{SPEED} --only opening --repeats 3 --threads 1": "--smoke --repeats 1 --out runs/speed.json",
+}
 GRID = {
     ".venv/bin/python -m scripts.benchmark run scripts/experiments/synthetic.toml --out runs/synthetic": "--smoke",
     ".venv/bin/python -m scripts.report runs/synthetic --grid scripts/experiments/synthetic.toml": "",
@@ -112,7 +116,7 @@ def test_no_command_is_left_out() -> None:
     said += re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     said = [" ".join(re.sub(r"\s+# .*", "", line).split()) for line in said]
     steps = {*GRID, *CONNECTED, *TRAINED, *ALGORITHM_1}
-    known = {LABEL_STUDIO, BACKEND, DEMO, DEMO_ONCE, *ALONE, *TESTS, *steps, *NOT_RUN}
+    known = {LABEL_STUDIO, BACKEND, DEMO, *ALONE, *ALONE_AND_SLOW, *steps, *NOT_RUN}
     assert {command for command in said if COMMAND.match(command)} == known
     assert {command for command in said if command.startswith("export ")} == {
         'export LABEL_STUDIO_URL=http://localhost:8080 LABEL_STUDIO_API_KEY="<token>"',
@@ -122,7 +126,7 @@ def test_no_command_is_left_out() -> None:
 
 @pytest.mark.parametrize(
     ("command", "added"),
-    [*ALONE.items(), *(pytest.param(*one, marks=pytest.mark.slow) for one in (*TESTS.items(), (DEMO_ONCE, "--smoke")))],
+    [*ALONE.items(), *(pytest.param(*one, marks=pytest.mark.slow) for one in ALONE_AND_SLOW.items())],
     ids=str,
 )
 def test_it_runs_alone(run: Run, command: str, added: str) -> None:
