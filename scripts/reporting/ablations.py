@@ -126,7 +126,6 @@ def _add_own(context: Context, section: Section) -> None:
         settings=True,
     )
     section.parts.append(table)
-    section.printed.append(table)
     if against is None:
         section.parts.append(Absent(f"differences to TSP{SSL}; the grid has no such cell with the common settings."))
         return

@@ -23,8 +23,7 @@ def labels_saved(context: Context) -> Section:
         parts.append(Absent("what is saved against random; the grid has no random cells without pseudo labels."))
     if grid.ceiling_ap50 is None and grid.random is None:
         return Section("What the labels buy", parts)
-    table = _table(context)
-    return Section("What the labels buy", [*parts, table], [table])
+    return Section("What the labels buy", [*parts, _table(context)])
 
 
 def _sentences(context: Context) -> list[str]:

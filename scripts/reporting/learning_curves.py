@@ -42,7 +42,7 @@ def learning_curves(context: Context) -> Section:
         parts.append(Absent("differences to random; the grid has no random cells without pseudo labels."))
     else:
         parts += _differences(context, grid.random)
-    return Section("Learning curves (Fig. 2)", parts, [table, *([both] if isinstance(both, Table) else [])])
+    return Section("Learning curves (Fig. 2)", parts)
 
 
 def _on_first_models(grid: GridResults) -> str:

@@ -139,12 +139,16 @@ class Section:
     """Attributes:
 
     title: its heading. parts: from top to bottom.
-    printed: tables that a README may take, printed as Markdown.
     """
 
     title: str
     parts: list[Part] = field(default_factory=list)
-    printed: list[Table] = field(default_factory=list)
+
+    @property
+    def printed(self) -> list[Table]:
+        """Its tables of numbers, which are printed as Markdown, too; not those that are folded."""
+        tables = [part for part in self.parts if isinstance(part, Table)]
+        return [table for table in tables if not (table.words or table.folded)]
 
 
 def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:

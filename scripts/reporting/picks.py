@@ -87,16 +87,15 @@ def picks(context: Context) -> Section:
     grid = context.grid
     section = Section("What is picked")
     if grid.random is not None:
-        section.parts.append(table := _by_objects(grid, grid.random))
-        section.printed.append(table)
+        section.parts.append(_by_objects(grid, grid.random))
     pools, missing = _pools(context)
     rows = [row for line in grid.strategies if (row := _row(grid, line, pools)) is not None]
     if not rows:
         section.parts.append(Absent(f"near-duplicates and odd images among the picks; {missing}."))
         return section
-    table = Table(CAPTION, ["", "seeds", "to the next pick", "to the next image", "objects an image"], rows)
-    section.parts.append(table)
-    section.printed.append(table)
+    section.parts.append(
+        Table(CAPTION, ["", "seeds", "to the next pick", "to the next image", "objects an image"], rows)
+    )
     return section
 
 

@@ -90,11 +90,9 @@ def pool_estimate(context: Context) -> Section:
         if not section.parts:
             section.parts.append(Absent(f"the estimate of the pool's AP50; {NO_POOL}."))
         return section
-    table = _table(cells)
     verdict = _verdict([Group.of(picks, of_picks) for picks, of_picks in _by_picks(cells).items()])
     section.parts[:0] = [Sentences(verdict), Text(HOW)]
-    section.parts += [_over_cycles(context, cells), _against_truth(context, cells), table, _every_pool(cells)]
-    section.printed.append(table)
+    section.parts += [_over_cycles(context, cells), _against_truth(context, cells), _table(cells), _every_pool(cells)]
     return section
 
 

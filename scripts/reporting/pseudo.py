@@ -54,7 +54,7 @@ def pseudo(context: Context) -> Section:
     if with_ssl:
         parts.append(_last_cycle(context, with_ssl, columns))
     parts.append(_every_cycle(context, grid.lines, columns))
-    return Section("Pseudo labels and empty picks, cycle by cycle", parts, [])
+    return Section("Pseudo labels and empty picks, cycle by cycle", parts)
 
 
 def _few(context: Context) -> list[str]:
