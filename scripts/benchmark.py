@@ -45,7 +45,6 @@ ESTIMATE = (
     "For each cycle of a grid's cells: an estimate, its interval, and the truth; all three are of the pool's "
     "detections that ranking or pseudo labels look at. Then how far off each way of estimating is."
 )
-REPORT = "report"  # folder
 WITH_ALL = ("levers", "opening", "cycle")  # half an hour more, and a browser
 REPEATS, SMOKE_REPEATS = 5, 1
 
@@ -141,7 +140,7 @@ def grid(arguments: argparse.Namespace) -> None:
     place = Place.choose(arguments.backend_url) if arguments.label_studio else None
     print(table(run_grid(arguments.file, out, place, arguments.smoke, arguments.data)))
     if arguments.report:
-        print(f"\n{write_report(out, out / REPORT)}")
+        print(f"\n{write_report(out)}")
 
 
 def estimate(arguments: argparse.Namespace) -> None:
@@ -286,7 +285,7 @@ def _run_command(commands: argparse._SubParsersAction) -> None:
     add("file", type=Path, help="what to run: scripts/experiments/ has examples")
     add("--out", type=Path, help="folder of cells and results (default: runs/ and the file's name)")
     add("--data", help="a COCO or OCT folder instead of the file's")
-    add("--report", action="store_true", help=f"at the end the report of scripts.report, in --out's {REPORT}/")
+    add("--report", action="store_true", help="at the end the report of scripts.report, in report/ of --out")
     add("--label-studio", action="store_true", help="through a Label Studio server and the TSP backend")
     add_smoke_argument(command)
     add("--backend-url", default=BACKEND_URL, help="of the backend, as Label Studio reaches it (default: %(default)s)")

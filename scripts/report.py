@@ -43,7 +43,7 @@ SECTIONS: tuple[Callable[[Context], Section], ...] = (
     conditions,
 )
 PAGE = "report.html"
-MINUTES_PER_IMAGE, COST_PER_IMAGE = 4.0, 8.5  # of an expert; the middle of the range that the paper tells
+MINUTES_PER_IMAGE, COST_PER_IMAGE = 4, 8.5  # of an expert; the middle of the range that the paper tells
 
 
 def report(context: Context) -> list[Section]:
@@ -67,7 +67,7 @@ def report(context: Context) -> list[Section]:
 
 
 def printed(sections: list[Section]) -> str:
-    """The tables that a README may take, as Markdown."""
+    """The tables of numbers, as Markdown."""
     tables = [table for section in sections for table in section.printed]
     return "\n\n".join(f"{table.caption}\n\n{table.to_markdown()}" for table in tables)
 
@@ -101,21 +101,22 @@ def _arguments() -> argparse.Namespace:
 
 def write_report(
     results: Path,
-    out: Path,
+    out: Path | None = None,
     file: Path | None = None,
     data: str | None = None,
     minutes_per_image: float = MINUTES_PER_IMAGE,
     cost_per_image: float = COST_PER_IMAGE,
 ) -> str:
-    """Make the report of a grid's folder in `out`, with progress on stderr; the tables that it has for a README.
+    """Make the report of a grid's folder, with progress on stderr; its tables of numbers, as Markdown.
 
     Args:
-        file: the grid's, so that cells never begun are named, too. data: see find_data.
+        out: where (None: in that folder). file: the grid's, so that cells never begun are named, too.
+        data: where the images are now, see find_data.
 
     Raises:
         CommandError: see read_results.
     """
-    grid = read_results(results, file)
+    grid, out = read_results(results, file, data), out or results / "report"
     context = Context(grid, out, *find_data(grid, data), minutes_per_image, cost_per_image)
     with tqdm(desc="report", bar_format="{desc}{postfix} ({elapsed})", dynamic_ncols=True) as bar:
         sections = report(dataclasses.replace(context, working=bar.set_postfix_str))
@@ -126,7 +127,7 @@ def write_report(
 def main() -> None:
     arguments = _arguments()
     asked = (arguments.grid, arguments.data, arguments.minutes_per_image, arguments.cost_per_image)
-    print(write_report(arguments.results, arguments.out or arguments.results / "report", *asked))
+    print(write_report(arguments.results, arguments.out, *asked))
 
 
 if __name__ == "__main__":

@@ -75,7 +75,8 @@ install() {  # install VENV PIP-ARGUMENTS...: chatty on a terminal, where somebo
         die "pip could not install $*; the reason stands above. Run it again once that is mended"
 }
 
-compile() {  # compile VENV: all at once, on all cores, where pip takes file after file; some are for other Pythons and fail
+compile() {  # compile VENV: on all cores, where pip would take file after file
+    # Templates and files for other Pythons do not compile, which is no fault.
     "$1/bin/python" -m compileall -qq -j 0 "$1/lib" || true
 }
 

@@ -21,6 +21,8 @@ from scripts import label_studio as label_studio_module
 from scripts.backend_process import REPOSITORY, BackendProcess
 from scripts.label_studio import LabelStudioServer
 from scripts.processes import free_port
+from scripts.results import write_rows
+from scripts.table import main as table_main
 from scripts.table import table
 from tests.web import Server
 
@@ -288,6 +290,16 @@ def test_help_has_an_example_that_can_be_pasted(
     monkeypatch.chdir(REPOSITORY)
     with pytest.raises(TakenError):
         module.main()
+
+
+def test_the_table_of_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    known = ("labels", "picked_empty_share", "pseudo_images", "pseudo_objects", "mask_ap50", "box_ap50")
+    for strategy in ("tsp", "random"):
+        row = {"cycle": 1, "strategy": strategy, "ssl": False, "seconds": {"train": 1.0, "cycle": 2.0}}
+        write_rows(tmp_path / f"{strategy}.jsonl", [row | dict.fromkeys(known, 0.5)])
+    monkeypatch.setattr(sys, "argv", ["table", str(tmp_path / "tsp.jsonl"), str(tmp_path / "random.jsonl")])
+    table_main()
+    assert [line.split("|")[2].strip() for line in capsys.readouterr().out.splitlines()[2:]] == ["tsp", "random"]
 
 
 def test_the_table_shows_what_is_missing_as_a_dash():

@@ -176,7 +176,6 @@ def test_a_training_whose_process_dies_goes_on_at_its_last_epoch_and_then_all_sc
     assert not list(folder.glob(f"{PREDICTIONS}.*"))
 
 
-@pytest.mark.slow
 def test_processes_that_cannot_go_on_say_why_and_leave_nothing_running(
     version: tuple[settings.ServiceSettings, Versions, str],
 ) -> None:

@@ -246,8 +246,10 @@ def test_a_grid_killed_in_its_training_ends_as_an_unbroken_one(
 def test_processes_share_a_grid(tmp_path: Path) -> None:
     file, out = write(tmp_path, **{'["tsp_diverse"]': '["tsp", "random"]', "[true]": "[false, true]"}), tmp_path / "out"
     command = [sys.executable, "-m", "scripts.benchmark", "run", str(file), "--out", str(out)]
-    both = [subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [process.wait(300) for process in both] == [0, 0]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command, cwd=REPOSITORY, **quiet) for _ in range(2)]
+    told = "".join(process.communicate(timeout=300)[1] for process in both)
+    assert [process.returncode for process in both] == [0, 0] and "is run by another process" in told
     shared = [(path.parent / "results.jsonl").read_text().splitlines() for path in out.glob("*/seed0/lock")]
     assert [len(rows) for rows in shared] == [2, 2, 2, 2]
     alone = run_grid(file, tmp_path / "alone")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts.reporting import words
-from scripts.reporting.curves import areas
+from scripts.reporting.curves import Reached, areas, reached
 from scripts.reporting.lines import GridResults, Line, read_results
 from scripts.stats import Spread, paired_difference
 
@@ -41,3 +41,37 @@ def test_every_row_of_the_readme_follows_from_the_results(name: str) -> None:
     ((said, shown),) = re.findall(rf"\n{name}, (.*?):\n\n\| labels \|.*\n\|--.*\n((?:\|.*\n)+)", document)
     assert said.endswith(f"labels at once reach {grid.ceiling_in_words}")
     assert shown.splitlines() == list(table(grid))
+
+
+def saving(found: Reached) -> str:
+    """Labels, the seeds that get there where not all do, and what is saved with its sign."""
+    if found.labels is None:
+        return "none"
+    if not found.by_all:
+        return f"{found.labels.mean:.0f} ({found.labels.count} of {found.tried})"
+    bound = "at least " if found.bound else ""
+    return f"{found.labels.mean:.0f}: {bound}{words.interval(found.saved, signed)}"
+
+
+def signed(value: float) -> str:
+    return f"{round(value):+d}" if round(value) else "0"
+
+
+def test_what_is_saved_follows_from_the_results() -> None:
+    document = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+    ((head, shown),) = re.findall(r"\n\| (\| ufba425, 80% .*)\n\|--.*\n((?:\|.*\n)+)", document)
+    columns = [title.split(", ") for title in head.strip("| ").split(" | ")]
+    sets = {name for name, *share in columns if share}
+    assert sets == {"ufba425", "dsb2018"}
+    asked, name = [], ""
+    for *named, share in columns:
+        name = named[0] if named else name
+        asked.append((name, int(share.rstrip("%")) / 100))
+    grids = {name: read_results(EXPERIMENTS / "results" / name) for name in sets}
+    for row in shown.splitlines():
+        title, *cells = row.strip("| ").split(" | ")
+        for (name, share), cell in zip(asked, cells, strict=True):
+            grid = grids[name]
+            (line,) = [line for line in grid.strategies if line.title == title]
+            found = saving(reached(grid, line, share * grid.ceiling_ap50))
+            assert cell == (found.partition(":")[0] if line is grid.random else found), (title, name, share)

@@ -135,8 +135,9 @@ def test_a_training_that_was_killed_ends_as_an_unbroken_one(
         torch.testing.assert_close(broken[name], value, rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("phase", ["pull", "score", "push", "switch"])
+@pytest.mark.parametrize(
+    "phase", ["score", *(pytest.param(one, marks=pytest.mark.slow) for one in ("pull", "push", "switch"))]
+)
 def test_label_studio_that_is_killed_in_the_middle_of_a_job_costs_time_only(
     images: ImageSet, tmp_path: Path, phase: str
 ) -> None:

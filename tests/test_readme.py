@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,6 +124,28 @@ def test_no_command_is_left_out() -> None:
         'export LABEL_STUDIO_URL=http://localhost:8080 LABEL_STUDIO_API_KEY="<token>"',
         'export LABEL_STUDIO_URL=http://localhost:8080 LABEL_STUDIO_API_KEY="<token>" MODEL_DIR=models',
     }
+
+
+@pytest.mark.slow
+def test_every_choice_of_tests_that_is_named_chooses_some() -> None:
+    named = [
+        (name, bool(tier), choice.strip('"'))
+        for name in ("README.md", "backend/README.md", "scripts/speed/README.md")
+        for tier, choice in re.findall(
+            r'`(?:\w+=\S+ )?scripts/test\.sh (--all )?-k ("[^"]+"|\w+)`',
+            (REPOSITORY / name).read_text(encoding="utf-8"),
+        )
+    ]
+    assert len(named) > 15
+    # In one process, which imports the tests once.
+    asked = [
+        ["--collect-only", "-qq", *([] if every else ["-m", "not slow"]), "-k", choice] for _, every, choice in named
+    ]
+    program = "import json, sys, pytest; print([int(pytest.main(one)) for one in json.loads(sys.argv[1])])"
+    command = [sys.executable, "-c", program, json.dumps(asked)]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=True)
+    codes = json.loads(ended.stdout.splitlines()[-1])
+    assert [one for one, code in zip(named, codes, strict=True) if code] == []
 
 
 @pytest.mark.parametrize(

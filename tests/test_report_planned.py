@@ -81,6 +81,14 @@ def test_other_data_and_other_labels_a_cycle_are_refused(out: Path, tmp_path: Pa
         read_results(out, file)
 
 
+def test_a_file_that_was_run_on_other_images_is_its_grid_for_who_says_so(out: Path, tmp_path: Path) -> None:
+    file = written(tmp_path)
+    file.write_text(file.read_text().replace('"data/ct"', '"data/oct"'))
+    assert read_results(out, file, "data/ct").unfinished == ()
+    with pytest.raises(CommandError, match="data 'data/ct', in the file 'data/oct'"):
+        read_results(out, file, "data/elsewhere")
+
+
 def test_a_setting_that_an_old_cell_does_not_name_had_its_default(out: Path, tmp_path: Path) -> None:
     for path in out.glob(f"*/*/{IDENTITY}"):
         values = json.loads(path.read_text())

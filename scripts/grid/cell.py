@@ -130,7 +130,7 @@ class CellRun:
         if changed:
             raise CommandError(
                 f"{self.folder} holds results with another {', '.join(changed)}; choose another --out, or repeat the "
-                "old file to go on."
+                "old file (and --data) to go on."
             )
 
 

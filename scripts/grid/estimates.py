@@ -177,7 +177,7 @@ def rows_of_cell(cell: Path, images: ImageSet, methods: Sequence[str]) -> Iterat
             yield {
                 "cell": f"{results[0]['cell']}, seed {identity['seed']}",
                 "seed": identity["seed"],
-                "by_chance": settings.strategy_at(len(labelled) - len(picked[str(k + 1)])) == "random",
+                "by_chance": settings.strategy_at(results[k - 1]["labels"]) == "random",
                 "cycle": k,
                 "labels": results[k - 1]["labels"],
                 "remains": blake2b("\n".join(rest.keys).encode(), digest_size=8).hexdigest(),

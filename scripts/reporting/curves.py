@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +85,13 @@ class Reached:
     def by_all(self) -> bool:
         return self.labels is not None and self.labels.count == self.tried
 
+    @property
+    def open_to_zero(self) -> bool:
+        """Whether the truth may be zero however far off the bound is: it lies on the other side."""
+        if self.saved is None:
+            return False
+        return (self.bound == "≥" and self.saved.mean < 0) or (self.bound == "≤" and self.saved.mean > 0)
+
 
 def reached(grid: GridResults, line: Line, target: float, seeds: Collection[int] | None = None) -> Reached:
     """How many labels bring a line to AP50 `target`, and how many fewer than random's that is.
@@ -95,19 +102,30 @@ def reached(grid: GridResults, line: Line, target: float, seeds: Collection[int]
     runs = {seed: run for seed, run in grid.finished(line).items() if seeds is None or seed in seeds}
     needed = {seed: labels_to_reach(run.labels, run.ap50, target) for seed, run in runs.items()}
     there = {seed: count for seed, count in needed.items() if count is not None}
+    return Reached(Spread.of(list(there.values())), len(runs), *_saved(grid, runs, target))
+
+
+def _saved(grid: GridResults, runs: Mapping[int, Run], target: float) -> tuple[PairedDifference | None, str]:
+    """See Reached.saved and bound."""
     against = grid.finished(grid.random) if grid.random is not None else {}
-    shared = sorted(needed.keys() & against.keys())
-    theirs = {seed: labels_to_reach(against[seed].labels, against[seed].ap50, target) for seed in shared}
-    saved, bound = None, ""
-    pairs = [(needed[seed], theirs[seed]) for seed in shared]
-    bounds = {"≥" if its is None else "≤" for ours, its in pairs if None in (ours, its)}
-    if (None, None) not in pairs and len(bounds) <= 1:
-        bound = "".join(bounds)
-        saved = paired_difference(
-            *({seed: run[seed].labels[-1] if count[seed] is None else count[seed] for seed in shared}
-              for run, count in ((against, theirs), (runs, needed)))
-        )  # fmt: skip
-    return Reached(Spread.of(list(there.values())), len(runs), saved, bound)
+    ours, theirs, bounds = {}, {}, set()
+    for seed in sorted(runs.keys() & against.keys()):
+        (ours[seed], we_do), (theirs[seed], random_does) = (
+            _counted(run, target) for run in (runs[seed], against[seed])
+        )
+        if not (we_do or random_does):
+            return None, ""
+        if not (we_do and random_does):
+            bounds.add("≥" if we_do else "≤")
+    if len(bounds) > 1:
+        return None, ""
+    return paired_difference(theirs, ours), "".join(bounds)
+
+
+def _counted(run: Run, target: float) -> tuple[float, bool]:
+    """Labels until a run reaches a quality, all that it had where it does not, and whether it does."""
+    count = labels_to_reach(run.labels, run.ap50, target)
+    return (run.labels[-1], False) if count is None else (count, True)
 
 
 @dataclass(frozen=True)

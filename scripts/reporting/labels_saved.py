@@ -11,6 +11,7 @@ from scripts.reporting.shared_seeds import SharedSeeds
 from scripts.stats import PairedDifference, Spread, paired_difference
 
 SHARES = (0.8, 0.9, 0.95)  # of the full-data AP50
+BOUND_ONLY = "a bound that leaves open which is better"
 
 
 def labels_saved(context: Context) -> Section:
@@ -97,7 +98,7 @@ def _on_saving(context: Context, method: Line, part: float, shared: SharedSeeds)
     verb = "saves" if saves else "costs"
     bound = {"": "", "≥": " at least" if saves else " at most", "≤": " at most" if saves else " at least"}[found.bound]
     images, minutes, dollars = _in_units(context, found.saved if saves else found.saved.times(-1))
-    certain = words.clearness(found.saved)
+    certain = BOUND_ONLY if found.open_to_zero else words.clearness(found.saved)
     if found.saved.interval is not None:
         certain = f"95% intervals over {words.many(found.saved.pairs, 'seed')}, {certain}"
     return f"{reaches}; against random that {verb}{bound} {images} images, {minutes} minutes and {dollars} ({certain})."
@@ -155,11 +156,13 @@ def _labels(found: Reached | Overtaking) -> str:
 
 
 def _saved(context: Context, found: Reached) -> str:
-    """Such as "≥ 43 (-2 to 88); 172 (-8 to 352); $366 (-$17 to $748); not clear of zero"."""
+    """Such as "≥ 43 (-2 to 88); ≥ 172 (-8 to 352); ≥ $366 (-$17 to $748); not clear of zero"."""
     if found.saved is None:
         return words.NONE
-    said = [f"{found.bound} {'; '.join(_in_units(context, found.saved))}".strip()]
-    if found.saved.interval is None:
+    said = [f"{found.bound} {value}".strip() for value in _in_units(context, found.saved)]
+    if found.open_to_zero:
+        said.append(BOUND_ONLY)
+    elif found.saved.interval is None:
         said.append("one seed, no interval")
     elif not found.saved.clear_of_zero:
         said.append(words.clearness(found.saved))

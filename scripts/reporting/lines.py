@@ -146,17 +146,18 @@ class GridResults:
         return {seed: run for seed, run in line.runs.items() if len(run.rows) >= self.cycles}
 
 
-def read_results(out: Path, file: Path | None = None) -> GridResults:
+def read_results(out: Path, file: Path | None = None, data: str | None = None) -> GridResults:
     """The results in a grid's folder.
 
     Args:
         file: the grid's, so that cells which were never begun are named, too. What goes beyond its cycles is left out.
+        data: see planned.planned.
 
     Raises:
         CommandError: see runs.read_runs and planned.planned; or nothing there has finished a cycle.
     """
     whole = read_runs(out)
-    grid = planned(file, whole) if file else None
+    grid = planned(file, whole, data) if file else None
     cycles = grid.cycles if grid else max((len(run.rows) for run in whole if not run.full_data), default=0)
     runs = [cut(run, cycles) for run in whole]
     cycled = [run for run in runs if not run.full_data]

@@ -20,7 +20,7 @@ from tsp_model.predictions import read_predictions
 
 WITH_FEATURES = ("core_set", "tsp_diverse")  # strategies for which scoring notes them
 CAPTION = (
-    "What the strategy picks, from the second cycle on or once chance has picked `random_labels`, means over seeds. "
+    "What the strategy picks, once chance has picked the first cycle's images (or random_labels), means over seeds. "
     "Distances are between features that the first model of a cell of core-set or diverse TSP has of the images, each "
     "seed its own. To the next pick: from a pick to the nearest other pick of its cycle, 1 where as many images are "
     "drawn from the pool by chance; less means near-duplicates. To the next image: from a pick to the nearest other "

@@ -13,23 +13,27 @@ from scripts.reporting.runs import Run, unfinished_folders
 SIZES = ("train_images", "test_images")  # a file may leave them open
 
 
-def planned(file: Path, runs: Sequence[Run]) -> Grid:
+def planned(file: Path, runs: Sequence[Run], data: str | None = None) -> Grid:
     """The grid of a file; its quick form, if that is what all runs are of.
+
+    Args:
+        data: that the grid may have been run on instead of the file's.
 
     Raises:
         CommandError: a run has other settings, data or labels a cycle than the file gives its cell; or see read_grid.
     """
-    grid = read_grid(file)
+    other = data if data == runs[0].identity["data"] else None
+    grid = read_grid(file, data=other)
     wrong = _wrong(runs, grid)
     if not wrong:
         return grid
-    quick = read_grid(file, smoke=True)
+    quick = read_grid(file, smoke=True, data=other)
     if not _wrong(runs, quick) and not strangers(runs, quick):
         return quick
     run, differing = wrong[0]
     raise CommandError(
-        f"{run.folder} was not run as {file} has it ({'; '.join(differing)}); give the file that it was run with, or "
-        "leave --grid away."
+        f"{run.folder} was not run as {file} has it ({'; '.join(differing)}); give the file that it was run with (and "
+        "its --data), or leave --grid away."
     )
 
 

@@ -123,9 +123,8 @@ def _by_picks(cells: Sequence[Estimated]) -> dict[str, list[Estimated]]:
     found: dict[str, list[Estimated]] = {}
     for by_chance, name in PICKS.items():
         for cell in cells:
-            rows, on_the_picks = (
-                [row for row in of if row["by_chance"] is by_chance] for of in (cell.rows, cell.on_the_picks)
-            )
+            rows = [row for row in cell.rows if row["by_chance"] is by_chance]
+            on_the_picks = [row for row in cell.on_the_picks if row["by_chance"] is by_chance]
             if rows:
                 found.setdefault(name, []).append(Estimated(cell.line, cell.seed, rows, on_the_picks))
     return found

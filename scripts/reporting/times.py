@@ -1,4 +1,4 @@
-"""What it took: seconds of a cycle, by strategy."""
+"""What it took: seconds of a cycle and hours of a run, by strategy."""
 
 from __future__ import annotations
 
@@ -87,9 +87,13 @@ def _training_by_seed(shared: SharedSeeds, line: Line) -> dict[int, float]:
 def _row(shared: SharedSeeds, line: Line, random: Mapping[int, float]) -> list[str]:
     """The cells of a strategy. random: random's training by seed, empty where there is nothing to compare."""
     finished, ours = _finished(shared, line), _training_by_seed(shared, line)
-    ratios = [f"{value / random[seed]:.2f}x" for seed, value in ours.items() if random.get(seed)]
+    ratios = [
+        f"{ours[seed] / random[seed]:.2f}x" if seed in ours and random.get(seed) else words.NONE
+        for seed in shared.seeds
+    ]
     later = [row for rows in finished.values() for row in rows[1:]]
-    return [*_seconds(later), ", ".join(ratios) or words.NONE, _hours(list(finished.values()))]
+    told = ", ".join(ratios) if set(ratios) != {words.NONE} else words.NONE
+    return [*_seconds(later), told, _hours(list(finished.values()))]
 
 
 def _seconds(rows: Sequence[Row]) -> list[str]:
