@@ -14,6 +14,7 @@ from scripts.command_line import CommandError
 from scripts.data_sets import load_sets
 from scripts.grid.cell import IDENTITY, PICKED, RESULTS
 from scripts.grid.estimates import METHODS, OURS, by_picks, estimate_rows, summary, tables
+from scripts.reporting.runs import NEEDED, SECONDS
 from scripts.results import write_rows
 from tests.builders import truth_told
 from tsp_model.files import write_json
@@ -28,8 +29,16 @@ def write_cell(grid: Path, name: str, found_by_first: bool, **settings: int) -> 
     """Three cycles of eight images; M_2 finds everything, M_1 everything or nothing."""
     images, _ = load_sets("synthetic", *COUNTS, grid, SIZE, seed=0)
     cell = grid / name / "seed4"
-    identity = {"data": "synthetic", "train_images": 40, "test_images": 2, "image_size": SIZE, "seed": 4}
-    write_json(cell / IDENTITY, identity | settings | {"strategy": name})
+    identity = {
+        "data": "synthetic",
+        "train_images": 40,
+        "test_images": 2,
+        "per_cycle": 8,
+        "image_size": SIZE,
+        "seed": 4,
+    }
+    known = identity | settings | {"strategy": name, "ssl": False}
+    write_json(cell / IDENTITY, known)
     picked = {str(k): images.keys[8 * k - 8 : 8 * k] for k in (1, 2, 3)}
     write_json(cell / PICKED, picked)
     told = truth_told(images, SIZE)
@@ -38,7 +47,8 @@ def write_cell(grid: Path, name: str, found_by_first: bool, **settings: int) -> 
         if k == 1 and not found_by_first:
             pool = [one.keep([]) for one in pool]
         write_predictions(cell / f"M{k}" / PREDICTIONS, [dataclasses.replace(one, kept_above=0.3) for one in pool])
-    rows = [{"cycle": k, "labels": 8 * k, "mask_ap50": 0.25 * k, "cell": name} for k in (1, 2, 3)]
+    same = dict.fromkeys(NEEDED) | known | {"cell": name, "seconds": dict.fromkeys(SECONDS, 1.0)}
+    rows = [same | {"cycle": k, "labels": 8 * k, "mask_ap50": 0.25 * k} for k in (1, 2, 3)]
     write_rows(cell / RESULTS, rows)
     return cell
 

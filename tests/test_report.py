@@ -111,10 +111,11 @@ def test_who_never_gets_there_is_counted_with_all_its_labels_whoever_it_is(tmp_p
 
 def test_a_bound_on_the_wrong_side_of_zero_says_nothing_of_which_is_better(tmp_path: Path) -> None:
     write_cell(tmp_path, "full data", 0, [0.5], {"per_cycle": POOL}, ssl=False)
-    for seed in (0, 1):  # 0.45 in seed 0 after 10 labels by chance, 15 and 20 by TSP + SSL and TSP, in seed 1 as below
-        write_cell(tmp_path, "tsp + SSL", seed, [[0.4, 0.5, 0.5], [0.2, 0.4, 0.5]][seed])  # 15 and 25
-        write_cell(tmp_path, "random", seed, [[0.45, 0.5, 0.5], [0.2, 0.3, 0.4]][seed], strategy="random")  # 10, never
-        write_cell(tmp_path, "tsp", seed, [[0.2, 0.3, 0.4], [0.45, 0.5, 0.5]][seed])  # never and 10
+    # 0.45 after 10 labels by chance and never; after 15 and 25 by TSP + SSL.
+    write_cell(tmp_path, "random", 0, [0.45, 0.5, 0.5], strategy="random")
+    write_cell(tmp_path, "random", 1, [0.2, 0.3, 0.4], strategy="random")
+    write_cell(tmp_path, "tsp + SSL", 0, [0.4, 0.5, 0.5])
+    write_cell(tmp_path, "tsp + SSL", 1, [0.2, 0.4, 0.5])
     # Random's 10 and at least 30 less 15 and 25: -5 and 5 at least; in the mean 0, half of the interval 63.5.
     table = labels_saved(context_of(tmp_path)).printed[0]
     assert row_of(table, "TSP + SSL")[4].startswith("≥ 0 (-64 to 64); ") and "leaves open" not in str(table.rows)

@@ -10,7 +10,6 @@ the truth far less often than it says.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,18 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from scripts.command_line import CommandError
 from scripts.data_sets import load_sets
-from scripts.grid.cell import IDENTITY, PICKED, RESULTS
-from scripts.results import read_rows
+from scripts.reporting.runs import Run, read_runs
 from scripts.stats import spearman
 from scripts.table import markdown
 from tsp_model.data.image_set import ImageSet
 from tsp_model.estimate import LEAST_IMAGES, LEAST_OBJECTS, LEVEL, Checked, EstimateError, expected_ap, pool_ap50
 from tsp_model.evaluation import average_precision, check
-from tsp_model.prediction_pass import PREDICTIONS
 from tsp_model.predictions import Prediction, read_predictions
-from tsp_model.settings import FIELD_NAMES, Settings
 
 
 @dataclass(frozen=True)
@@ -116,30 +111,22 @@ def estimate_rows(folder: Path, methods: Sequence[str] = (OURS,)) -> list[dict[s
     """The estimates of every cell and cycle of a grid that has one: see `rows_of_cell`.
 
     Raises:
-        CommandError: the folder holds no cells. DataError: the images are no longer there.
+        CommandError: see read_runs. DataError: the images are no longer there.
     """
-    cells = sorted(path.parent for path in Path(folder).glob(f"*/*/{PICKED}"))
-    if not cells:
-        raise CommandError(f"{folder} holds no cells; give the --out of `python -m scripts.benchmark run`.")
     load = cache(load_sets)  # cells of a grid look at the same images
     rows: list[dict[str, Any]] = []
-    for cell in cells:
-        identity = _identity(cell)
-        counts = (identity["train_images"], identity["test_images"])
-        images, _ = load(identity["data"], *counts, Path(folder), identity["image_size"], seed=0)
-        rows += rows_of_cell(cell, images, methods)
+    for run in read_runs(folder):
+        counts = (run.identity["train_images"], run.identity["test_images"])
+        images, _ = load(run.identity["data"], *counts, folder, run.settings.image_size, seed=0)
+        rows += rows_of_cell(run, images, methods)
     return rows
 
 
-def _identity(cell: Path) -> dict[str, Any]:
-    return json.loads((cell / IDENTITY).read_text(encoding="utf-8"))
-
-
-def rows_of_cell(cell: Path, images: ImageSet, methods: Sequence[str]) -> Iterator[dict[str, Any]]:
+def rows_of_cell(run: Run, images: ImageSet, methods: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The estimates of a cell, cycle by cycle, where there is enough to learn from.
 
     Args:
-        cell: its folder. images: the grid's pool. methods: of METHODS.
+        run: the cell, as far as it is. images: the grid's pool. methods: of METHODS.
 
     Returns:
         Rows of cell (name and seed), seed, by_chance (whether the picks that M_k is judged by are), cycle (k), labels
@@ -149,23 +136,19 @@ def rows_of_cell(cell: Path, images: ImageSet, methods: Sequence[str]) -> Iterat
     Raises:
         DataError: a cycle's predictions are not there, or are of images of another size.
     """
-    identity = _identity(cell)
-    settings = Settings.from_dict({name: value for name, value in identity.items() if name in FIELD_NAMES})
-    results = read_rows(cell / RESULTS) if (cell / RESULTS).exists() else []
     # The last cycle predicts no pool, and what is still running has no row yet.
-    predicted = [read_predictions(cell / f"M{row['cycle']}" / PREDICTIONS) for row in results[:-1]]
-    picked: Mapping[str, Sequence[str]] = json.loads((cell / PICKED).read_text(encoding="utf-8"))
+    predicted = [read_predictions(run.pool_predictions(k)) for k in range(1, len(run.rows))]
     checked = [
-        [check(item, seen[item.key]) for item in images.subset(picked[str(k + 1)]).items]
+        [check(item, seen[item.key]) for item in images.subset(run.picked[str(k + 1)]).items]
         for k, seen in enumerate(predicted, start=1)
     ]
     for k, seen in enumerate(predicted, start=1):
-        labelled = [key for cycle in range(1, k + 2) for key in picked[str(cycle)]]
-        rest = images.subset([key for key in images.keys if key not in set(labelled)])
+        labelled = run.picked_until(k + 1)
+        rest = images.subset([key for key in images.keys if key not in labelled])
         before = [predicted[k - 2][key] for key in rest.keys] if k > 1 else []
-        objects = _objects(images.subset(labelled))
+        objects = _objects(images.subset(sorted(labelled)))
         pool = [seen[key] for key in rest.keys]
-        known = Known(pool, checked[k - 1], checked[: k - 1], before, objects, identity["seed"])
+        known = Known(pool, checked[k - 1], checked[: k - 1], before, objects, run.seed)
         truth = average_precision(rest, {one.key: one for one in pool})["mask_ap50"]
         if truth is None:  # a pool without an object has no AP50
             continue
@@ -175,16 +158,16 @@ def rows_of_cell(cell: Path, images: ImageSet, methods: Sequence[str]) -> Iterat
             except EstimateError:
                 continue
             yield {
-                "cell": f"{results[0]['cell']}, seed {identity['seed']}",
-                "seed": identity["seed"],
-                "by_chance": settings.strategy_at(results[k - 1]["labels"]) == "random",
+                "cell": f"{run.name}, seed {run.seed}",
+                "seed": run.seed,
+                "by_chance": run.settings.strategy_at(run.labels[k - 1]) == "random",
                 "cycle": k,
-                "labels": results[k - 1]["labels"],
+                "labels": run.labels[k - 1],
                 "remains": blake2b("\n".join(rest.keys).encode(), digest_size=8).hexdigest(),
                 "method": method,
                 **{"low": None, "high": None} | estimate,
                 "truth": truth,
-                "test_ap50": results[k - 1]["mask_ap50"],
+                "test_ap50": run.ap50[k - 1],
             }
 
 

@@ -100,29 +100,26 @@ def reached(grid: GridResults, line: Line, target: float, seeds: Collection[int]
         seeds: what is averaged over, as far as it is finished; None: all that is.
     """
     runs = {seed: run for seed, run in grid.finished(line).items() if seeds is None or seed in seeds}
-    needed = {seed: labels_to_reach(run.labels, run.ap50, target) for seed, run in runs.items()}
-    there = {seed: count for seed, count in needed.items() if count is not None}
-    return Reached(Spread.of(list(there.values())), len(runs), *_saved(grid, runs, target))
-
-
-def _saved(grid: GridResults, runs: Mapping[int, Run], target: float) -> tuple[PairedDifference | None, str]:
-    """See Reached.saved and bound."""
+    ours = {seed: _counted(run, target) for seed, run in runs.items()}
     against = grid.finished(grid.random) if grid.random is not None else {}
-    ours, theirs, bounds = {}, {}, set()
-    for seed in sorted(runs.keys() & against.keys()):
-        (ours[seed], we_do), (theirs[seed], random_does) = (
-            _counted(run, target) for run in (runs[seed], against[seed])
-        )
-        if not (we_do or random_does):
-            return None, ""
-        if not (we_do and random_does):
-            bounds.add("≥" if we_do else "≤")
-    if len(bounds) > 1:
+    theirs = {seed: _counted(run, target) for seed, run in against.items() if seed in ours}
+    return Reached(Spread.of([labels for labels, there in ours.values() if there]), len(ours), *_saved(ours, theirs))
+
+
+Counted = tuple[float, bool]  # see _counted
+
+
+def _saved(ours: Mapping[int, Counted], theirs: Mapping[int, Counted]) -> tuple[PairedDifference | None, str]:
+    """See Reached.saved and bound. theirs: random's, of seeds of ours."""
+    arrived = {(ours[seed][1], theirs[seed][1]) for seed in theirs}
+    bounds = {"≥" if we_do else "≤" for we_do, random_does in arrived if we_do != random_does}
+    if (False, False) in arrived or len(bounds) > 1:
         return None, ""
-    return paired_difference(theirs, ours), "".join(bounds)
+    labels = ({seed: count for seed, (count, _) in of.items()} for of in (theirs, ours))
+    return paired_difference(*labels), "".join(bounds)
 
 
-def _counted(run: Run, target: float) -> tuple[float, bool]:
+def _counted(run: Run, target: float) -> Counted:
     """Labels until a run reaches a quality, all that it had where it does not, and whether it does."""
     count = labels_to_reach(run.labels, run.ap50, target)
     return (run.labels[-1], False) if count is None else (count, True)

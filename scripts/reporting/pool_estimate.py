@@ -105,7 +105,7 @@ def _estimate(context: Context, train: ImageSet) -> tuple[list[Estimated], list[
     for line, seed, run in asked:
         context.working(f"estimate of {line.title}, seed {seed}")
         try:
-            rows = list(rows_of_cell(run.folder, train, (OURS, ON_THE_PICKS))) if run.rows else []
+            rows = list(rows_of_cell(run, train, (OURS, ON_THE_PICKS)))
         except DataError as error:
             missing.append(f"{line.title}, seed {seed} ({error})")
             continue

@@ -92,7 +92,7 @@ def _row(shared: SharedSeeds, line: Line, random: Mapping[int, float]) -> list[s
         for seed in shared.seeds
     ]
     later = [row for rows in finished.values() for row in rows[1:]]
-    told = ", ".join(ratios) if set(ratios) != {words.NONE} else words.NONE
+    told = ", ".join(ratios) if set(ratios) - {words.NONE} else words.NONE
     return [*_seconds(later), told, _hours(list(finished.values()))]
 
 
