@@ -17,7 +17,7 @@ from scripts import benchmark
 from scripts.command_line import CommandError
 from scripts.data_sets import load_sets
 from scripts.grid import cell as grid_cell
-from scripts.grid import first
+from scripts.grid import first, runner, spec
 from scripts.grid.cell import CellRun
 from scripts.grid.claims import claimed
 from scripts.grid.runner import run_grid
@@ -28,6 +28,7 @@ from tsp_model.cycle import TRAINING_STATE, train_cycle
 from tsp_model.data import DataError
 from tsp_model.data.image_set import ImageSet
 from tsp_model.data.synthetic import write_synthetic
+from tsp_model.progress import Progress
 from tsp_model.settings import Settings
 from tsp_model.training import NonFiniteLossError
 
@@ -282,7 +283,39 @@ def test_a_cell_is_run_by_one_process(tmp_path: Path, capsys: pytest.CaptureFixt
     with claimed(tmp_path / "out" / "tsp_diverse___SSL" / "seed0") as mine:
         assert mine
         assert run_grid(file, tmp_path / "out") == []
-    assert "by another process" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "by another process" in err
+    assert "grid: 0cycle" in err.splitlines()[-1]  # none that this process would wait for
+
+
+def test_cells_that_were_finished_say_nothing_about_the_time_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = 0.0
+
+    class Cell:
+        """Finished, but for the last seed, whose two cycles take 100 s each."""
+
+        def __init__(self, grid: object, cell: spec.Cell, *others: object) -> None:
+            nonlocal clock
+            clock += 0.5
+            self.rows: list[dict] = [{}, {}] if cell.settings.seed < 3 else []
+
+        def run(self, progress: Progress) -> list[dict]:
+            nonlocal clock
+            for cycle in () if self.rows else (1, 2):
+                for done in range(10):
+                    clock += 10
+                    progress({"cycle": cycle, "phase": "train", "done": done + 1, "total": 10})
+            return [{}, {}]
+
+    monkeypatch.setattr("tqdm.std.time", lambda: clock)
+    monkeypatch.setattr(runner, "CellRun", Cell)
+    run_grid(write(tmp_path, **{"seeds = [0]": "seeds = [0, 1, 2, 3]"}), tmp_path / "out")
+    shown = capsys.readouterr().err.split("\r")
+    half = next(line for line in shown if "cycle 2" in line)
+    assert "7/8" in half
+    assert "<01:5" in half  # one more cycle, of the 100 s and some that the first one took
 
 
 def test_cells_of_a_seed_share_their_first_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

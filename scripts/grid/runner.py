@@ -49,18 +49,20 @@ def run_grid(
     rows: list[dict[str, Any]] = []
     failed: list[CellError] = []
     cycles = sum(map(grid.cycles_of, grid.cells))
-    with tqdm(total=cycles, desc=file.stem, unit="cycle", dynamic_ncols=True) as bar:
+    # smoothing 0: the time of all cycles made here. A moving average would take cells that were finished for fast ones.
+    with tqdm(total=cycles, desc=file.stem, unit="cycle", smoothing=0, dynamic_ncols=True) as bar:
         for cell in grid.cells:
             folder = out / cell.folder
             with claimed(folder) as mine:
                 if not mine:
-                    print(f"{cell.folder} is run by another process", file=sys.stderr)
+                    bar.write(f"{cell.folder} is run by another process", file=sys.stderr)
+                    bar.total -= grid.cycles_of(cell)
                     continue
                 one = (grid, cell, train, test, folder)
                 try:
                     rows += _run(_through_server(place)(*one) if place else CellRun(*one), cell, bar)
                 except CellError as error:
-                    print(error, file=sys.stderr)
+                    bar.write(str(error), file=sys.stderr)
                     failed.append(error)
     if failed:
         raise CommandError(f"{len(failed)} of {len(grid.cells)} cells cannot go on; the first of them is {failed[0]}")
@@ -91,11 +93,11 @@ def _run(run: CellRun, cell: Cell, bar: tqdm) -> list[dict[str, Any]]:
 
     def show(event: Mapping[str, Any]) -> None:
         nonlocal done
-        what = f"{cell.name}, seed {cell.settings.seed}, cycle {event['cycle']}: {event['phase']}"
-        bar.set_postfix_str(f"{what} {event['done']}/{event['total']}")
         if event["cycle"] - 1 > done:
             bar.update(event["cycle"] - 1 - done)
             done = event["cycle"] - 1
+        what = f"{cell.name}, seed {cell.settings.seed}, cycle {event['cycle']}: {event['phase']}"
+        bar.set_postfix_str(f"{what} {event['done']}/{event['total']}")
 
     try:
         rows = run.run(show)
