@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,46 +19,33 @@ import torch
 
 from backend import task_order
 from backend.clusters import keep_clusters, set_clusters
-from backend.connection import connect
 from backend.curves import curves
-from backend.early import EarlySender
 from backend.kept_aside import LEAST, compared, split
-from backend.ordering import keep_order, known_at_once, least_sure, score_of, strategy_of
-from backend.pool import Pool, Wanted, forget_images, state
+from backend.ordering import keep_order, least_sure, score_of, strategy_of
+from backend.pool import forget_images, state
 from backend.progress import Progress
-from backend.project import LabelStudioProject, Task
-from backend.project_predictions import predictions_a_call
-from backend.project_settings import ProjectSettings, for_project
+from backend.project_work import JobError, ProjectWork
 from backend.ranks import run_ranks
 from backend.settings import ServiceSettings
 from backend.snapshot import Snapshot
 from backend.version_work import image_set, train_version, translation
-from backend.versions import COMPARISON, VersionError, Versions, project_number
-from backend.webhooks import authorise
+from backend.versions import COMPARISON, VersionError, project_number
 from tsp_model.acquisition import STRATEGIES
 from tsp_model.checkpoints import CARD, WEIGHTS, CheckpointError
-from tsp_model.data.image_set import ImageSet
-from tsp_model.errors import ExplainedError
 from tsp_model.execution import Execution
-from tsp_model.files import write_json, write_text
-from tsp_model.prediction_pass import PREDICTIONS, complete_predictions, looked_at
+from tsp_model.files import write_json
+from tsp_model.prediction_pass import PREDICTIONS
 from tsp_model.predictions import Prediction, PredictionFile, iterate_predictions, write_predictions
 from tsp_model.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-LEAST_EARLY = 100  # predictions in a call while others are made
 
-
-class JobError(ExplainedError, RuntimeError):
-    """A job that cannot be done; the message is one line with cause and remedy."""
-
-
-class CycleSteps:
+class CycleSteps(ProjectWork):
     """The steps of backend.workflows.Steps, for every project of one Label Studio."""
 
     def __init__(self, service: ServiceSettings) -> None:
-        self._service = service
+        super().__init__(service)
         torch.set_num_threads(service.torch_threads)
 
     def pull(self, key: str, job: Progress) -> dict[str, Any]:
@@ -241,16 +228,7 @@ class CycleSteps:
         strategy = versions.wanted_strategy() or present
         if strategy == present:
             return {"version": active, "strategy": strategy, "new": False}
-        if strategy == "learning_loss" and not card["architecture"]["learning_loss"]:
-            raise JobError(
-                "learning_loss needs a network that was trained for it; start the backend with "
-                "TSP_STRATEGY=learning_loss, or give the connection the extra_params strategy, and train once."
-            )
-        if strategy == "mc_dropout" and not card["settings"]["dropout"]:
-            raise JobError(
-                "mc_dropout needs a version that was trained with dropout; start the backend with TSP_DROPOUT=0.25, or "
-                "give the connection the extra_params dropout, and train once."
-            )
+        _refuse_without_its_network(strategy, card)
         method = Settings.from_dict(card["settings"]).override({"strategy": strategy, "random_labels": 0})
         pool = self._pool(project, project.unannotated(), job)
         snapshot = replace(
@@ -323,82 +301,16 @@ class CycleSteps:
             return {"found": False, "message": "no basic authentication is set."}
         return self._authorise(self._project(key))
 
-    def _versions(self, key: str) -> Versions:
-        return Versions(self._service.model_dir, key)
 
-    def _project(self, key: str) -> LabelStudioProject:
-        client = connect(self._service.label_studio_url, self._service.label_studio_api_key)
-        project = LabelStudioProject(client, project_number(key))
-        if project.key != key:
-            raise JobError(f"project {project.project_id} is gone; Label Studio has a newer one under that number.")
-        return project
-
-    def _authorise(self, project: LabelStudioProject) -> dict[str, Any]:
-        url = project.connection()["url"]
-        found = authorise(project.client, project.project_id, url, *self._service.basic_auth)
-        if found:
-            write_text(self._versions(project.key).authorised_file, self._service.credentials_digest)
-        message = "webhooks send user and password." if found else f"no webhook to {url} yet."
-        return {"found": found, "message": message}
-
-    def _pool(
-        self,
-        project: LabelStudioProject,
-        tasks: Iterable[Task],
-        job: Progress,
-        wanted: Wanted = lambda task: True,
-    ) -> Pool:
-        """The `wanted` tasks' images, on this disk; which tasks are left out is kept for whoever asks."""
-        versions = self._versions(project.key)
-        pool = Pool(project, versions.root / "images", self._service.image_limits).read(tasks, job.update, wanted)
-        write_json(versions.left_out_file, pool.skipped)
-        return pool
-
-    def _file(self, key: str, version: str) -> Path:
-        return self._versions(key).folder(version) / PREDICTIONS
-
-    def _score(self, key: str, version: str, pool: ImageSet, job: Progress) -> int:
-        """Complete the predictions of `version` for `pool`, and begin to push them; how many were missing."""
-        project = self._settings(self._project(key))
-        folder = self._versions(key).folder(version)
-        card = self._versions(key).card(version)
-        above = _seen(project, card)
-        execution, features = Execution.choose(project.method), project.clusters > 0
-        if project.push_top or not known_at_once(folder, strategy_of(card)):
-            return complete_predictions(folder, pool, above, job.update, execution=execution, features=features)
-        a_call = predictions_a_call(len(pool), LEAST_EARLY)
-        with EarlySender(
-            self._file(key, version), lambda found: self._push(key, version, found, a_call), a_call
-        ) as sender:
-            return complete_predictions(folder, pool, above, job.update, sender.on_disk, execution, features)
-
-    def _score_by_ranks(self, key: str, version: str, pool: ImageSet, job: Progress) -> int:
-        """As `_score` for the pool of the version's snapshot, by several processes, whose predictions come together in
-        the end: `push` sends them."""
-        project = self._settings(self._project(key))
-        work = {"part": "score", "key": key, "version": version, "features": project.clusters > 0}
-        work |= {"above": _seen(project, self._versions(key).card(version))}
-        run_ranks(self._service, work | {"method": project.method.to_dict()}, job.update)
-        return len(pool)
-
-    def _push(
-        self,
-        key: str,
-        version: str,
-        predictions: Iterable[Prediction],
-        a_call: int | None = None,
-        report: Callable[[int, int], None] = lambda done, total: None,
-    ) -> int:
-        project = self._project(key)
-        versions = self._versions(key)
-        classes, score = versions.card(version)["classes"], score_of(versions.folder(version))
-        shown = self._settings(project).shown
-        return project.predictions.push(predictions, version, classes, shown, a_call, score, report)
-
-    def _settings(self, project: LabelStudioProject) -> ProjectSettings:
-        return for_project(self._service, project.extra_params())
-
-
-def _seen(project: ProjectSettings, card: Mapping[str, Any]) -> float:
-    """The class score above which annotators, S or the pseudo labels look at a detection of this card's version."""
-    return min(project.shown.threshold, looked_at(Settings.from_dict(card["settings"])))
+def _refuse_without_its_network(strategy: str, card: Mapping[str, Any]) -> None:
+    """Two strategies read what only a network trained for them says. Raises JobError if this card's was not."""
+    if strategy == "learning_loss" and not card["architecture"]["learning_loss"]:
+        raise JobError(
+            "learning_loss needs a network that was trained for it; start the backend with "
+            "TSP_STRATEGY=learning_loss, or give the connection the extra_params strategy, and train once."
+        )
+    if strategy == "mc_dropout" and not card["settings"]["dropout"]:
+        raise JobError(
+            "mc_dropout needs a version that was trained with dropout; start the backend with TSP_DROPOUT=0.25, or "
+            "give the connection the extra_params dropout, and train once."
+        )

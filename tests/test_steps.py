@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend import kept_aside, settings
+from backend import kept_aside, project_work, settings
 from backend import pool as backend_pool
 from backend import steps as backend_steps
 from backend.connection import ProjectError
@@ -137,9 +137,9 @@ def bench(tmp_path, monkeypatch):
         return Path(url)
 
     monkeypatch.setattr(backend_pool, "fetch_image", fetch)
-    monkeypatch.setattr(backend_steps, "connect", lambda url, api_key: None)
+    monkeypatch.setattr(project_work, "connect", lambda url, api_key: None)
     monkeypatch.setattr(backend_steps.task_order, "settle", lambda project, versions, clusters: None)
-    monkeypatch.setattr(backend_steps, "LabelStudioProject", lambda client, number: project)
+    monkeypatch.setattr(project_work, "LabelStudioProject", lambda client, number: project)
     service = settings.load({"MODEL_DIR": str(tmp_path / "models")})
     return SimpleNamespace(
         project=project,
@@ -226,7 +226,7 @@ def trained_version(bench) -> str:
 
 
 def test_predictions_are_pushed_while_others_are_made(bench, monkeypatch):
-    monkeypatch.setattr(backend_steps, "LEAST_EARLY", 1)
+    monkeypatch.setattr(project_work, "LEAST_EARLY", 1)
     version = trained_version(bench)
     arrived = threading.Event()
     push = bench.project.predictions.push
@@ -254,7 +254,7 @@ def test_predictions_are_pushed_while_others_are_made(bench, monkeypatch):
 
 
 def test_if_nothing_can_be_sent_early_scoring_goes_on_and_push_sends_all(bench, monkeypatch, caplog):
-    monkeypatch.setattr(backend_steps, "LEAST_EARLY", 1)
+    monkeypatch.setattr(project_work, "LEAST_EARLY", 1)
     version = trained_version(bench)
     bench.project.refusal = RuntimeError("no Label Studio answers")
 
@@ -293,7 +293,7 @@ def test_killed_scoring_goes_on_where_it_was(bench, monkeypatch):
 
 @pytest.mark.parametrize("strategy", ["entropy", "core_set"])
 def test_another_strategys_order_is_pushed_as_places_once_the_whole_pool_is_scored(bench, monkeypatch, strategy):
-    monkeypatch.setattr(backend_steps, "LEAST_EARLY", 1)
+    monkeypatch.setattr(project_work, "LEAST_EARLY", 1)
     bench.project.params["strategy"] = strategy
     version = trained_version(bench)
     assert bench.steps.score(KEY, version, bench.job) == {"scored": 5}
