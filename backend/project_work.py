@@ -34,7 +34,7 @@ class JobError(ExplainedError, RuntimeError):
 
 
 class ProjectWork:
-    """A project is named by its key, a version by its name."""
+    """The base of the worker's steps. A project is named by its key, a version by its name."""
 
     def __init__(self, service: ServiceSettings) -> None:
         self._service = service

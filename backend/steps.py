@@ -303,7 +303,7 @@ class CycleSteps(ProjectWork):
 
 
 def _refuse_without_its_network(strategy: str, card: Mapping[str, Any]) -> None:
-    """Two strategies read what only a network trained for them says. Raises JobError if this card's was not."""
+    """Two strategies read what only a network trained for them says. Raises JobError if the card's network was not."""
     if strategy == "learning_loss" and not card["architecture"]["learning_loss"]:
         raise JobError(
             "learning_loss needs a network that was trained for it; start the backend with "

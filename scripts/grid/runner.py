@@ -49,14 +49,15 @@ def run_grid(
     rows: list[dict[str, Any]] = []
     failed: list[CellError] = []
     cycles = sum(map(grid.cycles_of, grid.cells))
-    # smoothing 0: the time of all cycles made here. A moving average would take cells that were finished for fast ones.
+    # smoothing 0: the mean of all cycles made here. A moving average would take cells that were finished for fast ones.
+    # What it says of the time left is rough, and as if no other process took any of the rest.
     with tqdm(total=cycles, desc=file.stem, unit="cycle", smoothing=0, dynamic_ncols=True) as bar:
         for cell in grid.cells:
             folder = out / cell.folder
             with claimed(folder) as mine:
                 if not mine:
-                    bar.write(f"{cell.folder} is run by another process", file=sys.stderr)
                     bar.total -= grid.cycles_of(cell)
+                    bar.write(f"{cell.folder} is run by another process", file=sys.stderr)
                     continue
                 one = (grid, cell, train, test, folder)
                 try:
@@ -102,6 +103,7 @@ def _run(run: CellRun, cell: Cell, bar: tqdm) -> list[dict[str, Any]]:
     try:
         rows = run.run(show)
     except (NonFiniteError, DataError, CheckpointError) as error:
+        bar.total -= run.cycles - done
         raise CellError(f"{cell.folder}: {error}") from error
     bar.update(len(rows) - done)
     return rows
