@@ -145,7 +145,7 @@ def grid(arguments: argparse.Namespace) -> None:
 
 def estimate(arguments: argparse.Namespace) -> None:
     """The estimate of the pool's AP50 beside the truth, in the cells of a grid that ran."""
-    from scripts.grid.estimates import METHODS, by_picks, estimate_rows, tables
+    from scripts.reporting.estimates import METHODS, by_picks, estimate_rows, tables
 
     rows = estimate_rows(arguments.folder, list(METHODS))
     if not rows:

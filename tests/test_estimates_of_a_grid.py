@@ -13,7 +13,7 @@ from scripts import benchmark
 from scripts.command_line import CommandError
 from scripts.data_sets import load_sets
 from scripts.grid.cell import IDENTITY, PICKED, RESULTS
-from scripts.grid.estimates import METHODS, OURS, by_picks, estimate_rows, summary, tables
+from scripts.reporting.estimates import METHODS, OURS, by_picks, estimate_rows, summary, tables
 from scripts.reporting.runs import NEEDED, SECONDS
 from scripts.results import write_rows
 from tests.builders import truth_told

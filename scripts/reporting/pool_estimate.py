@@ -10,9 +10,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
-from scripts.grid.estimates import ON_THE_PICKS, OURS, PICKS, TOO_LITTLE, once, rows_of_cell, summary
 from scripts.reporting import plots, words
 from scripts.reporting.context import Context
+from scripts.reporting.estimates import ON_THE_PICKS, OURS, PICKS, TOO_LITTLE, once, rows_of_cell, summary
 from scripts.reporting.lines import Line
 from scripts.reporting.page import Absent, Figure, Part, Section, Sentences, Table, Text
 from scripts.stats import binomial_tail
@@ -20,7 +20,7 @@ from tsp_model.data import DataError
 from tsp_model.data.image_set import ImageSet
 from tsp_model.estimate import LEVEL
 
-Row = Mapping[str, Any]  # of scripts.grid.estimates
+Row = Mapping[str, Any]  # of scripts.reporting.estimates
 MOST_SEEDS = 3  # columns of the picture over the cycles
 ENOUGH = 10  # pools; fewer tell little of how often an interval holds the truth
 UNLIKELY = 0.05
