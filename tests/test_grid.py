@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +25,14 @@ from scripts.grid.claims import claimed
 from scripts.grid.runner import run_grid
 from scripts.grid.spec import read_grid
 from tsp_model import checkpoints
-from tsp_model.acquisition import STRATEGIES, Strategy
+from tsp_model.acquisition import STRATEGIES, Strategy, mc_dropout
 from tsp_model.cycle import TRAINING_STATE, train_cycle
 from tsp_model.data import DataError
 from tsp_model.data.image_set import ImageSet
 from tsp_model.data.synthetic import write_synthetic
+from tsp_model.inference import BATCH_SIZE
+from tsp_model.prediction_pass import PREDICTIONS
+from tsp_model.predictions import Prediction, PredictionFile, iterate_predictions
 from tsp_model.progress import Progress
 from tsp_model.settings import Settings
 from tsp_model.training import NonFiniteLossError
@@ -157,6 +162,17 @@ def test_results_of_other_settings_are_refused_by_name(finished: tuple[Path, Pat
         run_grid(write(tmp_path, **{"epochs = 1": "epochs = 2\nbeta = 0.05"}), out)
 
 
+def test_other_settings_are_refused_before_anything_is_trained(
+    finished: tuple[Path, Path, list[dict]], tmp_path: Path
+) -> None:
+    _, out, _ = finished
+    shutil.copytree(out, tmp_path / "out")
+    file = write(tmp_path, **{'["tsp_diverse"]': '["random", "tsp_diverse"]', "epochs = 1": "epochs = 2"})
+    with pytest.raises(CommandError, match="tsp_diverse___SSL/seed0 holds results with another epochs"):
+        run_grid(file, tmp_path / "out")
+    assert not (tmp_path / "out" / "random___SSL").exists()
+
+
 def test_a_setting_that_an_old_cell_lacks_had_its_default(
     finished: tuple[Path, Path, list[dict]], tmp_path: Path
 ) -> None:
@@ -278,6 +294,29 @@ def test_a_killed_cell_goes_on_and_ends_as_an_unbroken_one(
     assert len(calls) == 3, "the first cycle was not repeated"
 
 
+def test_dropout_killed_in_its_scoring_sees_the_same_images_together_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = "epochs = 1\nranking_score_threshold = 0.05"
+    file = write(tmp_path, **{"tsp_diverse": "mc_dropout", "epochs = 1": looks})
+    unbroken = run_grid(file, tmp_path / "unbroken")
+    add = PredictionFile.add
+
+    def dies(self: PredictionFile, predictions: Iterable[Prediction], on_disk: Callable[[int], None]) -> None:
+        add(self, islice(predictions, BATCH_SIZE + 1), on_disk)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PredictionFile, "add", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(file, tmp_path / "out")
+    monkeypatch.undo()
+    assert without_seconds(run_grid(file, tmp_path / "out")) == without_seconds(unbroken)
+    scored = [tmp_path / out / "mc_dropout___SSL" / "seed0" / "M1" / PREDICTIONS for out in ("out", "unbroken")]
+    assert scored[0].read_text() == scored[1].read_text()
+    found = [one.signals[mc_dropout.SIGNAL] for one in iterate_predictions(scored[0])]
+    assert len(set(found)) == len(found) == 7, "there is something to be told apart"
+
+
 def test_a_cell_is_run_by_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path)
     with claimed(tmp_path / "out" / "tsp_diverse___SSL" / "seed0") as mine:
@@ -292,7 +331,7 @@ def test_the_time_left_is_that_of_cycles_like_those_made_here(
     clock = 0.0
 
     class Cell:
-        """Seeds 0 and 1 are finished, 2 cannot go on, two cycles of the others take 100 s each."""
+        """Seeds 0 and 5 are finished, 2 cannot go on, two cycles of the others take 100 s each."""
 
         cycles = 2
 
@@ -300,7 +339,7 @@ def test_the_time_left_is_that_of_cycles_like_those_made_here(
             nonlocal clock
             clock += 0.5
             self.seed = cell.settings.seed
-            self.rows: list[dict] = [{}, {}] if self.seed < 2 else []
+            self.rows: list[dict] = [{}, {}] if self.seed in (0, 5) else []
 
         def run(self, progress: Progress) -> list[dict]:
             nonlocal clock
@@ -314,12 +353,15 @@ def test_the_time_left_is_that_of_cycles_like_those_made_here(
 
     monkeypatch.setattr("tqdm.std.time", lambda: clock)
     monkeypatch.setattr(runner, "CellRun", Cell)
-    file, out = write(tmp_path, **{"seeds = [0]": "seeds = [0, 1, 2, 3, 4]"}), tmp_path / "out"
-    with claimed(out / "tsp_diverse___SSL" / "seed1"), pytest.raises(CommandError, match="1 of 5 cells cannot go on"):
+    file, out = write(tmp_path, **{"seeds = [0]": "seeds = [0, 1, 2, 3, 4, 5]"}), tmp_path / "out"
+    for seed in (0, 5):
+        (out / "tsp_diverse___SSL" / f"seed{seed}").mkdir(parents=True)
+        (out / "tsp_diverse___SSL" / f"seed{seed}" / "results.jsonl").write_text("{}\n{}\n")
+    with claimed(out / "tsp_diverse___SSL" / "seed1"), pytest.raises(CommandError, match="1 of 6 cells cannot go on"):
         run_grid(file, out)
     shown = capsys.readouterr().err.split("\r")
     half = next(line for line in shown if "cycle 2" in line)
-    assert "3/6" in half  # two of seed 0, one of seed 3; three more: neither another process's nor a failed cell's
+    assert "5/8" in half  # all of seeds 0 and 5, one of seed 3; three more: not another process's nor a failed cell's
     assert "<05:" in half  # three more cycles, of the 100 s and some that the first one took
 
 

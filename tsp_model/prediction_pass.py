@@ -108,6 +108,21 @@ def complete_predictions(
     return len(missing)
 
 
+def keep_whole_batches(folder: Path) -> None:
+    """Take out of `folder`'s predictions those of a batch that a kill cut in two, so that it is seen whole once more.
+
+    What MC dropout drops follows from the images that are seen together: without this, a scoring that goes on finds
+    others than an unbroken one. For a folder that holds one pool alone, scored in its order from the first image on.
+    """
+    if not (folder / PREDICTIONS).exists():
+        return
+    try:
+        predictions = PredictionFile(folder / PREDICTIONS)
+    except DataError:  # complete_predictions says so, and makes it anew
+        return
+    predictions.keep(len(predictions) // BATCH_SIZE * BATCH_SIZE)
+
+
 def _known(folder: Path, above: float) -> PredictionFile:
     """The predictions that are there already, and of use; the same for every rank."""
     path = folder / PREDICTIONS

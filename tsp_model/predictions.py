@@ -193,6 +193,15 @@ class PredictionFile(Mapping[str, Prediction]):
                 on_disk(len(self))
             os.fsync(file.fileno())
 
+    def keep(self, count: int) -> None:
+        """Forget all predictions but the first `count`."""
+        gone = list(self._offsets.items())[count:]
+        if gone:
+            self._end = gone[0][1]
+            os.truncate(self._path, self._end)
+        for key, _ in gone:
+            del self._offsets[key]
+
 
 class _Sequence(Sequence[Prediction]):
     def __init__(self, file: PredictionFile, keys: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from tsp_model.cycle import PSEUDO_LABELS, pick_images, train_cycle
 from tsp_model.data.image_set import ImageSet
 from tsp_model.evaluation import pseudo_label_precision
 from tsp_model.files import write_json
-from tsp_model.prediction_pass import PREDICTIONS, complete_predictions, looked_at
+from tsp_model.prediction_pass import PREDICTIONS, complete_predictions, keep_whole_batches, looked_at
 from tsp_model.predictions import PredictionFile, read_predictions
 from tsp_model.progress import Progress, silent
 from tsp_model.settings import Settings
@@ -47,19 +47,21 @@ class CellRun:
                 f"{self.cycles} cycles of {self.per_cycle} labels need {needed} images, {grid.data} has {len(train)}; "
                 "lower cycles or per_cycle."
             )
-        self._check_identity(identity)
+        refuse_other_results(folder, identity)
+        if not (folder / IDENTITY).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / IDENTITY, identity)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The results of finished cycles."""
-        return read_rows(self.folder / RESULTS) if (self.folder / RESULTS).exists() else []
+        return finished_rows(self.folder)
 
     def run(self, progress: Progress = silent) -> list[dict[str, Any]]:
         """The cycles that are left; all rows. progress: see training.train, with the cycle in "cycle"."""
         done = len(self.rows)
         if 0 < done < self.cycles:  # it was the last cycle once, and scored no pool, if more were asked for later
-            told = partial(_in_cycle, progress, done)
-            complete_predictions(self._version(done), self._split()[1], looked_at(self.settings), told)
+            self._score(self._version(done), self._split()[1], partial(_in_cycle, progress, done))
         for k in range(done + 1, self.cycles + 1):
             self._cycle(k, partial(_in_cycle, progress, k))
         return self.rows
@@ -79,7 +81,7 @@ class CellRun:
             card = train_cycle(labelled, pool, before, self.settings, folder, progress, parent)
         trained = time.monotonic()
         if k < self.cycles:
-            complete_predictions(folder, pool, looked_at(self.settings), progress)
+            self._score(folder, pool, progress)
         scored = time.monotonic()
         quality = quality_on_test(folder, self.test_set, folder, progress)
         pseudo = read_predictions(folder / PSEUDO_LABELS)
@@ -94,6 +96,11 @@ class CellRun:
         images = self.train_set.subset(picked).items
         row = result_row(self.grid.data, k, images, card, quality, precision, folder.name, seconds)
         write_rows(self.folder / RESULTS, [*self.rows, row | {"cell": self.cell.name}])
+
+    def _score(self, folder: Path, pool: ImageSet, progress: Progress) -> None:
+        """What is left of the pool, so that a scoring that was killed ends as an unbroken one."""
+        keep_whole_batches(folder)
+        complete_predictions(folder, pool, looked_at(self.settings), progress)
 
     def _pick(self, k: int) -> list[str]:
         """The images of cycle k; written down, so that a cycle that begins again has the same."""
@@ -119,19 +126,24 @@ class CellRun:
     def _version(self, k: int) -> Path:
         return self.folder / f"M{k}"
 
-    def _check_identity(self, identity: dict[str, Any]) -> None:
-        """Results made with other settings are not mixed in."""
-        path = self.folder / IDENTITY
-        if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(path, identity)
-        known = Settings().to_dict() | json.loads(path.read_text())  # settings that are new since had their defaults
-        changed = sorted(name for name in identity if known.get(name) != identity[name])
-        if changed:
-            raise CommandError(
-                f"{self.folder} holds results with another {', '.join(changed)}; choose another --out, or repeat the "
-                "old file (and --data) to go on."
-            )
+
+def finished_rows(folder: Path) -> list[dict[str, Any]]:
+    """The results of a cell's finished cycles; none where it was not begun."""
+    return read_rows(folder / RESULTS) if (folder / RESULTS).exists() else []
+
+
+def refuse_other_results(folder: Path, identity: dict[str, Any]) -> None:
+    """CommandError if a cell's folder holds results that were made with other settings: they are not mixed in."""
+    path = folder / IDENTITY
+    if not path.exists():
+        return
+    known = Settings().to_dict() | json.loads(path.read_text())  # settings that are new since had their defaults
+    changed = sorted(name for name in identity if known.get(name) != identity[name])
+    if changed:
+        raise CommandError(
+            f"{folder} holds results with another {', '.join(changed)}; choose another --out, or repeat the old file "
+            "(and --data) to go on."
+        )
 
 
 def _in_cycle(progress: Progress, k: int, event: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from scripts.command_line import CommandError
 from scripts.data_sets import load_sets
-from scripts.grid.cell import PICKED, CellRun
+from scripts.grid.cell import PICKED, CellRun, finished_rows, refuse_other_results
 from scripts.grid.claims import claimed
 from scripts.grid.spec import Cell, read_grid
 from scripts.plan import STATE, Place
@@ -46,22 +46,27 @@ def run_grid(
     # The same images for every seed: what differs is what is picked, and how training begins.
     size = grid.cells[0].settings.image_size
     train, test = load_sets(grid.data, grid.train_images, grid.test_images, out, size, seed=0)
+    for cell in grid.cells:  # all of them before hours are spent on the first
+        refuse_other_results(out / cell.folder, grid.identity(cell, len(train), len(test)))
     rows: list[dict[str, Any]] = []
     failed: list[CellError] = []
     cycles = sum(map(grid.cycles_of, grid.cells))
-    # smoothing 0: the mean of all cycles made here. A moving average would take cells that were finished for fast ones.
-    # What it says of the time left is rough, and as if no other process took any of the rest.
-    with tqdm(total=cycles, desc=file.stem, unit="cycle", smoothing=0, dynamic_ncols=True) as bar:
+    before = {cell: min(len(finished_rows(out / cell.folder)), grid.cycles_of(cell)) for cell in grid.cells}
+    # smoothing 0: the mean of all cycles made here. What it says of the time left is rough, and as if no other process
+    # took any of the rest.
+    with tqdm(
+        total=cycles, initial=sum(before.values()), desc=file.stem, unit="cycle", smoothing=0, dynamic_ncols=True
+    ) as bar:
         for cell in grid.cells:
             folder = out / cell.folder
             with claimed(folder) as mine:
                 if not mine:
-                    bar.total -= grid.cycles_of(cell)
+                    bar.total -= grid.cycles_of(cell) - before[cell]
                     bar.write(f"{cell.folder} is run by another process", file=sys.stderr)
                     continue
                 one = (grid, cell, train, test, folder)
                 try:
-                    rows += _run(_through_server(place)(*one) if place else CellRun(*one), cell, bar)
+                    rows += _run(_through_server(place)(*one) if place else CellRun(*one), cell, before[cell], bar)
                 except CellError as error:
                     bar.write(str(error), file=sys.stderr)
                     failed.append(error)
@@ -87,10 +92,11 @@ def _refuse_mixed(out: Path, through_server: bool) -> None:
             )
 
 
-def _run(run: CellRun, cell: Cell, bar: tqdm) -> list[dict[str, Any]]:
-    done = len(run.rows)
-    bar.initial += done  # what was finished before says nothing about the time left
-    bar.update(done)
+def _run(run: CellRun, cell: Cell, counted: int, bar: tqdm) -> list[dict[str, Any]]:
+    """A cell's rows. counted: the cycles that the bar has of it already."""
+    done = min(len(run.rows), run.cycles)
+    bar.initial += done - counted  # what another process finished meanwhile says nothing about the time left
+    bar.update(done - counted)
 
     def show(event: Mapping[str, Any]) -> None:
         nonlocal done
@@ -105,5 +111,5 @@ def _run(run: CellRun, cell: Cell, bar: tqdm) -> list[dict[str, Any]]:
     except (NonFiniteError, DataError, CheckpointError) as error:
         bar.total -= run.cycles - done
         raise CellError(f"{cell.folder}: {error}") from error
-    bar.update(len(rows) - done)
+    bar.update(min(len(rows), run.cycles) - done)
     return rows
