@@ -140,7 +140,7 @@ def grid(arguments: argparse.Namespace) -> None:
     place = Place.choose(arguments.backend_url) if arguments.label_studio else None
     print(table(run_grid(arguments.file, out, place, arguments.smoke, arguments.data)))
     if arguments.report:
-        print(f"\n{write_report(out)}")
+        print(f"\n{write_report(out, file=arguments.file, data=arguments.data)}")
 
 
 def estimate(arguments: argparse.Namespace) -> None:

@@ -76,6 +76,18 @@ def test_cells_that_do_not_belong_together_are_refused_by_name(
     assert "tsp/seed0" in str(caught.value) and "tsp/seed1" in str(caught.value)
 
 
+def test_strategies_with_settings_of_their_own_are_refused_and_variants_are_not(tmp_path: Path) -> None:
+    write_cell(tmp_path, "random", 0, [0.2, 0.3], strategy="random")
+    write_cell(tmp_path, "mc_dropout", 0, [0.2, 0.3], strategy="mc_dropout", dropout=0.25)
+    write_cell(tmp_path, "short", 0, [0.2, 0.3], epochs=7)
+    assert len(read_results(tmp_path).lines) == 3
+    write_cell(tmp_path, "tsp + SSL", 0, [0.2, 0.3], epochs=7)
+    with pytest.raises(
+        CommandError, match=r"mc_dropout/seed0 and \S+tsp___SSL/seed0 .*different settings \(epochs 50 and 7\)"
+    ):
+        read_results(tmp_path)
+
+
 def test_rows_of_another_cell_are_refused(tmp_path: Path) -> None:
     theirs = write_cell(tmp_path, "random", 0, [0.2, 0.3], strategy="random")
     ours = write_cell(tmp_path, "tsp", 0, [0.2, 0.3])

@@ -29,9 +29,9 @@ def test_times_are_medians_of_the_cycles_after_the_first(tmp_path: Path) -> None
     section = times(context_of(tmp_path))
     table = table_of(section)
     assert table.caption.startswith("Seconds of a cycle, seed 0.")
-    # In hours 6177 + 40 + 50 + 90, 6177 + 60 + 900 + 80 and 60 seconds.
+    # In hours 6177 + 40 + 50 + 90 and 60 seconds; the run that was interrupted has none.
     assert row_of(table, "random") == ["random", "3", "50.0", "0", "8.5", "11.0", "1.00x", "1.77"]
-    assert row_of(table, "TSP + SSL") == ["TSP + SSL", "3", "70.0", "1", "16.0", "12.0", "1.40x", "2.00"]
+    assert row_of(table, "TSP + SSL") == ["TSP + SSL", "3", "70.0", "1", "16.0", "12.0", "1.40x", "-"]
     assert row_of(table, "all labels at once") == ["all labels at once", "1", "60.0", "0", "-", "10.0", "-", "0.02"]
     assert "left out of the training" in said(section) and "not to be compared closely" in said(section)
 
@@ -49,11 +49,22 @@ def test_a_median_is_over_the_cycles_of_all_seeds_and_a_ratio_within_one(tmp_pat
     assert row_of(table, "TSP") == ["TSP", "4", "55.0", "0", "5.0", "5.0", "2.00x, 1.00x", "0.17"]
 
 
+def test_a_seed_with_half_of_its_cycles_interrupted_has_neither_ratio_nor_hours(tmp_path: Path) -> None:
+    for name, second in (("random", 60), ("tsp", 900)):
+        for seed, train in enumerate((60, second)):
+            cell = write_cell(tmp_path, name, seed, [0.2, 0.3, 0.4], strategy=name)
+            write_seconds(cell, [540, 5, 5, 550], [30, 5, 5, 40], [train, 0, 5, 80])
+    table = table_of(times(context_of(tmp_path)))
+    # The median of what is left of seed 1 would be 30 to 45. Hours: 540 + 30 + 60 seconds.
+    assert row_of(table, "TSP")[-2:] == ["1.00x, -", "0.17"]
+    assert row_of(table, "random")[-2:] == ["1.00x, 1.00x", "0.17"]
+
+
 def test_where_every_cycle_was_interrupted_no_time_of_training_is_told(tmp_path: Path) -> None:
     cell = write_cell(tmp_path, "random", 0, [0.2, 0.3], strategy="random")
     write_seconds(cell, [60, 5, 5, 80], [81, 0, 5, 80])
     table = table_of(times(context_of(tmp_path)))
-    assert row_of(table, "random") == ["random", "1", "-", "1", "-", "5.0", "-", "0.04"]
+    assert row_of(table, "random") == ["random", "1", "-", "1", "-", "5.0", "-", "-"]
 
 
 def test_rounding_to_hundredths_interrupts_no_cycle() -> None:

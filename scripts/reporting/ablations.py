@@ -8,8 +8,9 @@ from scripts.reporting import plots
 from scripts.reporting.context import Context
 from scripts.reporting.curves import areas
 from scripts.reporting.learning_curves import BARS, INTERVALS, comparison, intervals
-from scripts.reporting.lines import SSL, GridResults, Line
+from scripts.reporting.lines import GridResults, Line
 from scripts.reporting.page import Absent, Figure, Part, Section, Text
+from scripts.reporting.runs import SSL
 from scripts.reporting.shared_seeds import SharedSeeds
 
 PARTS = {"cbm": "c, b and m", "cm": "c and m", "cb": "c and b", "c": "c alone"}

@@ -11,7 +11,7 @@ from typing import Any
 from scripts.command_line import CommandError
 from scripts.reporting import words
 from scripts.reporting.planned import cut, longer, planned, strangers, unfinished
-from scripts.reporting.runs import Run, read_runs
+from scripts.reporting.runs import BROUGHT, OF_A_LINE, SSL, Run, read_runs
 from tsp_model.settings import Settings
 
 TITLES = {
@@ -23,10 +23,6 @@ TITLES = {
     "tsp": "TSP",
     "tsp_diverse": "diverse TSP",
 }
-SSL = " + SSL"
-OF_A_LINE = ("strategy", "ssl", "seed")
-# Settings that a strategy brings along: no variant of it.
-BROUGHT = {"mc_dropout": ("dropout",)}
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,10 @@ NEEDED = (
     "pseudo_objects", "cell", "pseudo_precision", "semi_gradient_share", "mask_ap50", "box_ap50", "seconds",
 )  # fmt: skip
 SECONDS = ("train", "score", "evaluate", "cycle")
+SSL = " + SSL"
+OF_A_LINE = ("strategy", "ssl", "seed")
+# Settings that a strategy brings along: no variant of it.
+BROUGHT = {"mc_dropout": ("dropout",)}
 
 
 @dataclass(frozen=True)
@@ -168,8 +172,9 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _refuse_strangers(runs: list[Run]) -> None:
-    """Cells of one grid look at the same images; its seeds share everything else, too."""
+    """Cells of one grid look at the same images; its seeds share everything else, too, and so do its strategies."""
     first, cycled = runs[0], next((run for run in runs if not run.full_data), None)
+    plain = next((run for run in runs if _is_plain(run)), None)
     of_name: dict[str, Run] = {}
     seeds: dict[tuple[str, int], Run] = {}
     for run in runs:
@@ -179,9 +184,18 @@ def _refuse_strangers(runs: list[Run]) -> None:
         same = of_name.setdefault(run.name, run)
         ours, others = run.settings.to_dict(), same.settings.to_dict()
         _refuse(same, run, {key: (others[key], ours[key]) for key in ours if key != "seed"})
+        if plain is not None and _is_plain(run):
+            brought = (*OF_A_LINE, *BROUGHT.get(run.settings.strategy, ()), *BROUGHT.get(plain.settings.strategy, ()))
+            common = plain.settings.to_dict()
+            _refuse(plain, run, {key: (common[key], ours[key]) for key in ours if key not in brought})
         twin = seeds.setdefault((run.name, run.seed), run)
         if twin is not run:
             raise CommandError(f"{twin.folder} and {run.folder} are both {run.name}, seed {run.seed}; take one away.")
+
+
+def _is_plain(run: Run) -> bool:
+    """Whether it is called as a strategy is, or is all labels at once: no variant, but of the grid's own settings."""
+    return run.full_data or run.name == f"{run.settings.strategy}{SSL * run.settings.ssl}"
 
 
 def _refuse(one: Run, other: Run, values: Mapping[str, tuple[Any, Any]]) -> None:

@@ -29,9 +29,10 @@ WHAT_IT_IS = (
     "all cells that begin alike. All labels at once have one cycle alone, which counts in every seed. A cycle whose "
     "parts took longer together than the cycle was interrupted: its training counts what the process before it spent, "
     "too. Such a cycle is left out of the training. The last cycle scores no pool. Picking is in no column. Against "
-    "random: over random's median, in each seed, since seeds may be of different machines. A whole run: all cycles, "
-    "the first and what was interrupted included, the mean over the seeds. Other work on a machine makes everything "
-    "slower: times of a busy machine are not to be compared closely."
+    "random: over random's median, in each seed, since seeds may be of different machines; not where half of a seed's "
+    "cycles or more were interrupted. A whole run: all cycles, the first included, the mean over the seeds in which "
+    "none after it was interrupted. Other work on a machine makes everything slower: times of a busy machine are not "
+    "to be compared closely."
 )
 
 
@@ -79,9 +80,13 @@ def _finished(shared: SharedSeeds, line: Line) -> dict[int, Sequence[Row]]:
 
 
 def _training_by_seed(shared: SharedSeeds, line: Line) -> dict[int, float]:
-    """Median seconds of the cycles from the second on; without the seeds in which all were interrupted."""
-    medians = {seed: median_training(rows[1:]) for seed, rows in _finished(shared, line).items()}
-    return {seed: value for seed, value in medians.items() if value is not None}
+    """Median seconds of the cycles from the second on; without the seeds in which half or more were interrupted."""
+    medians = {}
+    for seed, rows in _finished(shared, line).items():
+        whole = _training(rows[1:])
+        if 2 * len(whole) > len(rows[1:]):
+            medians[seed] = median(whole)
+    return medians
 
 
 def _row(shared: SharedSeeds, line: Line, random: Mapping[int, float]) -> list[str]:
@@ -109,5 +114,6 @@ def _seconds(rows: Sequence[Row]) -> list[str]:
 
 
 def _hours(runs: Sequence[Sequence[Row]]) -> str:
-    """Of training, the mean over runs."""
-    return words.number(mean(sum(row["seconds"]["train"] for row in rows) for rows in runs) / 3600 if runs else None, 2)
+    """Of training, the mean over the runs in which nothing was interrupted; their first model may be another cell's."""
+    whole = [sum(row["seconds"]["train"] for row in rows) for rows in runs if len(_training(rows[1:])) == len(rows[1:])]
+    return words.number(mean(whole) / 3600 if whole else None, 2)
