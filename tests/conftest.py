@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from label_studio_sdk import LabelStudio
+from matplotlib.figure import Figure as Canvas
 
 from backend.connection import call
 from scripts.label_studio import LabelStudioServer
+from scripts.reporting import plots
 from tests.builders import disc_set
 from tests.web import Server
 from tsp_model.data.image_set import ImageSet
@@ -78,3 +80,11 @@ def silent_backend() -> Iterator[Server]:
     server.pages["/webhook"] = (200, {"Content-Type": "application/json"}, b"{}")
     yield server
     server.close()
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Canvas]:
+    """The report's pictures that would be saved, by name."""
+    found: dict[str, Canvas] = {}
+    monkeypatch.setattr(plots, "save", lambda canvas, path: found.setdefault(path.name, canvas) and path)
+    return found

@@ -20,11 +20,12 @@ LN2 = math.log(2)
 UNIT = st.floats(0, 1)
 
 
-def noted(key: str, triplets=(), features=(0.0, 0.0), certainty: float | None = 0.5) -> Prediction:
+def noted(
+    key: str, triplets=(), features=(0.0, 0.0), certainty: float | None = 0.5, predicted_loss: float = 1.0
+) -> Prediction:
     """A prediction with what every strategy wants to be noted."""
-    return replace(
-        prediction(key, triplets), signals={"features": list(features), "certainty": certainty, "predicted_loss": 1.0}
-    )
+    signals = {"features": list(features), "certainty": certainty, "predicted_loss": predicted_loss}
+    return replace(prediction(key, triplets), signals=signals)
 
 
 POOL = [
@@ -62,9 +63,7 @@ def test_tsp_by_parts_looks_at_no_other_score(parts, expected):
     scores = {"class": (0.6, 0.95, 0.95), "box": (0.92, 0.3, 0.95), "mask": (0.95, 0.95, 0.1)}
     pool = []
     for name, triplet in scores.items():
-        found = detections([[0.0, 0.0, 4.0, 4.0]], [LN2]) | {"labels": torch.tensor([1]), "max_class_score": triplet[0]}
-        found |= dict(zip(("scores", "box_scores", "mask_scores"), torch.tensor(triplet)[:, None], strict=True))
-        pool.append(Prediction.from_detections(name, found, Settings(score_parts=parts)))
+        pool.append(Prediction.from_detections(name, scored([triplet]), Settings(score_parts=parts)))
     assert order("tsp", pool) == expected
 
 
@@ -125,7 +124,12 @@ def test_diversity_gives_each_kind_labels_in_proportion_to_its_size():
 
 @given(
     st.lists(
-        st.tuples(st.lists(st.tuples(UNIT, UNIT, UNIT), max_size=3), st.tuples(UNIT, UNIT), st.none() | UNIT),
+        st.tuples(
+            st.lists(st.tuples(UNIT, UNIT, UNIT), max_size=3),
+            st.tuples(UNIT, UNIT),
+            st.none() | UNIT,
+            st.floats(-100, 100),
+        ),
         max_size=6,
     ),
     st.integers(0, 3),
@@ -142,6 +146,28 @@ def test_every_strategy_is_finite_repeatable_and_orders_every_image(images, labe
     assert sorted(pick(dict(zip(keys, once.tolist(), strict=True)), len(pool), seed=1)) == sorted(keys)
     if strategy == "core_set":  # it picks one image after the other: no place is given twice
         assert len(set(once.tolist())) == len(pool)
+
+
+@given(
+    st.lists(st.lists(st.tuples(UNIT, UNIT, UNIT), max_size=3), max_size=5),
+    st.sampled_from(["c", "cm", "cb", "cbm"]),
+    st.floats(0, 0.9),
+)
+def test_tsp_by_any_parts_is_finite_and_orders_every_image(images, parts, threshold):
+    settings = Settings(score_parts=parts, ranking_score_threshold=threshold)
+    pool = [Prediction.from_detections(str(i), scored(triplets), settings) for i, triplets in enumerate(images)]
+    scores = ranked("tsp", pool)
+    assert np.isfinite(scores).all() and ((scores >= 0) & (scores <= 1)).all()
+    assert sorted(order("tsp", pool)) == sorted(one.key for one in pool)
+
+
+def scored(triplets: list[tuple[float, float, float]]) -> dict[str, object]:
+    """Detections with such (c, b, m), as the network gives them."""
+    found = detections([[0.0, 0.0, 4.0, 4.0]] * len(triplets), [LN2] * len(triplets))
+    found |= {"labels": torch.ones(len(triplets), dtype=torch.int64)}
+    columns = torch.tensor(triplets, dtype=torch.float32).reshape(-1, 3).T
+    found |= dict(zip(("scores", "box_scores", "mask_scores"), columns, strict=True))
+    return found | {"max_class_score": max((c for c, _, _ in triplets), default=0.0)}
 
 
 def detections(boxes: list[list[float]], entropies: list[float]) -> dict[str, object]:
@@ -197,6 +223,30 @@ def test_scoring_notes_what_a_strategy_reads_and_changes_nothing_else():
         Settings(strategy="mc_dropout")
     with pytest.raises(SettingsError, match="raise batch_size"):
         Settings(strategy="learning_loss", batch_size=1)
+
+
+BOX = st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(1, 19), st.integers(1, 19))
+
+
+@given(st.lists(st.lists(st.tuples(BOX, st.floats(0, LN2)), max_size=3), min_size=1, max_size=4))
+def test_certainty_is_a_share_whatever_the_passes_find(passes):
+    found = []
+    for one in passes:
+        boxes = [[float(x), float(y), float(x + w), float(y + h)] for (x, y, w, h), _ in one]
+        found.append(detections(boxes, [entropy for _, entropy in one]))
+    certainty = mc_dropout.certainty(found, LN2, 0.5)
+    assert (certainty is None) == (not any(passes))
+    assert certainty is None or 0 <= certainty <= 1 + 1e-6
+
+
+def test_dropout_computes_the_features_of_a_batch_once():
+    torch.manual_seed(0)
+    model, calls = tsp_mask_rcnn(3, "tiny", image_size=64, dropout=0.3), []
+    model.backbone.register_forward_hook(lambda *args: calls.append(1))
+    settings = Settings(strategy="mc_dropout", dropout=0.3, mc_passes=5)
+    images = list(torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    list(predict(model, images, batch_size=3, observe=mc_dropout.observer(settings)))
+    assert len(calls) == 2
 
 
 def test_random_depends_on_the_seed_only():

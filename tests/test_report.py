@@ -300,27 +300,6 @@ def test_one_machine_is_named_alone_and_a_cell_of_two_counts_in_both(tmp_path: P
     assert rows[-2:] == [["machine", "abacus 0: 2 cells"], ["machine", "abacus 1: 1 cell"]]
 
 
-# Ablations
-
-
-def test_ablations_are_told_by_settings_and_not_by_names(tmp_path: Path) -> None:
-    write_grid(tmp_path)
-    for seed in (0, 1):
-        write_cell(tmp_path, "heavy", seed, [0.2, 0.5, 0.6], ssl=True, beta=0.05)
-        write_cell(tmp_path, "beta 0.05", seed, [0.2, 0.5, 0.6], ssl=True, score_parts="c")
-        write_cell(tmp_path, "both", seed, [0.2, 0.5, 0.6], ssl=True, score_parts="c", beta=0.05)
-        write_cell(tmp_path, "from before", seed, [0.2, 0.5, 0.7], ssl=True, warm_start=True)
-    context = context_of(tmp_path)
-    section = ablations(context)
-    assert (context.out / "fig4_ablations.png").exists()
-    first, second, own = (table_of(section, place) for place in range(3))
-    assert "2: β" in first.caption and [row[0] for row in first.rows] == ["TSP + SSL", "heavy"]
-    assert "scores" in second.caption and [row[0] for row in second.rows] == ["beta 0.05", "TSP + SSL"][::-1]
-    assert [row[0] for row in own.rows] == ["TSP + SSL", "both", "from before"]
-    assert row_of(own, "from before")[1] == "warm_start True"
-    assert "ablation 1" in said(section) and "ablation 2" not in said(section)
-
-
 def test_what_all_cells_share_is_told_without_a_full_data_cell(tmp_path: Path) -> None:
     for name, own in {"a": {}, "b": {"beta": 0.05}, "c": {"beta": 0.09}, "d": {"epochs": 7}}.items():
         write_cell(tmp_path, name, 0, [0.1, 0.2], ssl=True, **own)

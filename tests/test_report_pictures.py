@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
-from scripts.reporting import plots
 from scripts.reporting.calibration import heads
 from scripts.reporting.overlay import COLOURS, Shape, draw_shapes, palette
 from scripts.reporting.page import Figure
@@ -59,14 +57,6 @@ def write_blank(folder: Path, count: int) -> Path:
     for number in range(count):
         Image.fromarray(np.full((SIZE, SIZE), 90, np.uint8)).save(folder / f"{number}.png")
     return folder
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Canvas]:
-    """What would be saved, by name."""
-    found: dict[str, Canvas] = {}
-    monkeypatch.setattr(plots, "save", lambda canvas, path: found.setdefault(path.name, canvas) and path)
-    return found
 
 
 # Fig. 3(b)
