@@ -15,6 +15,7 @@ from scripts.command_line import parser_of, run
 from scripts.reporting import words
 from scripts.reporting.ablations import ablations
 from scripts.reporting.calibration import heads
+from scripts.reporting.claims import claims
 from scripts.reporting.conditions import conditions
 from scripts.reporting.context import Context, find_data
 from scripts.reporting.labels_saved import labels_saved
@@ -34,6 +35,7 @@ SECTIONS: tuple[Callable[[Context], Section], ...] = (
     labels_saved,
     learning_curves,
     ablations,
+    claims,
     pictures,
     picks,
     pseudo,
