@@ -77,7 +77,11 @@ def claims(context: Context) -> Section:
         "95% interval."
     )
     about = "Not told apart: the interval holds zero, or there is one seed. More seeds may tell them apart."
-    return Section(title, [Table(caption, ["the paper", "of", "here", ""], rows), Text(about)])
+    if grid.plain("learning_loss", False) is not None:
+        about += (
+            " Learning loss trains another network and begins with another model: compare the gains since M_1, too."
+        )
+    return Section(title, [Table(caption, ["the paper says", "by", "difference here", "verdict"], rows), Text(about)])
 
 
 def measured(grid: GridResults, claim: Claim) -> PairedDifference | None:
