@@ -55,6 +55,9 @@ def places(order: np.ndarray) -> np.ndarray:
 def farthest_first(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """All points in greedy order: each the one that is farthest from the nearest of centres and points before it.
 
+    10,000 points beside 500 centres take 4 s with 64 channels (the tiny network) and some 20 s with 256 (R50), on one
+    core of an AMD EPYC.
+
     Args:
         points: [N, C] float32. centres: [M, C]; none: the first point is the one farthest from the mean.
 
