@@ -62,6 +62,8 @@ def report(context: Context) -> list[Section]:
         f"{grid.budget} of {grid.identity['train_images']} images; "
         f"{words.many(len(grid.seeds), 'seed')}."
     )
+    if grid.smoke:
+        subtitle += " A --smoke run, tiny and of a few cells: its figures mean nothing."
     if grid.unfinished:
         subtitle += f" {words.many(len(grid.unfinished), 'cell')} missing or unfinished, named under Conditions."
     write_text(context.out / PAGE, page(title, subtitle, sections))

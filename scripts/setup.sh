@@ -96,12 +96,12 @@ make_main() {
 }
 
 make_label_studio() {
-    say "making .venv-label-studio: the Label Studio server (1 GB, about a minute)"
+    say "making .venv-label-studio: the Label Studio server (1 GB, some minutes)"
     need_space 3
     make_venv .venv-label-studio
     install .venv-label-studio -r scripts/requirements-label-studio.txt
     compile .venv-label-studio
-    say "making an empty Label Studio database, so that a new server starts in seconds"
+    say "making an empty Label Studio database, so that the demo's and the tests' servers start in seconds"
     env -u LABEL_STUDIO_BIN .venv/bin/python -m scripts.label_studio || die "the reason stands above"
 }
 

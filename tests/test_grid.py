@@ -173,6 +173,14 @@ def test_other_settings_are_refused_before_anything_is_trained(
     assert not (tmp_path / "out" / "random___SSL").exists()
 
 
+def test_a_real_run_after_a_quick_one_is_told_what_differs_and_keeps_its_images(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    file = write(tmp_path, **{"epochs = 1": "epochs = 2"})
+    run_grid(file, out, smoke=True)
+    with pytest.raises(CommandError, match="tsp_diverse___SSL/seed0 holds results with another epochs; choose"):
+        run_grid(file, out)
+
+
 def test_a_setting_that_an_old_cell_lacks_had_its_default(
     finished: tuple[Path, Path, list[dict]], tmp_path: Path
 ) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
 from scripts.reporting import words
-from scripts.reporting.curves import Reached, areas, reached
+from scripts.reporting.claims import CLAIMS, measured
+from scripts.reporting.curves import Reached, area, areas, reached
 from scripts.reporting.lines import GridResults, Line, read_results
+from scripts.reporting.runs import read_runs
 from scripts.stats import Spread, paired_difference
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "scripts" / "experiments"
@@ -75,3 +78,31 @@ def test_what_is_saved_follows_from_the_results() -> None:
             (line,) = [line for line in grid.strategies if line.title == title]
             found = saving(reached(grid, line, share * grid.ceiling_ap50))
             assert cell == (found.partition(":")[0] if line is grid.random else found), (title, name, share)
+
+
+def claims(sets: tuple[str, ...]) -> Iterator[str]:
+    """Line by line: what the paper says, and what each set gives."""
+    grids = [read_results(EXPERIMENTS / "results" / name) for name in sets]
+    for claim in CLAIMS:
+        found = [words.difference(measured(grid, claim)) for grid in grids]
+        yield f"| {claim.says} ({claim.measure}) | {' | '.join(found)} |"
+
+
+def test_the_papers_claims_follow_from_the_results() -> None:
+    document = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+    ((head, shown),) = re.findall(r"\n\| the paper says \| (.*) \|\n\|--.*\n((?:\|.*\n)+)", document)
+    assert shown.splitlines() == list(claims(tuple(head.split(" | "))))
+
+
+def test_what_luck_is_worth_follows_from_the_results_of_two_machines() -> None:
+    theirs = {run.name: run for run in read_runs(EXPERIMENTS / "results_of_a_xeon" / "ufba425")}
+    ours = {run.name: run for run in read_runs(EXPERIMENTS / "results" / "ufba425") if run.seed == 1}
+    pairs = [(ours[name], run) for name, run in theirs.items()]
+    apart = [mean(abs(one.ap50[cycle] - other.ap50[cycle]) for one, other in pairs) for cycle in (1, 2, 3)]
+    rose = {one.name: area(one.labels, one.ap50) - area(other.labels, other.ap50) for one, other in pairs}
+    moved = [abs(value - rose["random"]) for name, value in rose.items() if name != "random"]
+    assert len(pairs) == 7 and min(rose.values()) > 0
+    document = " ".join((EXPERIMENTS / "README.md").read_text(encoding="utf-8").split())
+    assert "by {:.3f}, {:.3f} and {:.3f} on average at 48, 72 and 96 labels".format(*apart) in document
+    assert f"random's by {rose['random']:.3f}, TSP + SSL's by {rose['tsp + SSL']:.3f}" in document
+    assert f"moved by {min(moved):.3f} to {max(moved):.3f}, {mean(moved):.3f} on average" in document

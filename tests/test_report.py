@@ -151,6 +151,16 @@ def test_without_full_data_or_random_the_rest_is_there_and_it_is_said(tmp_path: 
     assert "no random cells" in said(learning_curves(context_of(tmp_path)))
 
 
+def test_where_nothing_was_learned_nothing_is_reached(tmp_path: Path) -> None:
+    write_cell(tmp_path, "full data", 0, [0.0], {"per_cycle": POOL}, ssl=False)
+    write_cell(tmp_path, "random", 0, [0.0, 0.0], strategy="random")
+    write_cell(tmp_path, "tsp + SSL", 0, [0.0, 0.0])
+    section = labels_saved(context_of(tmp_path))
+    assert "nothing was learned" in said(section)
+    assert list(section.printed[0].head) == ["strategy", "labels to random's final AP50", "of random's labels"]
+    assert all(not any(letter.isdigit() for letter in "".join(row)) for row in section.printed[0].rows)
+
+
 # Areas and last cycles
 
 

@@ -14,7 +14,7 @@ from scripts.grid.spec import read_grid
 from scripts.reporting.conditions import conditions
 from scripts.reporting.learning_curves import learning_curves
 from scripts.reporting.lines import read_results
-from tests.grid_cells import POOL, context_of, row_of, table_of, write_cell
+from tests.grid_cells import POOL, context_of, row_of, said, table_of, write_cell
 
 FILE = """
 data = "data/ct"
@@ -108,6 +108,10 @@ def test_a_quick_run_of_the_file_is_reported_as_one(tmp_path: Path) -> None:
         write_cell(tmp_path / "out", cell.name, 0, [0.2] * quick.cycles, identity, **own)
     grid = read_results(tmp_path / "out", file)
     assert (grid.cycles, grid.planned, grid.unfinished) == (quick.cycles, len(quick.cells), ())
+    context = context_of(tmp_path / "out", grid)
+    assert "of the --smoke form" in said(conditions(context))
+    report_module.report(context)
+    assert "A --smoke run, tiny and of a few cells" in (context.out / "report.html").read_text(encoding="utf-8")
 
 
 def test_cells_that_the_file_does_not_have_are_named(out: Path, tmp_path: Path) -> None:

@@ -92,7 +92,10 @@ class TSPMaskRCNN(GeneralizedRCNN):
 
     @torch.no_grad()
     def _image_losses(self, batch: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]]) -> Tensor:
-        """L_sup of each image of the batch alone, [B]; samples of its own, so that training goes on as without."""
+        """L_sup (Eq. 1, with lambda 1 whatever the training's) of each image of the batch alone, [B].
+
+        The heads draw samples of their own for it, so that training goes on as without.
+        """
         found = []
         devices = [batch.tensors.device] if batch.tensors.is_cuda else []
         with torch.random.fork_rng(devices), distributed.counting(None):

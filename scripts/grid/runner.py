@@ -43,10 +43,12 @@ def run_grid(
     """
     grid = read_grid(file, smoke, data)
     _refuse_mixed(out, through_server=place is not None)
+    for cell in grid.cells:  # before hours are spent on the first, and before images are made for them
+        refuse_other_results(out / cell.folder, {"data": grid.data, **cell.settings.to_dict()})
     # The same images for every seed: what differs is what is picked, and how training begins.
     size = grid.cells[0].settings.image_size
     train, test = load_sets(grid.data, grid.train_images, grid.test_images, out, size, seed=0)
-    for cell in grid.cells:  # all of them before hours are spent on the first
+    for cell in grid.cells:
         refuse_other_results(out / cell.folder, grid.identity(cell, len(train), len(test)))
     rows: list[dict[str, Any]] = []
     failed: list[CellError] = []

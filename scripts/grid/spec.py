@@ -80,6 +80,7 @@ class Grid:
 
     data: "synthetic" or a folder. cycles, per_cycle: K and b. train_images, test_images: None for all.
     cells: in the order in which they are run: seed by seed, so that a grid cut short can be compared.
+    smoke: tiny sizes and a few cells, whose figures mean nothing.
     """
 
     data: str
@@ -88,6 +89,7 @@ class Grid:
     train_images: int | None
     test_images: int | None
     cells: tuple[Cell, ...]
+    smoke: bool = False
 
     def cycles_of(self, cell: Cell) -> int:
         """How many a finished cell has."""
@@ -135,7 +137,7 @@ def read_grid(path: Path, smoke: bool = False, data: str | None = None) -> Grid:
     if repeated:
         raise CommandError(f"{path}: {repeated[0]} is there twice; give each strategy, variant and seed once.")
     sizes = {name: values[name] for name in ("cycles", "per_cycle", "train_images", "test_images")}
-    return Grid(data=values["data"], **sizes, cells=cells)
+    return Grid(data=values["data"], **sizes, cells=cells, smoke=smoke)
 
 
 def _check(path: Path, values: Mapping[str, Any]) -> None:

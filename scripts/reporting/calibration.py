@@ -97,7 +97,10 @@ def _parts(context: Context, measured: Sequence[tuple[str, Matches]]) -> list[Pa
         ["", "score", "matched", "mean error", "bias", "Pearson", "Spearman", "false positives", "their mean score"],
         rows,
     )
-    return [_figure(context, *measured[0]), table]
+    title, of_figure = measured[0]
+    if not len(of_figure.box_scores):
+        return [Absent(f"the figure of b and m over the true IoU; no detection of {title} is right."), table]
+    return [_figure(context, title, of_figure), table]
 
 
 def _of_head(found: Matches, head: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -22,7 +22,9 @@ def conditions(context: Context) -> Section:
         text = "Cells that are missing or unfinished, and left out of everything that needs finished cells"
         parts.append(Table(text, ["cell"], [[name] for name in grid.unfinished], words=True))
     else:
-        known = "of the grid's file" if grid.planned else "that was begun, in every seed"
+        known = "that was begun, in every seed"
+        if grid.planned:
+            known = "of the --smoke form of the grid's file" if grid.smoke else "of the grid's file"
         parts.append(Text(f"No cell is left out: each {known} is finished."))
     if grid.strangers:
         text = "Cells that the grid's file does not have; the figures show them all the same"

@@ -131,7 +131,7 @@ class Overtaking:
 
     Attributes:
         labels: at which it is, over the seeds that get there. share: of random's labels, of the same seeds.
-        tried: seeds that were asked for and that both have finished.
+        tried: seeds that were asked for and that both have finished, without those in which random ends at 0.
     """
 
     labels: Spread | None
@@ -148,7 +148,7 @@ def overtaking(grid: GridResults, line: Line, random: Line, seeds: Collection[in
     against: dict[int, Run] = grid.finished(random)
     labels, shares, tried = [], [], 0
     for seed, run in grid.finished(line).items():
-        if seed in against and (seeds is None or seed in seeds):
+        if seed in against and against[seed].ap50[-1] > 0 and (seeds is None or seed in seeds):
             tried += 1
             needed = labels_to_reach(run.labels, run.ap50, against[seed].ap50[-1])
             if needed is not None:

@@ -20,9 +20,11 @@ def labels_saved(context: Context) -> Section:
     parts: list[Part] = [Sentences(_sentences(context)), Text(_how(context))]
     if grid.ceiling_ap50 is None:
         parts.append(Absent("shares of the full-data AP50; no cell trained on all labels (full_data = true) is there."))
+    elif not grid.ceiling_ap50:
+        parts.append(Absent("shares of the full-data AP50; that is 0, nothing was learned."))
     if grid.random is None:
         parts.append(Absent("what is saved against random; the grid has no random cells without pseudo labels."))
-    if grid.ceiling_ap50 is None and grid.random is None:
+    if not grid.ceiling_ap50 and grid.random is None:
         return Section("What the labels buy", parts)
     return Section("What the labels buy", [*parts, _table(context)])
 
@@ -38,7 +40,7 @@ def _sentences(context: Context) -> list[str]:
     if random is not None:
         found = overtaking(grid, method, random, shared.seeds)
         said += [_on_overtaking(method, found, grid), _on_area(grid, method, random)]
-    for part in SHARES[1:2] if grid.ceiling_ap50 is not None else ():
+    for part in SHARES[1:2] if grid.ceiling_ap50 else ():
         said.append(_on_saving(context, method, part, shared))
     last = Spread.of([value for seed, value in finals(grid, method).items() if seed in shared.seeds])
     if last is not None and grid.ceiling_ap50 is not None:
@@ -120,7 +122,7 @@ def _how(context: Context) -> str:
 def _table(context: Context) -> Table:
     grid = context.grid
     head, ceiling = ["strategy"], grid.ceiling_ap50
-    for part in SHARES if ceiling is not None else ():
+    for part in SHARES if ceiling else ():
         head.append(f"labels to {words.share(part)} ({part * ceiling:.3f})")
         head += ["saved: images; min; $"] * (grid.random is not None)
     if grid.random is not None:
@@ -128,7 +130,7 @@ def _table(context: Context) -> Table:
     shared, rows = SharedSeeds.of(grid, grid.strategies), []
     for line in grid.strategies:
         row = [f"{line.title}{grid.of_seeds(len(grid.finished(line)))}"]
-        for part in SHARES if ceiling is not None else ():
+        for part in SHARES if ceiling else ():
             found = reached(grid, line, part * ceiling, shared.seeds)
             row.append(_labels(found))
             row += [_saved(context, found) if line is not grid.random else words.NONE] * (grid.random is not None)
@@ -137,7 +139,7 @@ def _table(context: Context) -> Table:
             row += [_labels(found), words.share(found.share.mean) if found.by_all and found.share else words.NONE]
         rows.append(row)
     what = "random's final AP50"
-    if ceiling is not None:
+    if ceiling:
         of = f"shares of the full-data AP50 (all {grid.identity['train_images']} labels: {grid.ceiling_in_words})"
         what = of if grid.random is None else f"{of} and {what}; images, minutes and dollars saved on random"
     caption = f"Labels needed to reach {what}. In brackets: how many of the finished seeds get there, where not all do."

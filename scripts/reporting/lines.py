@@ -66,7 +66,7 @@ class GridResults:
     cycles: K, of a cell that is finished.
     lines: strategies, then variants, each without and with pseudo labels. ceiling: all labels at once, if it was run.
     unfinished: every cell that is not there whole, in words.
-    planned: cells of the grid's file, if that was given.
+    planned: cells of the grid's file, if that was given. smoke: they are those of its quick form.
     strangers, longer: runs that the file does not have, and runs that were cut to its cycles, in words.
     """
 
@@ -80,6 +80,7 @@ class GridResults:
     planned: int | None = None
     strangers: tuple[str, ...] = ()
     longer: tuple[str, ...] = ()
+    smoke: bool = False
 
     @property
     def seeds(self) -> list[int]:
@@ -176,6 +177,7 @@ def read_results(out: Path, file: Path | None = None, data: str | None = None) -
         planned=len(grid.cells) if grid else None,
         strangers=tuple(strangers(whole, grid)) if grid else (),
         longer=tuple(longer(whole, cycles)),
+        smoke=grid is not None and grid.smoke,
     )
 
 

@@ -58,6 +58,7 @@ STYLE = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#eceff3",
     "xtick.color": GREY,
     "ytick.color": GREY,

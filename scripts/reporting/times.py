@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
 from scripts.reporting import words
@@ -30,7 +30,7 @@ WHAT_IT_IS = (
     "parts took longer together than the cycle was interrupted: its training counts what the process before it spent, "
     "too. Such a cycle is left out of the training. The last cycle scores no pool. Picking is in no column. Against "
     "random: over random's median, in each seed, since seeds may be of different machines; not where half of a seed's "
-    "cycles or more were interrupted. A whole run: all cycles, the first included, the mean over the seeds in which "
+    "cycles or more were interrupted. A whole run: all cycles, the first included, the median over the seeds in which "
     "none after it was interrupted. Other work on a machine makes everything slower: times of a busy machine are not "
     "to be compared closely."
 )
@@ -114,6 +114,7 @@ def _seconds(rows: Sequence[Row]) -> list[str]:
 
 
 def _hours(runs: Sequence[Sequence[Row]]) -> str:
-    """Of training, the mean over the runs in which nothing was interrupted; their first model may be another cell's."""
+    """Of training, the median over the runs in which nothing after the first model was interrupted; that may be another
+    cell's, and interrupted."""
     whole = [sum(row["seconds"]["train"] for row in rows) for rows in runs if len(_training(rows[1:])) == len(rows[1:])]
-    return words.number(mean(whole) / 3600 if whole else None, 2)
+    return words.number(median(whole) / 3600 if whole else None, 2)

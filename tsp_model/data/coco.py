@@ -91,7 +91,7 @@ def annotation(number: int, image: int, label: int, rle: masks.RLE) -> dict[str,
 
 def _read_document(path: Path) -> dict[str, list[dict[str, Any]]]:
     if not path.parent.is_dir():
-        raise DataError(f"there is no folder {path.parent}; give a COCO folder with images/ and {path.name}")
+        raise DataError(f"there is no folder {path.parent}; give a COCO folder with images/ and {path.name} (--data)")
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError as error:
