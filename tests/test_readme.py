@@ -60,7 +60,7 @@ CONNECTED = {
 TRAINED = {
     ".venv/bin/python -m scripts.versions list --project 1": "{backend}",
     ".venv/bin/python -m scripts.rank_tasks --project 1 --strategy entropy": "{backend}",
-    ".venv/bin/python -m scripts.export --project 1 --out labels --pseudo": "{backend}",
+    ".venv/bin/python -m scripts.export --project 1 --out runs/labels --pseudo": "{backend}",
     ".venv/bin/tensorboard --logdir models": "--inspect",
 }
 ALGORITHM = ".venv/bin/python -m scripts.active_learning"
@@ -76,7 +76,7 @@ Run = Callable[..., str]
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """Runs a command in the repository's folder, what it writes in a temporary one; what it printed."""
-    ours = {"runs/": f"{tmp_path}/", "--out labels": f"--out {tmp_path}/labels"}
+    ours = {"runs/": f"{tmp_path}/"}
 
     def done(command: str, added: str = "", **replaced: str) -> str:
         command = f"{command} {added}"
