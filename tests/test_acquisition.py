@@ -151,7 +151,7 @@ def test_every_strategy_is_finite_repeatable_and_orders_every_image(images, labe
 @given(
     st.lists(st.lists(st.tuples(UNIT, UNIT, UNIT), max_size=3), max_size=5),
     st.sampled_from(["c", "cm", "cb", "cbm"]),
-    st.floats(0, 0.9),
+    st.floats(Settings().score_threshold, 0.9),  # a lower one is refused
 )
 def test_tsp_by_any_parts_is_finite_and_orders_every_image(images, parts, threshold):
     settings = Settings(score_parts=parts, ranking_score_threshold=threshold)
