@@ -131,9 +131,8 @@ def growth(arguments: argparse.Namespace) -> None:
 
 def grid(arguments: argparse.Namespace) -> None:
     """Every cell of a grid of experiments that is not finished, and the table of all; with --report the report, too."""
-    spec.read_grid(
-        arguments.file, arguments.smoke, arguments.data
-    )  # what is wrong there is told before PyTorch is there
+    # What is wrong with the file is told before PyTorch, which takes seconds, is imported.
+    spec.read_grid(arguments.file, arguments.smoke, arguments.data)
     from scripts.grid.runner import run_grid
     from scripts.plan import Place
     from scripts.report import write_report

@@ -16,6 +16,7 @@ from typing import Any
 from scripts.active_learning import add_plan_arguments, algorithm_1
 from scripts.backend_process import BackendProcess
 from scripts.command_line import run
+from scripts.grid.spec import strategy_name
 from scripts.label_studio import LabelStudioServer
 from scripts.plan import Plan
 from scripts.processes import ServerError, free_port, require_free_port
@@ -45,7 +46,7 @@ def demo(folder: Path, ports: tuple[int, int], arguments: argparse.Namespace) ->
         rows: list[dict[str, Any]] = []
         projects = []
         for strategy, ssl in ARMS:
-            name = strategy + (" + SSL" if ssl else "")
+            name = strategy_name(strategy, ssl)
             arm = where | {"strategy": strategy, "ssl": ssl, "out": str(folder / strategy)}
             plan = Plan.from_arguments(argparse.Namespace(**_of_the_plan(arguments) | arm))
             say(f"{plan.cycles} cycles of {name} on {plan.data}, {plan.per_cycle} labels each")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.command_line import parser_of, run
+from scripts.grid.spec import strategy_name
 from scripts.results import read_rows
 
 COLUMNS = (
@@ -44,7 +45,7 @@ def markdown(cells: Sequence[Sequence[str]]) -> str:
 
 def _cell(row: dict[str, Any], key: str, form: str) -> str:
     if key == "strategy":  # a grid names its cells, such as "beta 0.05" or "full data"
-        return row.get("cell") or row["strategy"] + (" + SSL" if row["ssl"] else "")
+        return row.get("cell") or strategy_name(row["strategy"], row["ssl"])
     value = row["seconds"].get(key.removesuffix("_seconds")) if key.endswith("_seconds") else row.get(key)
     return "-" if value is None else form.format(value)
 

@@ -6,17 +6,19 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from label_studio_sdk import LabelStudio
-from matplotlib.figure import Figure as Canvas
 
 from backend.connection import call
 from scripts.label_studio import LabelStudioServer
-from scripts.reporting import plots
 from tests.builders import disc_set
 from tests.web import Server
 from tsp_model.data.image_set import ImageSet
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -85,6 +87,8 @@ def silent_backend() -> Iterator[Server]:
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Canvas]:
     """The report's pictures that would be saved, by name."""
+    from scripts.reporting import plots  # brings matplotlib, which most tests can do without
+
     found: dict[str, Canvas] = {}
     monkeypatch.setattr(plots, "save", lambda canvas, path: found.setdefault(path.name, canvas) and path)
     return found

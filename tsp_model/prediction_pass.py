@@ -81,6 +81,7 @@ def complete_predictions(
     on_disk: Callable[[int], None] = lambda count: None,
     execution: Execution | None = None,
     features: bool = False,
+    whole_batches: bool = False,
 ) -> int:
     """Score the images of the pool that `folder`'s predictions lack, and add them there; how many that were.
 
@@ -91,8 +92,11 @@ def complete_predictions(
         above: nobody will look at a detection with a class score up to this; see `looked_at`. Masks of weak detections
             are most of the work.
         on_disk: see PredictionFile.add. execution: see checkpoints.load. features: see acquisition.observing.
+        whole_batches: see a batch that a kill cut in two once more, whole. What MC dropout drops follows from the
+            images that are seen together, so that a scoring that goes on would find others than an unbroken one. For a
+            folder that holds one pool alone, scored in its order by one process from the first image on.
     """
-    predictions = _known(folder, above)
+    predictions = _known(folder, above, whole_batches)
     missing = [key for key in pool.keys if key not in predictions]
     mine = distributed.share(missing)
     if missing and distributed.world() > 1:
@@ -108,22 +112,7 @@ def complete_predictions(
     return len(missing)
 
 
-def keep_whole_batches(folder: Path) -> None:
-    """Take out of `folder`'s predictions those of a batch that a kill cut in two, so that it is seen whole once more.
-
-    What MC dropout drops follows from the images that are seen together: without this, a scoring that goes on finds
-    others than an unbroken one. For a folder that holds one pool alone, scored in its order from the first image on.
-    """
-    if not (folder / PREDICTIONS).exists():
-        return
-    try:
-        predictions = PredictionFile(folder / PREDICTIONS)
-    except DataError:  # complete_predictions says so, and makes it anew
-        return
-    predictions.keep(len(predictions) // BATCH_SIZE * BATCH_SIZE)
-
-
-def _known(folder: Path, above: float) -> PredictionFile:
+def _known(folder: Path, above: float, whole_batches: bool) -> PredictionFile:
     """The predictions that are there already, and of use; the same for every rank."""
     path = folder / PREDICTIONS
     if distributed.rank() == 0:
@@ -131,6 +120,8 @@ def _known(folder: Path, above: float) -> PredictionFile:
         try:
             predictions = PredictionFile(path)
             _collect(folder, predictions)
+            if whole_batches:
+                predictions.keep(len(predictions) // BATCH_SIZE * BATCH_SIZE)
             first = next(iter(predictions.values()), None)
             of_use = first is None or first.kept_above <= above
         except DataError as error:  # a damaged file; the model says it all again

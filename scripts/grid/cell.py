@@ -21,7 +21,7 @@ from tsp_model.cycle import PSEUDO_LABELS, pick_images, train_cycle
 from tsp_model.data.image_set import ImageSet
 from tsp_model.evaluation import pseudo_label_precision
 from tsp_model.files import write_json
-from tsp_model.prediction_pass import PREDICTIONS, complete_predictions, keep_whole_batches, looked_at
+from tsp_model.prediction_pass import PREDICTIONS, complete_predictions, looked_at
 from tsp_model.predictions import PredictionFile, read_predictions
 from tsp_model.progress import Progress, silent
 from tsp_model.settings import Settings
@@ -99,8 +99,7 @@ class CellRun:
 
     def _score(self, folder: Path, pool: ImageSet, progress: Progress) -> None:
         """What is left of the pool, so that a scoring that was killed ends as an unbroken one."""
-        keep_whole_batches(folder)
-        complete_predictions(folder, pool, looked_at(self.settings), progress)
+        complete_predictions(folder, pool, looked_at(self.settings), progress, whole_batches=True)
 
     def _pick(self, k: int) -> list[str]:
         """The images of cycle k; written down, so that a cycle that begins again has the same."""

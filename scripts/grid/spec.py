@@ -53,6 +53,11 @@ FULL_DATA = "full data"
 DROPOUT = 0.25  # what mc_dropout drops unless the file says otherwise
 
 
+def strategy_name(strategy: str, ssl: bool) -> str:
+    """What a cell is called that has no settings of its own."""
+    return f"{strategy}{' + SSL' * ssl}"
+
+
 @dataclass(frozen=True)
 class Cell:
     """One run of Algorithm 1.
@@ -187,7 +192,7 @@ def _cells(values: Mapping[str, Any]) -> list[Cell]:
     common = dict(values["settings"])
     base = Settings.preset(common.pop("preset", "paper"))
     lines = [
-        (f"{strategy}{' + SSL' * ssl}", {"strategy": strategy, "ssl": ssl})
+        (strategy_name(strategy, ssl), {"strategy": strategy, "ssl": ssl})
         for strategy in values["strategies"]
         for ssl in values["ssl"]
     ]

@@ -10,7 +10,6 @@ from scripts.reporting.curves import areas
 from scripts.reporting.learning_curves import BARS, INTERVALS, comparison, intervals
 from scripts.reporting.lines import GridResults, Line
 from scripts.reporting.page import Absent, Figure, Part, Section, Text
-from scripts.reporting.runs import SSL
 from scripts.reporting.shared_seeds import SharedSeeds
 
 PARTS = {"cbm": "c, b and m", "cm": "c and m", "cb": "c and b", "c": "c alone"}
@@ -128,7 +127,7 @@ def _add_own(context: Context, section: Section) -> None:
     )
     section.parts.append(table)
     if against is None:
-        section.parts.append(Absent(f"differences to TSP{SSL}; the grid has no such cell with the common settings."))
+        section.parts.append(Absent("differences to TSP + SSL; the grid has no such cell with the common settings."))
         return
     rows = intervals(grid, own, against, areas)
     if rows:

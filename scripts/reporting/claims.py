@@ -87,7 +87,7 @@ def claims(context: Context) -> Section:
 
 def measured(grid: GridResults, claim: Claim) -> PairedDifference | None:
     """The better side less the other; None where a side is not there or no seed has finished both."""
-    more, less = _line(grid, *claim.more), _line(grid, *claim.less)
+    more, less = (grid.plain(strategy, ssl, **own) for strategy, ssl, own in (claim.more, claim.less))
     if more is None or less is None:
         return None
     score = SCORES[claim.measure]
@@ -101,13 +101,3 @@ def verdict(claim: Claim, found: PairedDifference) -> str:
     if claim.equal:
         return "better" if found.mean > 0 else "worse"
     return "as it says" if found.mean > 0 else "the other way round"
-
-
-def _line(grid: GridResults, strategy: str, ssl: bool, own: Mapping[str, Any]) -> Line | None:
-    """The line with these settings that differs from the common ones in nothing else."""
-    for line in grid.lines:
-        asked = {"strategy": strategy, "ssl": ssl} | own
-        there = all(getattr(line.settings, name) == value for name, value in asked.items())
-        if there and line.differences.keys() <= own.keys():
-            return line
-    return None

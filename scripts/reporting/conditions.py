@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from scripts.grid.spec import OF_A_CELL
 from scripts.reporting import words
 from scripts.reporting.context import Context
-from scripts.reporting.lines import OF_A_LINE, GridResults, Line
+from scripts.reporting.lines import GridResults, Line
 from scripts.reporting.page import Part, Section, Table, Text
 from scripts.reporting.runs import Run
 
@@ -36,7 +37,7 @@ def conditions(context: Context) -> Section:
     if deviating:
         rows = [[line.title, _told(line, grid)] for line in deviating]
         parts.append(Table("Cells with settings of their own", ["", "settings"], rows, words=True))
-    shared = {name: value for name, value in dataclasses.asdict(grid.common).items() if name not in OF_A_LINE}
+    shared = {name: value for name, value in dataclasses.asdict(grid.common).items() if name not in OF_A_CELL}
     rows = [[name, str(value)] for name, value in shared.items()]
     parts.append(Table("Settings that all other cells share", ["setting", "value"], rows, words=True))
     return Section("Conditions", parts)
@@ -44,7 +45,7 @@ def conditions(context: Context) -> Section:
 
 def _told(line: Line, grid: GridResults) -> str:
     ours, common = line.settings.to_dict(), grid.common.to_dict()
-    own = {name for name in ours if name not in OF_A_LINE and ours[name] != common[name]}
+    own = {name for name in ours if name not in OF_A_CELL and ours[name] != common[name]}
     return ", ".join(f"{name} {ours[name]} (others {common[name]})" for name in sorted(own)) or "none"
 
 

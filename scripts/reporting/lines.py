@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from scripts.command_line import CommandError
+from scripts.grid.spec import strategy_name
 from scripts.reporting import words
 from scripts.reporting.planned import cut, longer, planned, strangers, unfinished
-from scripts.reporting.runs import BROUGHT, OF_A_LINE, SSL, Run, read_runs
+from scripts.reporting.runs import BROUGHT, Run, own_settings, read_runs
 from tsp_model.settings import Settings
 
 TITLES = {
@@ -42,10 +43,10 @@ class Line:
     @property
     def title(self) -> str:
         """As figures call it: the paper's name of a strategy, a variant's own."""
-        ssl = SSL * self.settings.ssl
+        strategy, ssl = self.settings.strategy, self.settings.ssl
         # A cell without results has no name but its folder's.
-        plain = self.name == f"{self.settings.strategy}{ssl}" or not (self.cycles or self.differences)
-        return f"{TITLES[self.settings.strategy]}{ssl}" if plain else self.name
+        plain = self.name == strategy_name(strategy, ssl) or not (self.cycles or self.differences)
+        return strategy_name(TITLES[strategy], ssl) if plain else self.name
 
     @property
     def cycles(self) -> int:
@@ -116,10 +117,12 @@ class GridResults:
         per_cycle = self.identity["per_cycle"]
         return range(per_cycle, self.budget + 1, -(-self.cycles // 8) * per_cycle)
 
-    def plain(self, strategy: str, ssl: bool) -> Line | None:
-        """The line of a strategy whose settings are the common ones."""
+    def plain(self, strategy: str, ssl: bool, **own: Any) -> Line | None:
+        """The line of a strategy whose settings are the common ones, but for its `own`."""
+        asked = {"strategy": strategy, "ssl": ssl} | own
         for line in self.lines:
-            if (line.settings.strategy, line.settings.ssl) == (strategy, ssl) and not line.differences:
+            there = all(getattr(line.settings, name) == value for name, value in asked.items())
+            if there and line.differences.keys() <= own.keys():
                 return line
         return None
 
@@ -184,7 +187,7 @@ def read_results(out: Path, file: Path | None = None, data: str | None = None) -
 def _line(name: str, runs: Sequence[Run], common: Settings) -> Line:
     settings = runs[0].settings
     ours, shared = settings.to_dict(), common.to_dict()
-    ignored = (*OF_A_LINE, *BROUGHT.get(settings.strategy, ()))
+    ignored = own_settings(settings)
     differences = {key: ours[key] for key in ours if key not in ignored and ours[key] != shared[key]}
     return Line(name, {run.seed: run for run in runs}, settings, differences)
 

@@ -11,6 +11,7 @@ from typing import Any
 from scripts.command_line import CommandError
 from scripts.grid.cell import IDENTITY, PICKED, RESULTS
 from scripts.grid.claims import LOCK
+from scripts.grid.spec import OF_A_CELL, strategy_name
 from scripts.quality import TEST_PREDICTIONS
 from scripts.results import read_rows
 from tsp_model.cycle import PSEUDO_LABELS
@@ -24,8 +25,6 @@ NEEDED = (
     "pseudo_objects", "cell", "pseudo_precision", "semi_gradient_share", "mask_ap50", "box_ap50", "seconds",
 )  # fmt: skip
 SECONDS = ("train", "score", "evaluate", "cycle")
-SSL = " + SSL"
-OF_A_LINE = ("strategy", "ssl", "seed")
 # Settings that a strategy brings along: no variant of it.
 BROUGHT = {"mc_dropout": ("dropout",)}
 
@@ -185,17 +184,21 @@ def _refuse_strangers(runs: list[Run]) -> None:
         ours, others = run.settings.to_dict(), same.settings.to_dict()
         _refuse(same, run, {key: (others[key], ours[key]) for key in ours if key != "seed"})
         if plain is not None and _is_plain(run):
-            brought = (*OF_A_LINE, *BROUGHT.get(run.settings.strategy, ()), *BROUGHT.get(plain.settings.strategy, ()))
-            common = plain.settings.to_dict()
-            _refuse(plain, run, {key: (common[key], ours[key]) for key in ours if key not in brought})
+            common, own = plain.settings.to_dict(), {*own_settings(run.settings), *own_settings(plain.settings)}
+            _refuse(plain, run, {key: (common[key], ours[key]) for key in ours if key not in own})
         twin = seeds.setdefault((run.name, run.seed), run)
         if twin is not run:
             raise CommandError(f"{twin.folder} and {run.folder} are both {run.name}, seed {run.seed}; take one away.")
 
 
+def own_settings(settings: Settings) -> tuple[str, ...]:
+    """The settings in which a cell may differ from the grid's common ones without being a variant, by name."""
+    return (*OF_A_CELL, *BROUGHT.get(settings.strategy, ()))
+
+
 def _is_plain(run: Run) -> bool:
     """Whether it is called as a strategy is, or is all labels at once: no variant, but of the grid's own settings."""
-    return run.full_data or run.name == f"{run.settings.strategy}{SSL * run.settings.ssl}"
+    return run.full_data or run.name == strategy_name(run.settings.strategy, run.settings.ssl)
 
 
 def _refuse(one: Run, other: Run, values: Mapping[str, tuple[Any, Any]]) -> None:

@@ -65,12 +65,8 @@ def interrupted(seconds: Mapping[str, float]) -> bool:
     return seconds["train"] + seconds["score"] + seconds["evaluate"] > seconds["cycle"] + ROUNDING
 
 
-def median_training(rows: Sequence[Row]) -> float | None:
-    """Seconds of the cycles that were not interrupted; None where there is none."""
-    return median(_training(rows)) if _training(rows) else None
-
-
 def _training(rows: Sequence[Row]) -> list[float]:
+    """Seconds of the cycles that were not interrupted."""
     return [row["seconds"]["train"] for row in rows if not interrupted(row["seconds"])]
 
 
@@ -103,18 +99,25 @@ def _row(shared: SharedSeeds, line: Line, random: Mapping[int, float]) -> list[s
 
 def _seconds(rows: Sequence[Row]) -> list[str]:
     """How many cycles, their training, how many were interrupted, scoring and evaluating."""
+    trained = _training(rows)
     scored = [row["seconds"]["score"] for row in rows if row["seconds"]["score"] > 0]
     evaluated = [row["seconds"]["evaluate"] for row in rows]
     return [
         str(len(rows)),
-        words.number(median_training(rows), 1),
-        str(len(rows) - len(_training(rows))),
-        *(words.number(median(values) if values else None, 1) for values in (scored, evaluated)),
+        _median(trained),
+        str(len(rows) - len(trained)),
+        _median(scored),
+        _median(evaluated),
     ]
+
+
+def _median(seconds: Sequence[float]) -> str:
+    return words.number(median(seconds) if seconds else None, 1)
 
 
 def _hours(runs: Sequence[Sequence[Row]]) -> str:
     """Of training, the median over the runs in which nothing after the first model was interrupted; that may be another
     cell's, and interrupted."""
-    whole = [sum(row["seconds"]["train"] for row in rows) for rows in runs if len(_training(rows[1:])) == len(rows[1:])]
+    unbroken = [rows for rows in runs if not any(interrupted(row["seconds"]) for row in rows[1:])]
+    whole = [sum(row["seconds"]["train"] for row in rows) for rows in unbroken]
     return words.number(median(whole) / 3600 if whole else None, 2)
