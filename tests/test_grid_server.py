@@ -119,20 +119,21 @@ def test_the_command_takes_label_studio_from_the_environment(tmp_path: Path, mon
     environment = {"LABEL_STUDIO_URL": "http://there", "LABEL_STUDIO_API_KEY": "key", "MODEL_DIR": "models-there"}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    command = ["benchmark", "run", str(tmp_path / "small.toml")]
+    file = write(tmp_path, "tsp")
+    command = ["benchmark", "run", str(file)]
     for more in ([], ["--label-studio"], ["--label-studio", "--backend-url", "http://b", "--out", "o", "--data", "d"]):
         monkeypatch.setattr(sys, "argv", command + more)
         benchmark.main()
     assert asked == [
-        (tmp_path / "small.toml", Path("runs/small"), None, False, None),
+        (file, Path("runs/grid"), None, False, None),
         (
-            tmp_path / "small.toml",
-            Path("runs/small-label-studio"),
+            file,
+            Path("runs/grid-label-studio"),
             Place("http://there", "key", "http://127.0.0.1:9090", "models-there"),
             False,
             None,
         ),
-        (tmp_path / "small.toml", Path("o"), Place("http://there", "key", "http://b", "models-there"), False, "d"),
+        (file, Path("o"), Place("http://there", "key", "http://b", "models-there"), False, "d"),
     ]
 
 
