@@ -128,7 +128,7 @@ class LabelStudioProject:
             ProjectError: there is none, or several and none is titled as ours are.
         """
         rows = self.connections()
-        ours = rows if len(rows) == 1 else titled_tsp(rows)
+        ours = ours_among(rows)
         if len(ours) != 1:
             raise ProjectError(
                 f"project {self.project_id} has {len(rows)} model connections, {len(ours)} with a title that begins "
@@ -245,6 +245,11 @@ class LabelStudioProject:
     def _annotated(self) -> Iterator[tuple[dict[str, Any], Mapping[str, Any] | None]]:
         for raw in self.listing.pages([HAS_ANNOTATION], fields="all", omit="predictions"):
             yield raw, training_annotation(raw["annotations"])
+
+
+def ours_among(connections: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The only one of a project's connections, else those that are titled as ours are."""
+    return list(connections) if len(connections) == 1 else titled_tsp(connections)
 
 
 def titled_tsp(connections: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

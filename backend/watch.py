@@ -3,6 +3,10 @@
 Label Studio sends a webhook once, waits a second at most, and never again. So at its start and every few minutes the
 worker asks each project that was ever connected whether tasks or annotations changed, which is a few small calls, and
 wakes the jobs that a webhook would have woken.
+
+It also tries the backend whenever somebody reads a connection, and then writes back the whole connection as it was read
+(label_studio/ml/models.py, update_state). Who looks at it, or opens a task, while a version takes over may so give it
+the title of the version before, and a task that is imported later gets no live prediction. The look sets that right.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from backend.connection import ProjectError, connect
 from backend.events import check
 from backend.jobs import Jobs
 from backend.progress import one_line
-from backend.project import LabelStudioProject
+from backend.project import LabelStudioProject, ours_among
 from backend.project_settings import for_project, remembered_extra_params
 from backend.settings import ServiceSettings
 from backend.task_order import settle
@@ -96,6 +100,9 @@ class Watch:
             if again == "train":
                 asked.append(self._jobs.request("train", key))
         self._seen[key] = found
+        if version := found.lost_title:
+            found.project.switch(version)
+            logger.info("project %d: the connection had lost the title %s", found.project.project_id, version)
         return [job for job in asked if job]
 
     def _say_gone(self, key: str) -> None:
@@ -140,12 +147,14 @@ class State(NamedTuple):
     work: changes with every task and annotation that is made, changed or deleted and where a task has a prediction of
         the active version too many; with neither other predictions nor a task that is opened.
     order: what decides who orders the tasks.
+    lost_title: the version that orders them, if our connection has another title.
     """
 
     project: LabelStudioProject
     connected: bool
     work: tuple[Any, ...]
     order: tuple[Any, ...]
+    lost_title: str | None
 
 
 def state_of(client: LabelStudio, versions: Versions) -> State | None:
@@ -165,4 +174,8 @@ def state_of(client: LabelStudio, versions: Versions) -> State | None:
     # Label Studio stores what "Retrieve predictions" brought without looking whether the worker was quicker.
     doubled = project.predictions.doubled(active) if active else 0
     work = values["task_number"], values["total_annotations_number"], *newest, doubled
-    return State(project, bool(project.connections()), work, (values["sampling"], values["model_version"], active))
+    order = values["sampling"], values["model_version"], active
+    connections = project.connections()
+    titles = [row["title"] for row in ours_among(connections)]
+    lost = active if active == values["model_version"] and len(titles) == 1 and titles != [active] else None
+    return State(project, bool(connections), work, order, lost)

@@ -15,7 +15,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
 from backend.connection import PRIVATE_ADDRESS, ProjectError, call
 from backend.image_limits import origin
-from backend.project import LabelStudioProject, titled_tsp
+from backend.project import LabelStudioProject, ours_among, titled_tsp
 from backend.task_order import UNCERTAINTY, VIEW, keep_view, view_of
 from backend.webhooks import webhook_address, webhooks_of
 from scripts.command_line import CommandError, parser_of, run
@@ -178,7 +178,7 @@ def our_connection(project: LabelStudioProject, backend_url: str) -> dict[str, A
 
 def confused_with(rows: Sequence[dict[str, Any]], row: dict[str, Any]) -> str:
     """Why the backend, which among several knows its connection by the title, does not know `row`; "" if it does."""
-    if len(rows) == 1 or [one["id"] for one in titled_tsp(rows)] == [row["id"]]:
+    if [one["id"] for one in ours_among(rows)] == [row["id"]]:
         return ""
     titles = ", ".join(repr(one["title"]) for one in rows)
     return (

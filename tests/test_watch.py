@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from label_studio_sdk import LabelStudio
@@ -124,6 +127,35 @@ def test_who_orders_the_tasks_is_noted_when_somebody_changes_it_there(
     call(project.client, "PATCH", f"api/projects/{project.project_id}", json={"sampling": "Sequential sampling"})
     watch.look()
     assert "choose" in versions.order()["why"]
+
+
+def test_a_title_that_a_reader_took_back_is_given_again(
+    watched: tuple[LabelStudioProject, list[int]], service: ServiceSettings, backend: Server
+) -> None:
+    project, tasks = watched
+    version = new_version(service.model_dir, project.key)
+    push(project, dict.fromkeys(tasks, 0.5), version)
+    connection = project.connection()
+    answer, tried, go_on = backend.pages["/setup"], threading.Event(), threading.Event()
+
+    def slow_once(request: Any) -> Any:
+        backend.pages["/setup"] = answer
+        tried.set()
+        go_on.wait()
+        return answer(request)
+
+    backend.pages["/setup"] = slow_once
+    with ThreadPoolExecutor() as readers:
+        reader = readers.submit(project.connection)
+        tried.wait()
+        project.change_connection(connection, title=version)
+        go_on.set()
+        reader.result()
+    assert project.connection()["title"] == "TSP", "Label Studio wrote it back as the reader had read it"
+    assert project.values()["model_version"] == version
+    Watch(service, Jobs()).look()
+    assert project.connection()["title"] == version
+    assert project.values()["model_version"] == version
 
 
 def test_a_training_that_waited_too_long_for_label_studio_is_asked_for_again(
