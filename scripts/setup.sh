@@ -10,6 +10,7 @@ root=$PWD
 say() { echo "setup: $*"; }
 die() { echo "setup: $*" >&2; exit 1; }
 trap 'echo "setup: interrupted; run it again and it goes on" >&2; exit 130' INT TERM
+trap '[ -z "${server:-}" ] || kill -- "-$server" 2>/dev/null || true' EXIT
 
 # From Python 3.12 on the job engine asks SQLite for milliseconds, which came with 3.42; without, no job can be stored.
 judge='import sys
@@ -62,15 +63,14 @@ need_space() {  # need_space GB: stops if the disk has less left
 }
 
 make_venv() {  # make_venv VENV: an empty environment with a pip
-    find_python
     rm -rf "$1"
     "$python" -m venv "$1" || die "$python could not make $1; the reason stands above"
 }
 
-install() {  # install VENV PIP-ARGUMENTS...: chatty on a terminal, where somebody waits for it
+install() {  # install VENV PIP-ARGUMENTS...: chatty on a terminal, where somebody waits for .venv
     local venv=$1 quiet=-qq
     shift
-    [ ! -t 1 ] || quiet=
+    [ "$venv" != .venv ] || [ ! -t 1 ] || quiet=
     "$venv/bin/python" -m pip install --no-compile --no-input --disable-pip-version-check $quiet "$@" </dev/null ||
         die "pip could not install $*; the reason stands above. Run it again once that is mended"
 }
@@ -82,7 +82,6 @@ compile() {  # compile VENV: on all cores, where pip would take file after file
 
 make_main() {
     say "making .venv: PyTorch, the service and the tests (6 GB, some minutes)"
-    need_space 10  # 6 GB, and what pip unpacks on the way
     make_venv .venv
     install .venv -r requirements.txt
     install .venv --no-deps -r scripts/requirements-patched.txt
@@ -97,21 +96,19 @@ make_main() {
 
 make_label_studio() {
     say "making .venv-label-studio: the Label Studio server (1 GB, some minutes)"
-    need_space 3
     make_venv .venv-label-studio
     install .venv-label-studio -r scripts/requirements-label-studio.txt
     compile .venv-label-studio
+}
+
+make_database() {
     say "making an empty Label Studio database, so that the demo's and the tests' servers start in seconds"
     env -u LABEL_STUDIO_BIN .venv/bin/python -m scripts.label_studio || die "the reason stands above"
 }
 
-ensure() {  # ensure MAKER VENV FILE...: calls MAKER unless VENV is current
-    local maker=$1 venv=$2
-    shift
-    if current "$@"; then say "$venv is up to date"; return; fi
-    "$maker"
-    fingerprint "$@" >"$venv/stamp"
-    say "$venv is ready"
+finish() {  # finish VENV FILE...: what was made is whole
+    fingerprint "$@" >"$1/stamp"
+    say "$1 is ready"
 }
 
 if command -v flock >/dev/null; then  # two at a time would delete each other's work
@@ -119,5 +116,34 @@ if command -v flock >/dev/null; then  # two at a time would delete each other's 
     flock -n 9 || { say "waiting for another set-up to end"; flock 9; }
 fi
 [ -z "${PYTHON:-}" ] || find_python
-ensure make_main .venv requirements.txt scripts/requirements-patched.txt scripts/requirements-benchmark.txt
-ensure make_label_studio .venv-label-studio scripts/requirements-label-studio.txt
+main=(.venv requirements.txt scripts/requirements-patched.txt scripts/requirements-benchmark.txt)
+label_studio=(.venv-label-studio scripts/requirements-label-studio.txt)
+main_needs=0 label_studio_needs=0  # GB
+current "${main[@]}" || main_needs=10  # 6, and what pip unpacks on the way
+current "${label_studio[@]}" || label_studio_needs=3
+if [ $((main_needs + label_studio_needs)) != 0 ]; then
+    find_python
+    need_space $((main_needs + label_studio_needs))
+fi
+
+# Side by side, since pip keeps one core busy; in a process group of its own, which ends with this script.
+if [ "$label_studio_needs" != 0 ]; then
+    set -m
+    make_label_studio &
+    server=$!
+    set +m
+fi
+if [ "$main_needs" = 0 ]; then
+    say ".venv is up to date"
+else
+    make_main
+    finish "${main[@]}"
+fi
+if [ "$label_studio_needs" = 0 ]; then
+    say ".venv-label-studio is up to date"
+else
+    wait "$server" || die ".venv-label-studio could not be made; the reason stands above"
+    server=
+    make_database
+    finish "${label_studio[@]}"
+fi
