@@ -75,6 +75,7 @@ class Steps:
 presence = Alone(folder) if url.startswith("sqlite") else Shared(url)
 presence.hold()
 start_worker(url, folder, Steps(), presence.executor_id)
+(folder / f"started-{os.getpid()}").touch()
 stranded = Stranded(Jobs(url, folder), folder, presence)
 while True:
     time.sleep(0.5)
@@ -102,6 +103,10 @@ class Bench:
         command = [sys.executable, "-c", WORKER, str(self.folder), self.url]
         self.workers.append(subprocess.Popen(command, env=environ, stderr=errors))
         return self.workers[-1]
+
+    def all_started(self) -> bool:
+        """Whether the workers are ready for jobs; present they are earlier."""
+        return all((self.folder / f"started-{worker.pid}").exists() for worker in self.workers)
 
     def hold(self, step: str) -> None:
         (self.folder / f"hold-{step}").touch()

@@ -75,7 +75,7 @@ def test_what_a_killed_worker_left_goes_on_in_the_other_where_it_was(bench: Benc
 
 def test_a_database_that_starts_anew_takes_no_worker_for_gone(bench: Bench, server: Postgres) -> None:
     job_id = bench.in_training()
-    bench.until(lambda: count(bench) == 2, "both workers")
+    bench.until(bench.all_started, "both workers")
     server.stop()
     server.start()
     bench.until(lambda: count(bench) == 2, "both workers again")
@@ -87,7 +87,7 @@ def test_a_database_that_starts_anew_takes_no_worker_for_gone(bench: Bench, serv
 def test_a_worker_whose_job_was_taken_over_leaves_it_alone(bench: Bench, server: Postgres) -> None:
     job_id = bench.in_training()
     cut_off = bench.worker_of(f"train {KEY}")
-    bench.until(lambda: count(bench) == 2, "both workers")
+    bench.until(bench.all_started, "both workers")
     cut_off.send_signal(signal.SIGSTOP)  # as a machine without network: it lives, and its connection ends
     (owner,) = bench.jobs.running().values()
     with psycopg.connect(bench.url, autocommit=True) as connection:
