@@ -38,6 +38,15 @@ class Variable:
     meaning: str
 
 
+def threads_by_default() -> int:
+    """OMP_NUM_THREADS, as PyTorch itself, else one for each core.
+
+    All of them, since the worker is niced: annotators hardly feel it (measured: scripts/speed/README.md).
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # a number for each level of nesting
+    return int(asked) if asked.isdecimal() and int(asked) else len(os.sched_getaffinity(0))
+
+
 # The order is the README's.
 VARIABLES: tuple[Variable, ...] = (
     Variable("LABEL_STUDIO_URL", "http://localhost:8080", "where Label Studio answers"),
@@ -53,9 +62,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("WEB_THREADS", "16", "threads of the web service"),
     Variable(
         "TORCH_THREADS",
-        # All of them: the worker is niced, so that annotators hardly feel it (measured: scripts/speed/README.md).
-        str(len(os.sched_getaffinity(0))),
-        "threads torch may use in the worker and in the web service, each; one for each core by default",
+        str(threads_by_default()),
+        "threads torch may use in the worker and in the web service, each; by default OMP_NUM_THREADS, else one a core",
     ),
     Variable("TSP_PROCESSES", "1", "processes of this machine that train and score a pool together, one a GPU"),
     Variable("TSP_KEEP_MEMORY", "true", "web service and worker keep freed memory for the next time, which is quicker"),

@@ -1,6 +1,7 @@
 """The environment: every variable read, documented, and refused in one clear line where it is wrong."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -31,6 +32,17 @@ def test_the_defaults_are_the_papers_method_and_a_local_service():
     )
     assert service.model_dir.is_absolute()
     assert service.basic_auth is None
+
+
+@pytest.mark.parametrize(
+    ("said", "threads"), [("3", 3), ("4,2", 4), ("", 2), ("0", 2), ("all", 2)], ids=lambda value: repr(value)
+)
+def test_torch_has_the_threads_of_omp_else_one_for_each_core(
+    monkeypatch: pytest.MonkeyPatch, said: str, threads: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 5})
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert settings.threads_by_default() == threads
 
 
 def test_every_field_of_the_method_has_a_variable_and_the_preset_comes_first():
