@@ -21,7 +21,7 @@ from backend.connection import ProjectError, connect
 from backend.events import check
 from backend.jobs import Jobs
 from backend.progress import one_line
-from backend.project import LabelStudioProject, ours_among
+from backend.project import LabelStudioProject, titled_tsp
 from backend.project_settings import for_project, remembered_extra_params
 from backend.settings import ServiceSettings
 from backend.task_order import settle
@@ -147,7 +147,7 @@ class State(NamedTuple):
     work: changes with every task and annotation that is made, changed or deleted and where a task has a prediction of
         the active version too many; with neither other predictions nor a task that is opened.
     order: what decides who orders the tasks.
-    lost_title: the version that orders them, if our connection has another title.
+    lost_title: the version that orders them, if our connection has the title of another, or its first one.
     """
 
     project: LabelStudioProject
@@ -176,6 +176,6 @@ def state_of(client: LabelStudio, versions: Versions) -> State | None:
     work = values["task_number"], values["total_annotations_number"], *newest, doubled
     order = values["sampling"], values["model_version"], active
     connections = project.connections()
-    titles = [row["title"] for row in ours_among(connections)]
+    titles = [row["title"] for row in titled_tsp(connections)]
     lost = active if active == values["model_version"] and len(titles) == 1 and titles != [active] else None
     return State(project, bool(connections), work, order, lost)
