@@ -73,48 +73,49 @@ class ProjectWork:
     def _file(self, key: str, version: str) -> Path:
         return self._versions(key).folder(version) / PREDICTIONS
 
-    def _score(self, key: str, version: str, pool: ImageSet, job: Progress) -> int:
+    def _score(self, key: str, version: str, pool: ImageSet, chosen: ProjectSettings, job: Progress) -> int:
         """Complete the predictions of `version` for `pool`, and begin to push them; how many were missing."""
-        project = self._settings(self._project(key))
         folder = self._versions(key).folder(version)
         card = self._versions(key).card(version)
-        above = _seen(project, card)
-        execution, features = Execution.choose(project.method), project.clusters > 0
-        if project.push_top or not known_at_once(folder, strategy_of(card)):
+        above = _seen(chosen, card)
+        execution, features = Execution.choose(chosen.method), chosen.clusters > 0
+        if chosen.push_top or not known_at_once(folder, strategy_of(card)):
             return complete_predictions(folder, pool, above, job.update, execution=execution, features=features)
         a_call = predictions_a_call(len(pool), LEAST_EARLY)
-        with EarlySender(
-            self._file(key, version), lambda found: self._push(key, version, found, a_call), a_call
-        ) as sender:
+
+        def send(found: Iterable[Prediction]) -> None:
+            project = self._project(key)  # as it is now: hours may have passed
+            self._push(project, self._settings(project), version, found, a_call)
+
+        with EarlySender(self._file(key, version), send, a_call) as sender:
             return complete_predictions(folder, pool, above, job.update, sender.on_disk, execution, features)
 
-    def _score_by_ranks(self, key: str, version: str, pool: ImageSet, job: Progress) -> int:
+    def _score_by_ranks(self, key: str, version: str, pool: ImageSet, chosen: ProjectSettings, job: Progress) -> int:
         """As `_score` for the pool of the version's snapshot, by several processes, whose predictions come together in
         the end: `push` sends them."""
-        project = self._settings(self._project(key))
-        work = {"part": "score", "key": key, "version": version, "features": project.clusters > 0}
-        work |= {"above": _seen(project, self._versions(key).card(version))}
-        run_ranks(self._service, work | {"method": project.method.to_dict()}, job.update)
+        work = {"part": "score", "key": key, "version": version, "features": chosen.clusters > 0}
+        work |= {"above": _seen(chosen, self._versions(key).card(version))}
+        run_ranks(self._service, work | {"method": chosen.method.to_dict()}, job.update)
         return len(pool)
 
     def _push(
         self,
-        key: str,
+        project: LabelStudioProject,
+        chosen: ProjectSettings,
         version: str,
         predictions: Iterable[Prediction],
         a_call: int | None = None,
         report: Callable[[int, int], None] = lambda done, total: None,
     ) -> int:
-        project = self._project(key)
-        versions = self._versions(key)
+        versions = self._versions(project.key)
         classes, score = versions.card(version)["classes"], score_of(versions.folder(version))
-        shown = self._settings(project).shown
-        return project.predictions.push(predictions, version, classes, shown, a_call, score, report)
+        return project.predictions.push(predictions, version, classes, chosen.shown, a_call, score, report)
 
     def _settings(self, project: LabelStudioProject) -> ProjectSettings:
+        """What its connection says now. Label Studio tries the backend each time it is asked: once a step will do."""
         return for_project(self._service, project.extra_params())
 
 
-def _seen(project: ProjectSettings, card: Mapping[str, Any]) -> float:
+def _seen(chosen: ProjectSettings, card: Mapping[str, Any]) -> float:
     """The class score above which annotators, S or the pseudo labels look at a detection of this card's version."""
-    return min(project.shown.threshold, looked_at(Settings.from_dict(card["settings"])))
+    return min(chosen.shown.threshold, looked_at(Settings.from_dict(card["settings"])))

@@ -56,12 +56,12 @@ class CycleSteps(ProjectWork):
             logger.info("removed what unfinished trainings left: %s", ", ".join(removed))
         if self._service.basic_auth is not None:
             self._authorise(project)
-        method = self._settings(project).method
+        chosen = self._settings(project)
         pool = self._pool(project, project.tasks(), job)
-        labelled, aside = split(pool.labelled, self._settings(project).keep_aside)
+        labelled, aside = split(pool.labelled, chosen.keep_aside)
         snapshot = Snapshot(
             classes=project.classes,
-            settings=method.to_dict(),
+            settings=chosen.method.to_dict(),
             parent=versions.active(),
             labelled=labelled,
             unlabelled=pool.unlabelled,
@@ -131,14 +131,13 @@ class CycleSteps(ProjectWork):
         Where their order, or which of them are sent, needs the whole pool, all of them wait for `push`.
         """
         versions = self._versions(key)
-        snapshot = Snapshot.read(versions.folder(version))
+        snapshot, chosen = Snapshot.read(versions.folder(version)), self._settings(self._project(key))
         score = self._score if self._service.processes == 1 else self._score_by_ranks
-        scored = score(key, version, image_set(snapshot, snapshot.unlabelled), job)
+        scored = score(key, version, image_set(snapshot, snapshot.unlabelled), chosen, job)
         keep_order(versions, version, snapshot.unlabelled, image_set(snapshot, snapshot.labelled))
-        clusters = self._settings(self._project(key)).clusters
-        if clusters:
+        if chosen.clusters:
             found = iterate_predictions(self._file(key, version))
-            keep_clusters(versions.folder(version), found, clusters, snapshot.settings["seed"])
+            keep_clusters(versions.folder(version), found, chosen.clusters, snapshot.settings["seed"])
         return {"scored": scored}
 
     def push(self, key: str, version: str, job: Progress) -> dict[str, Any]:
@@ -149,8 +148,9 @@ class CycleSteps(ProjectWork):
         """
         file, folder = self._file(key, version), self._versions(key).folder(version)
         project = self._project(key)
+        chosen = self._settings(project)
         sent: Iterable[Prediction] = iterate_predictions(file)
-        top = self._settings(project).push_top
+        top = chosen.push_top
         if top:
             labelled = {str(task) for task in project.annotated_task_ids()}
             unlabelled = (prediction for prediction in iterate_predictions(file) if prediction.key not in labelled)
@@ -163,11 +163,11 @@ class CycleSteps(ProjectWork):
             left = round((time.monotonic() - began) / done * (total - done), 1) if done else None
             job.update({"done": done, "total": total, "eta_seconds": left})
 
-        pushed = self._push(key, version, sent, report=report)
+        pushed = self._push(project, chosen, version, sent, report=report)
         if doubled := project.predictions.remove_doubled(version):
             said = "project %d had %d tasks with two predictions of %s; one each stays"
             logger.warning(said, project.project_id, doubled, version)
-        if self._settings(project).clusters:
+        if chosen.clusters:
             set_clusters(project, version, folder, iterate_predictions(file), job)
         return {"pushed": pushed}
 
@@ -261,7 +261,8 @@ class CycleSteps(ProjectWork):
             pool = self._pool(project, project.unannotated(), job, lambda task: str(task.id) not in known)
         with job.phase("score"):
             snapshot = Snapshot.read(versions.folder(version))
-            scored = self._score(key, version, image_set(snapshot, pool.unlabelled), job)
+            chosen = self._settings(project)
+            scored = self._score(key, version, image_set(snapshot, pool.unlabelled), chosen, job)
             keep_order(versions, version, pool.unlabelled, image_set(snapshot, snapshot.labelled))
         with job.phase("push"):
             # All of them: a job that died between scoring and pushing left some on this disk only.

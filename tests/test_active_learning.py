@@ -137,6 +137,7 @@ def check_finished(run: Run) -> None:
     assert versions.list() == [row["version"] for row in rows]
 
 
+@pytest.mark.slow
 def test_killed_in_the_second_cycle_it_goes_on_and_finished_it_changes_nothing(run: Run) -> None:
     # While the oracle labels: some of the four images have their annotation.
     run.killed_when(lambda: "2" in run.state.get("picked", {}) and len(run.project().annotated_task_ids()) > 4)

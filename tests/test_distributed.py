@@ -220,6 +220,7 @@ def test_a_pool_whose_process_dies_in_its_midst_keeps_what_was_scored(tmp_path: 
     assert not list(folder.glob(f"{PREDICTIONS}.*"))
 
 
+@pytest.mark.slow
 def test_the_next_version_learns_from_what_the_one_before_predicts(tmp_path: Path) -> None:
     images = disc_set(tmp_path / "images", 10)
     curious = {f"pseudo_{part}_threshold": 0.0 for part in ("class", "box", "mask")}

@@ -302,6 +302,7 @@ def test_a_killed_cell_goes_on_and_ends_as_an_unbroken_one(
     assert len(calls) == 3, "the first cycle was not repeated"
 
 
+@pytest.mark.slow
 def test_dropout_killed_in_its_scoring_sees_the_same_images_together_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,7 @@ def test_kill_9_loses_nothing(client: LabelStudio, backend: BackendProcess, imag
     assert len(hit) >= 4, "kills fell into few phases only"
 
 
+@pytest.mark.slow
 def test_a_training_that_was_killed_ends_as_an_unbroken_one(
     client: LabelStudio, backend: BackendProcess, images: ImageSet, tmp_path: Path
 ) -> None:
