@@ -247,6 +247,18 @@ class LabelStudioProject:
             yield raw, training_annotation(raw["annotations"])
 
 
+def lost_title(found: Mapping[str, Any], connections: Iterable[dict[str, Any]], active: str | None) -> bool:
+    """Whether the project `found` is ordered by the `active` version and the one connection titled as ours are names
+    another.
+
+    Label Studio tries the backend whenever somebody reads a connection or opens a task, and then writes the whole
+    connection back as it had read it (label_studio/ml/models.py, update_state). Done while a version takes over, that
+    brings the old title back, and tasks that are imported later get no live prediction.
+    """
+    titles = [row["title"] for row in titled_tsp(connections)]
+    return active is not None and found["model_version"] == active and len(titles) == 1 and titles != [active]
+
+
 def ours_among(connections: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The only one of a project's connections, else those that are titled as ours are."""
     return list(connections) if len(connections) == 1 else titled_tsp(connections)

@@ -112,7 +112,8 @@ class ProjectWork:
         return project.predictions.push(predictions, version, classes, chosen.shown, a_call, score, report)
 
     def _settings(self, project: LabelStudioProject) -> ProjectSettings:
-        """What its connection says now. Label Studio tries the backend each time it is asked: once a step will do."""
+        """What the project's connection says now. Label Studio tries the backend each time it is asked: once a step
+        will do."""
         return for_project(self._service, project.extra_params())
 
 

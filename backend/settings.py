@@ -23,6 +23,7 @@ from backend.shown import Shown
 from tsp_model.settings import CHOICES, FIELD_NAMES, PRESETS, Settings, SettingsError
 
 PREFIX = "TSP_"
+MOST_THREADS = 256
 TOKEN = (
     "a personal access token (Account & Settings > Personal Access Token; one a user) or, where the organisation "
     "allows them, a legacy token"
@@ -39,12 +40,13 @@ class Variable:
 
 
 def threads_by_default() -> int:
-    """OMP_NUM_THREADS, as PyTorch itself, else one for each core.
+    """OMP_NUM_THREADS, as PyTorch itself, else one for each core; MOST_THREADS at most.
 
     All of them, since the worker is niced: annotators hardly feel it (measured: scripts/speed/README.md).
     """
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # a number for each level of nesting
-    return int(asked) if asked.isdecimal() and int(asked) else len(os.sched_getaffinity(0))
+    threads = int(asked) if asked.isdecimal() and int(asked) else len(os.sched_getaffinity(0))
+    return min(threads, MOST_THREADS)
 
 
 # The order is the README's.
@@ -213,7 +215,7 @@ def load(environ: Mapping[str, str] | None = None) -> ServiceSettings:
         host=text["HOST"],
         port=_number("PORT", text["PORT"], int, 1, 65535),
         web_threads=_number("WEB_THREADS", text["WEB_THREADS"], int, 8, 256),
-        torch_threads=_number("TORCH_THREADS", text["TORCH_THREADS"], int, 1, 256),
+        torch_threads=_number("TORCH_THREADS", text["TORCH_THREADS"], int, 1, MOST_THREADS),
         processes=processes,
         keep_memory=_flag("TSP_KEEP_MEMORY", text["TSP_KEEP_MEMORY"]),
         basic_auth_user=text["BASIC_AUTH_USER"],

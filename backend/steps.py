@@ -24,6 +24,7 @@ from backend.kept_aside import LEAST, compared, split
 from backend.ordering import keep_order, least_sure, score_of, strategy_of
 from backend.pool import forget_images, state
 from backend.progress import Progress
+from backend.project import lost_title
 from backend.project_work import JobError, ProjectWork
 from backend.ranks import run_ranks
 from backend.settings import ServiceSettings
@@ -187,8 +188,13 @@ class CycleSteps(ProjectWork):
 
     def due(self, key: str, job: Progress) -> dict[str, Any]:
         """Whether Label Studio has train_after annotations that the last training did not read. That is not always the
-        active version's: it may have been worse, or somebody went back to an older one."""
+        active version's: it may have been worse, or somebody went back to an older one. A title that the connection
+        has lost is given to it again, here, where no job of the project switches meanwhile."""
         project, versions = self._project(key), self._versions(key)
+        active = versions.active()
+        if active is not None and lost_title(project.found, project.connections(), active):
+            project.switch(active)
+            logger.info("project %d: the connection is titled %s again", project.project_id, active)
         chosen = self._settings(project)
         needed, last = chosen.train_after, versions.last_ended()
         try:

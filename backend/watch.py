@@ -3,10 +3,6 @@
 Label Studio sends a webhook once, waits a second at most, and never again. So at its start and every few minutes the
 worker asks each project that was ever connected whether tasks or annotations changed, which is a few small calls, and
 wakes the jobs that a webhook would have woken.
-
-It also tries the backend whenever somebody reads a connection, and then writes back the whole connection as it was read
-(label_studio/ml/models.py, update_state). Who looks at it, or opens a task, while a version takes over may so give it
-the title of the version before, and a task that is imported later gets no live prediction. The look sets that right.
 """
 
 from __future__ import annotations
@@ -21,7 +17,7 @@ from backend.connection import ProjectError, connect
 from backend.events import check
 from backend.jobs import Jobs
 from backend.progress import one_line
-from backend.project import LabelStudioProject, titled_tsp
+from backend.project import LabelStudioProject, lost_title
 from backend.project_settings import for_project, remembered_extra_params
 from backend.settings import ServiceSettings
 from backend.task_order import settle
@@ -95,14 +91,11 @@ class Watch:
             settle(found.project, versions, for_project(self._service, params).clusters)
         again = self._again(key)
         asked = []
-        if before is None or found.work != before.work or again:
+        if before is None or found.work != before.work or again or found.lost_title:
             asked = [check(key, self._jobs, self._service).job_id, self._jobs.request("score", key)]
             if again == "train":
                 asked.append(self._jobs.request("train", key))
         self._seen[key] = found
-        if version := found.lost_title:
-            found.project.switch(version)
-            logger.info("project %d: the connection had lost the title %s", found.project.project_id, version)
         return [job for job in asked if job]
 
     def _say_gone(self, key: str) -> None:
@@ -147,14 +140,14 @@ class State(NamedTuple):
     work: changes with every task and annotation that is made, changed or deleted and where a task has a prediction of
         the active version too many; with neither other predictions nor a task that is opened.
     order: what decides who orders the tasks.
-    lost_title: the version that orders them, if our connection has the title of another, or its first one.
+    lost_title: whether the connection does not name the version that orders them, which a check mends.
     """
 
     project: LabelStudioProject
     connected: bool
     work: tuple[Any, ...]
     order: tuple[Any, ...]
-    lost_title: str | None
+    lost_title: bool
 
 
 def state_of(client: LabelStudio, versions: Versions) -> State | None:
@@ -176,6 +169,4 @@ def state_of(client: LabelStudio, versions: Versions) -> State | None:
     work = values["task_number"], values["total_annotations_number"], *newest, doubled
     order = values["sampling"], values["model_version"], active
     connections = project.connections()
-    titles = [row["title"] for row in titled_tsp(connections)]
-    lost = active if active == values["model_version"] and len(titles) == 1 and titles != [active] else None
-    return State(project, bool(connections), work, order, lost)
+    return State(project, bool(connections), work, order, lost_title(values, connections, active))

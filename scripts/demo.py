@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from backend.settings import threads_by_default
 from scripts.active_learning import add_plan_arguments, algorithm_1
 from scripts.backend_process import BackendProcess
 from scripts.command_line import run
@@ -115,6 +116,8 @@ def main() -> None:
     # A terminal that closes must clean up like Ctrl-C.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(143))
+    # All cores are the backend's, which trains; this process only looks at what it learned.
+    os.environ.setdefault("TORCH_THREADS", str(threads_by_default()))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if arguments.folder is not None:
         demo(arguments.folder.absolute(), ports, arguments)

@@ -10,7 +10,6 @@ root=$PWD
 say() { echo "setup: $*"; }
 die() { echo "setup: $*" >&2; exit 1; }
 trap 'echo "setup: interrupted; run it again and it goes on" >&2; exit 130' INT TERM
-trap '[ -z "${server:-}" ] || kill -- "-$server" 2>/dev/null || true' EXIT
 
 # From Python 3.12 on the job engine asks SQLite for milliseconds, which came with 3.42; without, no job can be stored.
 judge='import sys
@@ -126,11 +125,12 @@ if [ $((main_needs + label_studio_needs)) != 0 ]; then
     need_space $((main_needs + label_studio_needs))
 fi
 
-# Side by side, since pip keeps one core busy; in a process group of its own, which ends with this script.
-if [ "$label_studio_needs" != 0 ]; then
-    set -m
-    make_label_studio &
-    server=$!
+if [ "$label_studio_needs" != 0 ]; then  # beside .venv, since pip keeps only one core busy
+    errors=$(mktemp)
+    trap 'kill -- "-${maker:-}" 2>/dev/null || true; rm -f "$errors"' EXIT
+    set -m  # in a process group of its own, which the trap can end
+    make_label_studio 2>"$errors" &
+    maker=$!
     set +m
 fi
 if [ "$main_needs" = 0 ]; then
@@ -142,8 +142,8 @@ fi
 if [ "$label_studio_needs" = 0 ]; then
     say ".venv-label-studio is up to date"
 else
-    wait "$server" || die ".venv-label-studio could not be made; the reason stands above"
-    server=
+    wait "$maker" || { cat "$errors" >&2; exit 1; }
+    maker=
     make_database
     finish "${label_studio[@]}"
 fi

@@ -105,7 +105,7 @@ class Bench:
         return self.workers[-1]
 
     def all_started(self) -> bool:
-        """Whether the workers are ready for jobs; present they are earlier."""
+        """Whether the workers are ready for jobs; they count as present before that."""
         return all((self.folder / f"started-{worker.pid}").exists() for worker in self.workers)
 
     def hold(self, step: str) -> None:

@@ -158,9 +158,9 @@ def test_a_backend_is_connected_and_changed_by_hand(
         # between (Form.jsx, componentDidMount). A timer as long, set now, rings after that one.
         page.evaluate("() => new Promise(done => setTimeout(done, 50))")
         params.fill(value)
-        with page.expect_response(lambda answer: answer.request.method == "PATCH") as answer:
+        with page.expect_response(lambda one: one.request.method == "PATCH" and "/api/ml/" in one.url) as response:
             page.get_by_text("Validate and Save").click()
-        return answer.value
+        return response.value
 
     assert change('{"show_areas": 20}').status == 400
     expect(page.get_by_text("did you mean show_area?").first).to_be_visible()

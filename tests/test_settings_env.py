@@ -32,10 +32,13 @@ def test_the_defaults_are_the_papers_method_and_a_local_service():
     )
     assert service.model_dir.is_absolute()
     assert service.basic_auth is None
+    assert service.torch_threads == settings.threads_by_default()
 
 
 @pytest.mark.parametrize(
-    ("said", "threads"), [("3", 3), ("4,2", 4), ("", 2), ("0", 2), ("all", 2)], ids=lambda value: repr(value)
+    ("said", "threads"),
+    [("3", 3), ("4,2", 4), ("999", 256), ("", 2), ("0", 2), ("all", 2)],
+    ids=lambda value: repr(value),
 )
 def test_torch_has_the_threads_of_omp_else_one_for_each_core(
     monkeypatch: pytest.MonkeyPatch, said: str, threads: int

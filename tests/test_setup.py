@@ -9,10 +9,15 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from tests.live import until
+from tests.web import Server
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 IMPORTED = ["cv2", "dbos", "faster_coco_eval", "label_studio_ml", "label_studio_sdk", "torch", "torchvision"]
@@ -129,10 +134,39 @@ def test_a_package_that_cannot_be_had_is_named_and_leaves_no_stamp(
     done = run_setup(house, PYTHON=sys.executable)
     assert done.returncode == 1
     assert "nowhere-to-be-found" in done.stderr
-    assert f"pip could not install -r {file}" in done.stderr
-    assert "the reason stands above" in done.stderr.splitlines()[-1]
+    assert f"pip could not install -r {file}; the reason stands above" in done.stderr.splitlines()[-1]
     assert not (house / venv / "stamp").exists()
     assert (house / other / "stamp").exists() == (other == ".venv"), "only .venv is waited for"
+
+
+def test_if_one_environment_cannot_be_made_nothing_goes_on_making_the_other(house: Path) -> None:
+    silent, over = Server(), threading.Event()
+    silent.otherwise = lambda request: over.wait() and None
+    (house / "scripts" / "requirements-label-studio.txt").write_text(f"--index-url {silent.url}\nnever-answered\n")
+    with (house / "requirements.txt").open("a") as requirements:
+        requirements.write("nowhere-to-be-found==1\n")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(house), "PYTHON": sys.executable}
+    # Into no pipe, which whatever is left would keep open.
+    setup = subprocess.Popen(
+        [house / "scripts" / "setup.sh"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    assert setup.wait(300) == 1
+    until(lambda: not processes_in(house), "what it started to end", 10)
+    over.set()
+    silent.close()
+
+
+def processes_in(folder: Path) -> list[str]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (entry / "cwd").readlink().is_relative_to(folder):
+                found.append(entry.name)
+    return found
 
 
 @pytest.mark.slow

@@ -73,12 +73,20 @@ class Project:
         self.pushed: dict[str, dict[str, float]] = {}
         self.predictions = Predictions(self)
         self.switched: list[str] = []
+        self.title = "TSP"
         self.refusal: Exception | None = None
         self.asked = threading.Event()
         self._tasks = {
             number: SimpleNamespace(id=number, image_url=str(item.path), annotation=None, instances=None, name=item.key)
             for number, item in enumerate(images.items, start=1)
         }
+
+    @property
+    def found(self) -> dict:
+        return {"model_version": self.switched[-1] if self.switched else None}
+
+    def connections(self) -> list[dict]:
+        return [{"title": self.title}]
 
     @property
     def task_count(self) -> int:
@@ -124,6 +132,7 @@ class Project:
 
     def switch(self, version: str) -> None:
         self.switched.append(version)
+        self.title = version
 
 
 @pytest.fixture

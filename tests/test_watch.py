@@ -15,15 +15,17 @@ from label_studio_sdk import LabelStudio
 from backend import settings, worker_notes
 from backend import watch as backend_watch
 from backend.connection import ProjectError, call
-from backend.project import LabelStudioProject
+from backend.progress import Progress
+from backend.project import LabelStudioProject, lost_title
 from backend.project_settings import remember_extra_params
 from backend.settings import ServiceSettings
+from backend.steps import CycleSteps
 from backend.task_order import view_of
 from backend.versions import Versions
 from backend.watch import Watch
 from scripts.label_studio import LabelStudioServer
 from tests.builders import new_version
-from tests.live import OLD, connect_backend, filled_project, open_task, push, regions
+from tests.live import NEW, OLD, connect_backend, filled_project, open_task, push, regions
 from tests.web import Server
 from tsp_model.data.image_set import ImageSet
 
@@ -121,7 +123,7 @@ def test_who_orders_the_tasks_is_noted_when_somebody_changes_it_there(
     watch = Watch(service, Jobs())
     watch.look()
     assert versions.order()["next_task"] == "not by score"
-    call(project.client, "PATCH", f"api/projects/{project.project_id}", json={"model_version": version})
+    project.change_connection(project.connection(), title=version)  # and the project's version with it
     assert watch.look() == [], "nothing to do"
     assert versions.order()["next_task"] == "lowest score first"
     call(project.client, "PATCH", f"api/projects/{project.project_id}", json={"sampling": "Sequential sampling"})
@@ -129,33 +131,57 @@ def test_who_orders_the_tasks_is_noted_when_somebody_changes_it_there(
     assert "choose" in versions.order()["why"]
 
 
-def test_a_title_that_a_reader_took_back_is_given_again(
+def test_a_title_that_a_reader_took_back_is_given_again_by_a_check(
     watched: tuple[LabelStudioProject, list[int]], service: ServiceSettings, backend: Server
 ) -> None:
     project, tasks = watched
     version = new_version(service.model_dir, project.key)
     push(project, dict.fromkeys(tasks, 0.5), version)
+    watch = Watch(service, Jobs())
+    watch.look()
     connection = project.connection()
     answer, tried, go_on = backend.pages["/setup"], threading.Event(), threading.Event()
 
     def slow_once(request: Any) -> Any:
         backend.pages["/setup"] = answer
         tried.set()
-        go_on.wait()
+        go_on.wait(60)
         return answer(request)
 
     backend.pages["/setup"] = slow_once
     with ThreadPoolExecutor() as readers:
         reader = readers.submit(project.connection)
-        tried.wait()
+        assert tried.wait(60)
         project.change_connection(connection, title=version)
         go_on.set()
         reader.result()
     assert project.connection()["title"] == "TSP", "Label Studio wrote it back as the reader had read it"
     assert project.values()["model_version"] == version
-    Watch(service, Jobs()).look()
+    assert f"check-{project.key}-00001" in watch.look()
+    CycleSteps(service).due(project.key, Progress(service.model_dir, f"check-{project.key}-00001"))
     assert project.connection()["title"] == version
     assert project.values()["model_version"] == version
+    assert watch.look() == []
+
+
+@pytest.mark.parametrize(
+    ("titles", "shown", "active", "lost"),
+    [
+        ([OLD], NEW, NEW, True),
+        (["TSP", "a tracker"], NEW, NEW, True),
+        ([NEW], NEW, NEW, False),
+        (["TSP"], "TSP", None, False),
+        (["by hand"], "by hand", NEW, False),  # Label Studio takes the project's version along
+        (["a tracker"], NEW, NEW, False),
+        ([OLD], OLD, NEW, False),  # a switch in its midst
+        ([OLD, "TSP of somebody else"], NEW, NEW, False),
+        ([], NEW, NEW, False),
+    ],
+)
+def test_only_a_connection_of_ours_that_names_another_version_than_the_project_has_lost_its_title(
+    titles: list[str], shown: str, active: str | None, lost: bool
+) -> None:
+    assert lost_title({"model_version": shown}, [{"title": title} for title in titles], active) is lost
 
 
 def test_a_training_that_waited_too_long_for_label_studio_is_asked_for_again(
