@@ -46,6 +46,7 @@ def create_app(service: ServiceSettings | None = None, jobs: Jobs | None = None)
     service = service or settings.load()
     jobs = jobs or Jobs(service.database_url, service.model_dir)
     app = Flask(__name__)
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # a job's phases in the order in which they ran
     _add_authentication(app, service)
     _add_limit(app)
     _add_errors(app)

@@ -142,7 +142,8 @@ class ServiceSettings:
     @property
     def network(self) -> str:
         """What trains where a project does not say otherwise, for people."""
-        return f"{self.method.backbone} at {self.method.image_size} pixels for {self.method.epochs} epochs"
+        epochs = "1 epoch" if self.method.epochs == 1 else f"{self.method.epochs} epochs"
+        return f"{self.method.backbone} at {self.method.image_size} pixels for {epochs}"
 
     @property
     def database_url(self) -> str:

@@ -212,10 +212,12 @@ def test_versions_of_one_project_or_of_all(make, tmp_path):
 
 
 def test_job_status_both_ways_and_a_job_that_is_no_more(make, jobs):
-    state = {"job_id": "a", "status": "SUCCESS", "job_status": "finished"}
+    seconds = {"train": 2.0, "score": 1.0, "push": 0.5}
+    state = {"job_id": "a", "status": "SUCCESS", "job_status": "finished", "seconds": seconds}
     jobs.states["a"] = state
     client = make()
-    assert client.get("/job_status?job_id=a").get_json() == state
+    answer = client.get("/job_status?job_id=a").get_json()
+    assert answer == state and list(answer["seconds"]) == list(seconds), "in their order"
     assert client.post("/job_status", json={"job": "a"}).get_json() == state
     assert client.get("/job_status?job_id=b").status_code == 404
     assert client.post("/job_status", json={"job": "b"}).status_code == 410
