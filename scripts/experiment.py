@@ -138,7 +138,11 @@ class Experiment:
         done = self.project.annotated_task_ids()
         todo = [item for item in self.train_set.subset(picked).items if self.task_of[item.key] not in done]
         with ThreadPoolExecutor(ORACLE_THREADS) as threads:
-            list(tqdm(threads.map(self._annotate, todo), total=len(todo), desc="oracle labels", leave=False))
+            list(
+                tqdm(
+                    threads.map(self._annotate, todo), total=len(todo), desc="oracle labels", leave=False, disable=None
+                )
+            )
         return time.monotonic() - start
 
     def _annotate(self, item: Any) -> None:
@@ -245,5 +249,5 @@ def _data(plan: Plan) -> tuple[ImageSet, ImageSet]:
 def _check_images(train: ImageSet, test: ImageSet) -> None:
     """Decode every image and label once: a broken one costs a line now, or a run later. Raises DataError."""
     for kind, images in {"pool": train, "test": test}.items():
-        for index in tqdm(range(len(images)), desc=f"checking {kind} images", leave=False):
+        for index in tqdm(range(len(images)), desc=f"checking {kind} images", leave=False, disable=None):
             images[index]

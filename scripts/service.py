@@ -11,12 +11,14 @@ import requests
 from tqdm import tqdm
 
 from backend.connection import https_trouble
+from backend.progress import in_words
 from backend.settings import starting
 from tsp_model.errors import ExplainedError
 
 BACKEND_URL = os.environ.get("BACKEND_URL") or "http://127.0.0.1:9090"  # where the backend listens by default
 POLL_SECONDS = 0.5
 COUNTED = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+LINE_SECONDS = 30.0
 PATIENCE_SECONDS = 60.0
 """How long a service that stops answering in mid-job is given to come back."""
 
@@ -75,11 +77,12 @@ class Service:
         self._session.close()
 
     def wait(self, job_id: str, title: str) -> dict[str, Any]:
-        """Follow a job to its end with a progress bar, and a line for what it waits for; its last status.
+        """Follow a job to its end with a progress bar, in a file with a line now and then, and a line for what it waits
+        for; its last status.
 
         Raises ServiceError if it failed.
         """
-        bar = tqdm(desc=title, unit="", leave=False, dynamic_ncols=True)
+        shown = _Bar(title) if sys.stderr.isatty() else _Lines(title)
         silent_since = said = None
         while True:
             try:
@@ -92,16 +95,16 @@ class Service:
                 time.sleep(POLL_SECONDS)
                 continue
             if status["status"] == "ERROR":
-                bar.close()
+                shown.close()
                 raise ServiceError(f"{title} failed: {status.get('error')}")
             if status["status"] == "SUCCESS":
-                bar.close()
+                shown.close()
                 return status
             waits = status.get("waits")
             if waits and waits != said:
-                bar.write(f"{title} waits: {waits}", file=sys.stderr)
+                shown.write(f"{title} waits: {waits}")
             said = waits
-            _show(bar, title, status)
+            shown.show(status)
             time.sleep(POLL_SECONDS)
 
     def _get(self, path: str, allow_missing: bool = False, **parameters: str) -> dict[str, Any]:
@@ -138,11 +141,49 @@ class Service:
         return ServiceError(f"the backend at {self.url} {what}; {remedy}")
 
 
-def _show(bar: tqdm, title: str, status: dict[str, Any]) -> None:
-    bar.set_description_str(f"{title}: {status.get('phase') or 'waiting'}", refresh=False)
-    bar.total, bar.n = status.get("total"), status.get("done") or 0
-    # The bar's own estimate would count from the job's start, not the phase's.
-    bar.bar_format = COUNTED if bar.total else "{desc} [{elapsed}]"
-    loss, eta = status.get("loss"), status.get("eta_seconds")
-    parts = {"loss": f"{loss:.3f}" if loss is not None else None, "left": f"{eta:.0f}s" if eta is not None else None}
-    bar.set_postfix({name: value for name, value in parts.items() if value}, refresh=True)
+class _Bar:
+    """How far a job is, on a terminal."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._bar = tqdm(desc=title, unit="", leave=False, dynamic_ncols=True)
+
+    def show(self, status: dict[str, Any]) -> None:
+        bar = self._bar
+        bar.set_description_str(f"{self._title}: {status.get('phase') or 'waiting'}", refresh=False)
+        bar.total, bar.n = status.get("total"), status.get("done") or 0
+        # The bar's own estimate would count from the job's start, not the phase's.
+        bar.bar_format = COUNTED if bar.total else "{desc} [{elapsed}]"
+        loss, eta = status.get("loss"), status.get("eta_seconds")
+        parts = {
+            "loss": f"{loss:.3f}" if loss is not None else None,
+            "left": f"{eta:.0f}s" if eta is not None else None,
+        }
+        bar.set_postfix({name: value for name, value in parts.items() if value}, refresh=True)
+
+    def write(self, line: str) -> None:
+        self._bar.write(line, file=sys.stderr)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class _Lines:
+    """How far a job is, in a file: a line for each phase, and for a long one each LINE_SECONDS."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._phase: str | None = None
+        self._said = 0.0
+
+    def show(self, status: dict[str, Any]) -> None:
+        phase, now = status.get("phase"), time.monotonic()
+        if phase and (phase != self._phase or now - self._said >= LINE_SECONDS):
+            self._phase, self._said = phase, now
+            self.write(f"{self._title}: {in_words(status)}")
+
+    def write(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """A file has nothing to tidy."""

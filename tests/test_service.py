@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -14,12 +15,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from scripts import service as asking
 from scripts.processes import free_port
 from tests.live import until
+from tests.web import Server
 
 ROOT = Path(__file__).resolve().parent.parent
 IMPATIENT = """
@@ -116,6 +119,41 @@ def test_if_one_part_dies_the_other_is_stopped_and_it_is_said(service: Service, 
     assert f"the {part} process ended by signal 9 (Killed), perhaps because memory ran out" in service.log
     assert f"start again with `TSP_PRESET=tiny {sys.executable} -m backend`" in service.log
     service.until(lambda: gone(children) and service.call("/health") is None, "the end of the other part")
+
+
+def test_in_a_file_a_job_s_progress_is_a_line_for_each_phase_and_now_and_then_one_more(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = {"phase": "train", "done": 3, "total": 9, "loss": 0.25, "eta_seconds": 40.0}
+    states = iter(
+        [
+            {"phase": None},
+            training | {"done": 1},
+            training | {"done": 2},
+            training,
+            {"phase": "score", "done": 0},
+            {"phase": "score", "done": 0, "waits": "Label Studio is away"},
+        ]
+    )
+    ended = {"status": "SUCCESS", "job_status": "finished"}
+    seconds = itertools.count(0.0, 20.0)
+    monkeypatch.setattr(asking, "time", SimpleNamespace(sleep=lambda _: None, monotonic=lambda: next(seconds)))
+    backend = Server()
+
+    def answer(_: object) -> tuple[int, dict[str, str], bytes]:
+        state = next(states, None)
+        status = ended if state is None else {"status": "RUNNING", "job_status": "started", **state}
+        return 200, {"Content-Type": "application/json"}, json.dumps(status).encode()
+
+    backend.otherwise = answer
+    assert asking.Service(backend.url).wait("train-4.1-00001", "cycle 1") == ended
+    backend.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "cycle 1: train, 1 of 9, loss 0.250, 40 s left",
+        "cycle 1: train, 3 of 9, loss 0.250, 40 s left",
+        "cycle 1: score",
+        "cycle 1 waits: Label Studio is away",
+    ]
 
 
 def test_who_waits_for_a_job_hears_that_the_worker_is_gone_and_what_starts_it(
