@@ -188,13 +188,8 @@ class CycleSteps(ProjectWork):
 
     def due(self, key: str, job: Progress) -> dict[str, Any]:
         """Whether Label Studio has train_after annotations that the last training did not read. That is not always the
-        active version's: it may have been worse, or somebody went back to an older one. A title that the connection
-        has lost is given to it again, here, where no job of the project switches meanwhile."""
+        active version's: it may have been worse, or somebody went back to an older one."""
         project, versions = self._project(key), self._versions(key)
-        active = versions.active()
-        if active is not None and lost_title(project.found, project.connections(), active):
-            project.switch(active)
-            logger.info("project %d: the connection is titled %s again", project.project_id, active)
         chosen = self._settings(project)
         needed, last = chosen.train_after, versions.last_ended()
         try:
@@ -209,10 +204,15 @@ class CycleSteps(ProjectWork):
         return {"due": 0 < needed <= new, "message": message}
 
     def score_new(self, key: str, job: Progress) -> dict[str, Any]:
-        """Predictions of the active version for unlabelled tasks that came after it."""
+        """Predictions of the active version for unlabelled tasks that came after it. A title that the connection has
+        lost is given to it again: no other job of the project switches meanwhile."""
         active = self._versions(key).active()
         if active is None:
             return {"message": "no version yet: the first training scores every task."}
+        project = self._project(key)
+        if lost_title(project.found, project.connections(), active):
+            project.switch(active)
+            logger.info("project %d: the connection is titled %s again", project.project_id, active)
         return self.catch_up(key, active, job)
 
     def wanted(self, key: str, job: Progress) -> dict[str, Any]:

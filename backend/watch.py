@@ -140,7 +140,7 @@ class State(NamedTuple):
     work: changes with every task and annotation that is made, changed or deleted and where a task has a prediction of
         the active version too many; with neither other predictions nor a task that is opened.
     order: what decides who orders the tasks.
-    lost_title: whether the connection does not name the version that orders them, which a check mends.
+    lost_title: whether the connection does not name the version that orders them, which a score job mends.
     """
 
     project: LabelStudioProject

@@ -131,8 +131,11 @@ def test_who_orders_the_tasks_is_noted_when_somebody_changes_it_there(
     assert "choose" in versions.order()["why"]
 
 
-def test_a_title_that_a_reader_took_back_is_given_again_by_a_check(
-    watched: tuple[LabelStudioProject, list[int]], service: ServiceSettings, backend: Server
+def test_a_title_that_a_reader_took_back_is_given_again_by_a_job(
+    watched: tuple[LabelStudioProject, list[int]],
+    service: ServiceSettings,
+    backend: Server,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     project, tasks = watched
     version = new_version(service.model_dir, project.key)
@@ -157,8 +160,11 @@ def test_a_title_that_a_reader_took_back_is_given_again_by_a_check(
         reader.result()
     assert project.connection()["title"] == "TSP", "Label Studio wrote it back as the reader had read it"
     assert project.values()["model_version"] == version
-    assert f"check-{project.key}-00001" in watch.look()
-    CycleSteps(service).due(project.key, Progress(service.model_dir, f"check-{project.key}-00001"))
+    job_id = f"score-{project.key}-00001"
+    assert job_id in watch.look()
+    steps = CycleSteps(service)
+    monkeypatch.setattr(steps, "catch_up", lambda *_: {"scored": 0})  # it has nothing to do here
+    assert steps.score_new(project.key, Progress(service.model_dir, job_id)) == {"scored": 0}
     assert project.connection()["title"] == version
     assert project.values()["model_version"] == version
     assert watch.look() == []
