@@ -9,7 +9,7 @@ root=$PWD
 
 say() { echo "setup: $*"; }
 die() { echo "setup: $*" >&2; exit 1; }
-trap 'echo "setup: interrupted; run it again and it goes on" >&2; exit 130' INT TERM
+trap 'echo "setup: interrupted; run it again, and it makes anew what is not whole" >&2; exit 130' INT TERM
 
 # From Python 3.12 on the job engine asks SQLite for milliseconds, which came with 3.42; without, no job can be stored.
 judge='import sys
@@ -80,7 +80,7 @@ compile() {  # compile VENV: on all cores, where pip would take file after file
 }
 
 make_main() {
-    say "making .venv: PyTorch, the service and the tests (6 GB, some minutes)"
+    say "making .venv: PyTorch, the service and the tests (7 GB, some minutes)"
     make_venv .venv
     install .venv -r requirements.txt
     install .venv --no-deps -r scripts/requirements-patched.txt
@@ -118,7 +118,7 @@ fi
 main=(.venv requirements.txt scripts/requirements-patched.txt scripts/requirements-benchmark.txt)
 label_studio=(.venv-label-studio scripts/requirements-label-studio.txt)
 main_needs=0 label_studio_needs=0  # GB
-current "${main[@]}" || main_needs=10  # 6, and what pip unpacks on the way
+current "${main[@]}" || main_needs=10  # 7, and what pip unpacks on the way
 current "${label_studio[@]}" || label_studio_needs=3
 if [ $((main_needs + label_studio_needs)) != 0 ]; then
     find_python
