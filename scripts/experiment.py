@@ -138,11 +138,8 @@ class Experiment:
         done = self.project.annotated_task_ids()
         todo = [item for item in self.train_set.subset(picked).items if self.task_of[item.key] not in done]
         with ThreadPoolExecutor(ORACLE_THREADS) as threads:
-            list(
-                tqdm(
-                    threads.map(self._annotate, todo), total=len(todo), desc="oracle labels", leave=False, disable=None
-                )
-            )
+            labelled = threads.map(self._annotate, todo)
+            list(tqdm(labelled, total=len(todo), desc="oracle labels", leave=False, disable=None))
         return time.monotonic() - start
 
     def _annotate(self, item: Any) -> None:

@@ -38,7 +38,7 @@ def test_the_defaults_are_the_papers_method_and_a_local_service():
 @pytest.mark.parametrize(
     ("said", "threads"),
     [("3", 3), ("4,2", 4), ("999", 256), ("", 2), ("0", 2), ("all", 2)],
-    ids=lambda value: repr(value),
+    ids=repr,
 )
 def test_torch_has_the_threads_of_omp_else_one_for_each_core(
     monkeypatch: pytest.MonkeyPatch, said: str, threads: int

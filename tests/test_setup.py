@@ -23,12 +23,13 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 IMPORTED = ["cv2", "dbos", "faster_coco_eval", "label_studio_ml", "label_studio_sdk", "torch", "torchvision"]
 
 
-def run_setup(house: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_setup(house: Path, output: int = subprocess.PIPE, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [house / "scripts" / "setup.sh"],
         env={"PATH": os.environ["PATH"], "HOME": str(house)} | environment,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=output,
+        stderr=output,
         text=True,
     )
 
@@ -145,16 +146,8 @@ def test_if_one_environment_cannot_be_made_nothing_goes_on_making_the_other(hous
     (house / "scripts" / "requirements-label-studio.txt").write_text(f"--index-url {silent.url}\nnever-answered\n")
     with (house / "requirements.txt").open("a") as requirements:
         requirements.write("nowhere-to-be-found==1\n")
-    environment = {"PATH": os.environ["PATH"], "HOME": str(house), "PYTHON": sys.executable}
     # Into no pipe, which whatever is left would keep open.
-    setup = subprocess.Popen(
-        [house / "scripts" / "setup.sh"],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    assert setup.wait(300) == 1
+    assert run_setup(house, subprocess.DEVNULL, PYTHON=sys.executable).returncode == 1
     until(lambda: not processes_in(house), "what it started to end", 10)
     over.set()
     silent.close()
